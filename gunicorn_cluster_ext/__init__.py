@@ -1,0 +1,38 @@
+"""Several gunicorn workers that behave as one.
+
+Names are loaded when they are first used, so that importing the package imports
+neither gunicorn nor gevent, and costs an application that only asks for its
+``worker_id()`` next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gunicorn_cluster_ext.identity import Identity as Identity
+    from gunicorn_cluster_ext.identity import current_worker as current_worker
+    from gunicorn_cluster_ext.identity import worker_id as worker_id
+    from gunicorn_cluster_ext.workers.thread import Sticky as Sticky
+
+__version__ = "0.1.0"
+__all__ = ["Identity", "Sticky", "__version__", "current_worker", "worker_id"]
+
+_HOMES = {
+    "Identity": "gunicorn_cluster_ext.identity",
+    "Sticky": "gunicorn_cluster_ext.workers.thread",
+    "current_worker": "gunicorn_cluster_ext.identity",
+    "worker_id": "gunicorn_cluster_ext.identity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,62 @@
+"""Everything in gunicorn that the pack relies on beyond its documented interface.
+
+Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.0.1).
+
+* ``arbiter.Arbiter``: ``setup``, ``reload``, ``manage_workers``, ``spawn_worker``,
+  ``kill_worker``, ``WORKERS``, ``_get_num_workers``/``_set_num_workers``,
+  ``_last_logged_active_worker_count``; that ``run`` calls them through ``self``; that
+  ``pre_fork`` runs right before the fork; that ``Worker.check_config`` runs in the arbiter.
+* ``workers.base.Worker``: ``age``, ``pid``, ``cfg``, ``sockets``, ``tmp``, ``wsgi``,
+  ``notify``; that ``post_worker_init`` runs between ``load_wsgi`` and ``run``.
+* ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``enqueue_req``,
+  ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``max_keepalived``, ``is_parent_alive``,
+  and that ``handle_request`` asks ``len(self.keepalived_conns)``.
+* ``http.parser.Parser``: ``unreader``, ``req_count``; that ``next`` on an iterable source
+  raises ``NoMoreData`` exactly when the bytes so far decide nothing.
+* ``glogging.Logger``: ``error_log``, ``error_fmt``. ``util._setproctitle``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn.http import get_parser
+from gunicorn.http.errors import NoMoreData
+
+
+def take_buffered(parser: Any) -> bytes:
+    """The bytes that ``parser`` has read beyond the last request, which it then forgets.
+
+    ``Unreader.take_buffered`` does this from gunicorn 26 on.
+    """
+    unreader = parser.unreader
+    data: bytes = unreader.buf.getvalue()
+    if data:
+        unreader.buf.seek(0)
+        unreader.buf.truncate()
+    return data
+
+
+def is_answerable(cfg: Any, data: bytes, client: Any, requests: int) -> bool:
+    """Whether gunicorn's parser has an answer for ``data``, an incomplete head: an error.
+
+    It is asked instead of imitated. Otherwise it would wait for more, and occupy a thread.
+    """
+    parser = get_parser(cfg, iter([data]), client)
+    parser.req_count = requests
+    try:
+        next(parser)
+    except (NoMoreData, StopIteration):
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def can_read_heads(cfg: Any) -> bool:
+    """Whether the first bytes of a connection are an HTTP/1 request head that may be read.
+
+    Not with TLS, the uwsgi protocol, or HTTP/2 by prior knowledge (gunicorn 26 on).
+    """
+    h2c = getattr(cfg, "http2_cleartext", "off") in ("prior-knowledge", "both")
+    return not cfg.is_ssl and getattr(cfg, "protocol", "http") == "http" and not h2c

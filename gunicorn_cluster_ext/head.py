@@ -1,0 +1,187 @@
+"""Request heads: bytes -> Head | NEED_MORE | OPAQUE. No I/O.
+
+The scanner decides only where a request goes; gunicorn's own parser reads it afterwards
+and remains the judge of what is valid. So the scanner need not understand everything, but
+what it does understand must be what gunicorn understands: where the two could disagree
+(a folded header, a space before a colon, a repeated cookie) it declines, and the request
+is served where it arrived.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import ipaddress
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+
+class Partial(enum.Enum):
+    """Why there is no head."""
+
+    NEED_MORE = "the head is not complete"
+    OPAQUE = "the head cannot be read: serve it where it is"
+
+
+NEED_MORE: Final = Partial.NEED_MORE
+OPAQUE: Final = Partial.OPAQUE
+
+# A strict subset of what gunicorn accepts (gunicorn.http.message.Request.parse_request_line):
+# origin-form targets of visible ASCII. Absolute-form and "*" are left to gunicorn.
+_REQUEST_LINE = re.compile(rb"([A-Z]{3,20}) (/[\x21-\x7e]*) HTTP/1\.[01]\r\n")
+_OWS = b" \t"
+
+
+class Head:
+    """A request head that can be asked for what sticky rules need.
+
+    ``client`` is the address of the peer as text: from the socket, or from the PROXY
+    protocol where that is in use; "" for a Unix socket. Values come as gunicorn's parser
+    reports them, as bytes; None means "not there, or not certain".
+    """
+
+    __slots__ = ("client", "method", "path", "query_string", "_lower", "_raw")
+
+    def __init__(self, raw: bytes, line: re.Match[bytes], client: str = "") -> None:
+        self._raw = raw
+        self._lower: bytes | None = None
+        self.client = client
+        self.method = line[1]
+        # In this order urlsplit() cuts: the fragment first, then the query.
+        target: bytes = line[2].partition(b"#")[0]
+        self.path, _, self.query_string = target.partition(b"?")
+
+    def __repr__(self) -> str:
+        return f"<Head {self.method.decode()} {self.path.decode()}>"
+
+    def header_lines(self, name: bytes) -> list[bytes] | None:
+        """Every value of the header ``name`` (lower case), in order; None when not certain."""
+        if self._lower is None:
+            self._lower = self._raw.lower()
+        lower, needle = self._lower, b"\r\n" + name
+        values: list[bytes] = []
+        at = lower.find(needle)
+        while at >= 0:
+            colon = at + len(needle)
+            after = lower[colon : colon + 1]
+            if after == b":":
+                end = lower.find(b"\r\n", colon)
+                if lower[end + 2 : end + 3] in (b" ", b"\t"):
+                    return None  # obsolete folding: the value goes on
+                values.append(self._raw[colon + 1 : end].strip(_OWS))
+            elif after in (b" ", b"\t"):
+                return None  # gunicorn may strip this (strip_header_spaces)
+            at = lower.find(needle, colon)
+        return values
+
+    def header(self, name: bytes) -> bytes | None:
+        """The header ``name`` (lower case), repeated ones joined by a comma as WSGI has it."""
+        values = self.header_lines(name)
+        return b",".join(values) if values else None
+
+    def cookie(self, name: bytes) -> bytes | None:
+        """The cookie ``name``; None when it comes twice with different values."""
+        lines = self.header_lines(b"cookie")
+        if not lines or len(lines) > 1:
+            return None
+        return _only([v.strip(_OWS) for v in _cookie_pattern(name).findall(lines[0])])
+
+    def query(self, name: bytes) -> bytes | None:
+        """The query parameter ``name``, undecoded; None when it comes twice and differs."""
+        if name not in self.query_string:
+            return None
+        return _only(_query_pattern(name).findall(self.query_string))
+
+
+def _only(values: list[bytes]) -> bytes | None:
+    if not values or any(value != values[0] for value in values):
+        return None
+    return values[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _cookie_pattern(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:^|;)[ \t]*" + re.escape(name) + rb"=([^;]*)")
+
+
+@functools.lru_cache(maxsize=64)
+def _query_pattern(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:^|&)" + re.escape(name) + rb"=([^&]*)")
+
+
+def decode(value: bytes) -> bytes:
+    """A query parameter's value without its escapes, so that each spelling is one key."""
+    return unquote_to_bytes(value.replace(b"+", b" "))
+
+
+def scan(data: bytes, client: str = "") -> Head | Partial:
+    """The head at the start of ``data``, which may hold more behind it."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return NEED_MORE
+    line = _REQUEST_LINE.match(data)
+    if line is None:
+        return OPAQUE
+    return Head(data[: end + 4], line, client)
+
+
+def blind(client: str) -> Head:
+    """A head of which only the client is known: of a connection whose bytes cannot be read."""
+    line = _REQUEST_LINE.match(_NOTHING)
+    assert line is not None
+    return Head(_NOTHING, line, client)
+
+
+_NOTHING: Final = b"GET / HTTP/1.1\r\n\r\n"
+
+
+class Proxied(NamedTuple):
+    """A PROXY protocol header: how many bytes it takes, and the client that it names."""
+
+    length: int
+    client: str | None
+
+
+_V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+NOT_PROXIED: Final = Proxied(0, None)
+
+
+def scan_proxy(data: bytes, mode: str) -> Proxied | Partial:
+    """The PROXY protocol header at the start of ``data``.
+
+    ``mode`` is gunicorn's setting ``proxy_protocol``: "v1", "v2" or "auto". Gunicorn wants
+    twelve bytes before it looks, and so does this. A malformed header is OPAQUE: gunicorn
+    answers it.
+    """
+    if len(data) < len(_V2_SIGNATURE):
+        return NEED_MORE
+    if mode != "v1" and data.startswith(_V2_SIGNATURE):
+        return _scan_v2(data)
+    if mode != "v2" and data.startswith(b"PROXY "):
+        return _scan_v1(data)
+    return NOT_PROXIED
+
+
+def _scan_v1(data: bytes) -> Proxied | Partial:
+    end = data.find(b"\r\n")
+    if end < 0:
+        return NEED_MORE
+    fields = data[:end].split(b" ")
+    if len(fields) != 6:
+        return OPAQUE
+    return Proxied(end + 2, fields[2].decode("latin-1"))
+
+
+def _scan_v2(data: bytes) -> Proxied | Partial:
+    if len(data) < 16:
+        return NEED_MORE
+    length = 16 + int.from_bytes(data[14:16], "big")
+    if len(data) < length:
+        return NEED_MORE
+    size = {0x1: 4, 0x2: 16}.get(data[13] >> 4, 0)
+    if data[12] & 0x0F == 0 or not size:  # LOCAL, or a family without an IP address
+        return Proxied(length, None)
+    if length < 16 + 2 * size:
+        return OPAQUE
+    return Proxied(length, str(ipaddress.ip_address(data[16 : 16 + size])))

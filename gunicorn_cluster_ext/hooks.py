@@ -1,0 +1,111 @@
+"""Server hooks: where the pack meets gunicorn's life cycle.
+
+``install`` chains them around the user's own, which always run. They can also be called
+from a user's hook; a second call does nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn import util
+
+from gunicorn_cluster_ext import identity
+from gunicorn_cluster_ext.arbiter import adopt
+from gunicorn_cluster_ext.board import State, Word
+from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
+from gunicorn_cluster_ext.wsgi import Tagged
+
+Hook = Callable[..., Any]
+
+
+def on_starting(server: Any) -> None:
+    """Bring the pack to any worker class; for those of the pack nothing is needed."""
+    prepare(server.cfg, server.log)
+    adopt(server, server.cfg.cluster_settings, install)
+
+
+def prepare(cfg: Any, log: Any) -> Settings:
+    """Read the settings and chain the hooks, once for each ``cfg``.
+
+    Ends the process with status 1 when a setting cannot be used. Called in the arbiter, by
+    ``on_starting`` or the worker class's ``check_config``.
+    """
+    settings: Settings | None = getattr(cfg, "cluster_settings", None)
+    if settings is None:
+        try:
+            settings = of_config(cfg)
+        except SettingError as error:
+            log.error("%s", error)
+            sys.exit(1)
+        install(cfg, settings)
+    return settings
+
+
+def install(cfg: Any, settings: Settings) -> None:
+    """Chain our hooks with the user's in ``cfg``; a reload makes a new one."""
+    cfg.cluster_settings = settings
+    for ours in _FIRST:
+        cfg.set(ours.__name__, _chain(ours, getattr(cfg, ours.__name__)))
+    for ours in _LAST:
+        cfg.set(ours.__name__, _chain(getattr(cfg, ours.__name__), ours))
+
+
+def _chain(first: Hook, second: Hook) -> Hook:
+    """Both hooks in turn. Gunicorn checks a hook's arity, hence the two shapes."""
+    if util.get_arity(first) == 1:
+
+        def one(server: Any) -> None:
+            first(server)
+            second(server)
+
+        return one
+
+    def two(server: Any, worker: Any) -> None:
+        first(server, worker)
+        second(server, worker)
+
+    return two
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the worker its slot. Runs in the arbiter, before the user's."""
+    cluster = adopt(server, server.cfg.cluster_settings, install)
+    if getattr(worker, "place", None) is None:
+        worker.cluster = cluster
+        worker.place = cluster.seat(worker.age)
+        identity.assign(worker.place.slot, worker.place.generation)
+        identity.mark_log(server.log.error_log, server.log.error_fmt)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Name the worker in its title. Runs in the worker, before the user's."""
+    board, seat = worker.cluster.board, worker.place.seat
+    board.set(seat, Word.PID, worker.pid)
+    util._setproctitle(f"worker {worker.place.slot} [{server.proc_name}]")
+
+
+def post_worker_init(worker: Any) -> None:
+    """The application is loaded: serve. Runs in the worker, after the user's."""
+    board, seat = worker.cluster.board, worker.place.seat
+    if hasattr(worker, "wsgi") and not isinstance(worker.wsgi, Tagged):
+        cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
+        worker.wsgi = Tagged(worker.wsgi, worker.place.slot, cookie, board.serving)
+    board.set(seat, Word.THREADS, worker.cfg.threads)
+    board.set(seat, Word.STATE, State.READY)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker was reaped: its seat is free. Runs in the arbiter, after the user's."""
+    server.cluster.leave(worker.age)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the server's files. Runs in the arbiter, after the user's."""
+    server.cluster.close()
+
+
+_FIRST: tuple[Hook, ...] = (pre_fork, post_fork)
+_LAST: tuple[Hook, ...] = (post_worker_init, child_exit, on_exit)

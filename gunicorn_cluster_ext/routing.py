@@ -1,0 +1,283 @@
+"""Sticky rules: Head -> Owner | None. No I/O.
+
+A rule finds the worker that owns a request; the first rule that finds one wins. Three
+kinds, as HAProxy has them: a *tag* that the request carries (``engineio``, ``cookie``), a
+*hash* of something in it (``hash:...``, ``module:function``), and, later, *learned* values.
+
+*Soft* affinity follows the slot, *hard* affinity the process: see ``Owner``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib import import_module
+from typing import NamedTuple, Protocol
+
+from gunicorn_cluster_ext.head import Head, decode
+from gunicorn_cluster_ext.tags import parse_sid, parse_slot_tag
+
+#: Finds what a hash rule hashes, in a head.
+Key = Callable[[Head], "bytes | None"]
+
+
+class Owner(NamedTuple):
+    """The process that should serve a request.
+
+    ``seat`` is where it is reached. Nothing but the process will do when ``hard``: its
+    memory holds the session. Otherwise any worker can serve rather than let the client wait.
+    """
+
+    seat: int
+    hard: bool
+
+
+class Roster(Protocol):
+    """Who is there, as far as a rule needs to know. The board is one."""
+
+    def slots(self) -> Sequence[int]:
+        """The slots that serve now, in ascending order."""
+
+    def serving(self, slot: int) -> int | None:
+        """The seat of the process that serves as ``slot`` now."""
+
+    def process(self, slot: int, generation: int) -> int | None:
+        """The seat of that very process, serving or draining."""
+
+
+class Rule(Protocol):
+    """One way to find the owner of a request."""
+
+    def owner(self, head: Head, roster: Roster) -> Owner | None: ...
+
+
+@dataclass(frozen=True)
+class EngineIO:
+    """The process that made the Engine.IO ``sid`` in the query; when it is gone, its slot.
+
+    The slot's present process does not know the sid and says so as the protocol wants
+    (400), upon which the client connects anew.
+    """
+
+    def owner(self, head: Head, roster: Roster) -> Owner | None:
+        sid = head.query(b"sid")
+        tag = parse_sid(sid) if sid is not None else None
+        if tag is None:
+            return None
+        seat = roster.process(*tag)
+        if seat is not None:
+            return Owner(seat, hard=True)
+        seat = roster.serving(tag.slot)
+        return None if seat is None else Owner(seat, hard=False)
+
+
+@dataclass(frozen=True)
+class Cookie:
+    """The slot that our cookie names."""
+
+    name: bytes
+
+    def owner(self, head: Head, roster: Roster) -> Owner | None:
+        value = head.cookie(self.name)
+        slot = parse_slot_tag(value) if value is not None else None
+        seat = roster.serving(slot) if slot is not None else None
+        return None if seat is None else Owner(seat, hard=False)
+
+
+@dataclass(frozen=True)
+class Hash:
+    """The slot that a key falls to, evenly, and moving as few keys as can be when slots change.
+
+    ``key`` finds the key in a head, or None. Its result alone decides, on every worker alike.
+    """
+
+    key: Key
+
+    def owner(self, head: Head, roster: Roster) -> Owner | None:
+        key = self.key(head)
+        slots = roster.slots()
+        if key is None or not slots:
+            return None
+        seat = roster.serving(rendezvous(key, slots))
+        return None if seat is None else Owner(seat, hard=False)
+
+
+def find_owner(rules: Iterable[Rule], head: Head, roster: Roster) -> Owner | None:
+    """The owner that the first rule finds, or None when the request is anybody's."""
+    for rule in rules:
+        owner = rule.owner(head, roster)
+        if owner is not None:
+            return owner
+    return None
+
+
+def begins_session(head: Head) -> bool:
+    """Whether the request opens an Engine.IO session, whose worker is chosen for its whole life.
+
+    Such a request is worth a hand-off to the emptiest worker; any other is served where it
+    arrived unless all threads there are busy.
+    """
+    return head.query(b"EIO") is not None and head.query(b"sid") is None
+
+
+class Load(NamedTuple):
+    """How much a worker has to do: its requests in progress, and sessions begun on it.
+
+    The second breaks ties: a burst of new sessions arrives before the first one is busy.
+    """
+
+    busy: int
+    sessions: int
+    threads: int
+
+
+def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
+    """The seat that should take a request of nobody; ``me`` is the seat that holds it.
+
+    ``loads`` has the workers that serve; ``me`` is not among them while it drains.
+
+    Moving a request costs more than serving it, so it moves only when all threads here are
+    busy and a sibling has a free one, or when ``strictly`` the emptiest is wanted.
+    """
+    mine = loads.get(me)
+    if mine is not None and not strictly and mine.busy < mine.threads:
+        return me
+    free = [seat for seat, load in loads.items() if load.busy < load.threads]
+    if not free and (mine is not None or not loads):
+        return me
+    return min(free or loads, key=lambda seat: (loads[seat].busy, loads[seat].sessions, seat != me))
+
+
+_MASK = (1 << 64) - 1
+
+
+def rendezvous(key: bytes, slots: Sequence[int]) -> int:
+    """The slot among ``slots`` with the highest weight for ``key`` (highest random weight hashing).
+
+    When a slot goes, only its keys move; when it returns, they return.
+    """
+    base = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+    return max(slots, key=lambda slot: _mix(base + slot * 0x9E3779B97F4A7C15))
+
+
+def _mix(x: int) -> int:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on every bit."""
+    x &= _MASK
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
+    return x ^ (x >> 31)
+
+
+# --- from the words of the setting to rules ---------------------------------------------
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+ALLOWED = (
+    "engineio, cookie, hash:ip, hash:header:NAME, hash:query:NAME, hash:cookie:NAME, "
+    "hash:path:REGEX or module:function"
+)
+
+
+def check_rule(words: str) -> None:
+    """Raise ValueError unless ``words`` is a rule. Imports nothing of the user's."""
+    if words in ("engineio", "cookie", "hash:ip") or _is_function(words):
+        return
+    kind, _, rest = words.removeprefix("hash:").partition(":")
+    if not words.startswith("hash:") or kind not in _KEYS:
+        raise ValueError(f"{words!r} is not a rule")
+    if kind == "path":
+        try:
+            re.compile(rest.encode("latin-1"))
+        except (re.error, UnicodeEncodeError) as error:
+            raise ValueError(f"{words!r}: {rest!r} is not a regular expression: {error}") from None
+    if not rest or (kind != "path" and not _TOKEN.fullmatch(rest)):
+        raise ValueError(f"{words!r} names no {kind}")
+
+
+def _is_function(words: str) -> bool:
+    return _FUNCTION.fullmatch(words) is not None and words.split(":")[0] not in (
+        "hash",
+        "cookie",
+        "engineio",
+        "learn",
+    )
+
+
+def build_rule(
+    words: str,
+    cookie: str,
+    client_ip: Key,
+    failed: Callable[[str, Exception], None],
+) -> Rule:
+    """The rule that ``words`` (checked by ``check_rule``) asks for.
+
+    Called in the worker, after the application is loaded: a user's function is imported here
+    (ImportError or AttributeError when it is not there) and ``failed`` hears what it raises.
+    """
+    if words == "engineio":
+        return EngineIO()
+    if words == "cookie":
+        return Cookie(cookie.encode())
+    if words == "hash:ip":
+        return Hash(client_ip)
+    if words.startswith("hash:"):
+        kind, _, name = words.removeprefix("hash:").partition(":")
+        return Hash(_KEYS[kind](name))
+    return Hash(_users_key(words, failed))
+
+
+def _users_key(words: str, failed: Callable[[str, Exception], None]) -> Key:
+    module, _, name = words.partition(":")
+    function = getattr(import_module(module), name)
+
+    def key(head: Head) -> bytes | None:
+        try:
+            result = function(head)
+            if result is not None and not isinstance(result, bytes):
+                raise TypeError(f"a rule answers bytes or None, not {type(result).__name__}")
+            return result
+        except Exception as error:
+            failed(words, error)
+            return None
+
+    return key
+
+
+def _header_key(name: str) -> Key:
+    field = name.lower().encode()
+    return lambda head: head.header(field)
+
+
+def _query_key(name: str) -> Key:
+    field = name.encode()
+
+    def key(head: Head) -> bytes | None:
+        value = head.query(field)
+        return None if value is None else decode(value)
+
+    return key
+
+
+def _cookie_key(name: str) -> Key:
+    field = name.encode()
+    return lambda head: head.cookie(field)
+
+
+def _path_key(expression: str) -> Key:
+    pattern = re.compile(expression.encode("latin-1"))
+
+    def key(head: Head) -> bytes | None:
+        match = pattern.search(head.path)
+        return None if match is None else match[1 if pattern.groups else 0]
+
+    return key
+
+
+_KEYS: dict[str, Callable[[str], Key]] = {
+    "header": _header_key,
+    "query": _query_key,
+    "cookie": _cookie_key,
+    "path": _path_key,
+}

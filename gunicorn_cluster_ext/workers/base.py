@@ -1,0 +1,125 @@
+"""What all sticky workers share: how they come to their cluster, and whose a request is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from gunicorn_cluster_ext import compat, hooks, sids
+from gunicorn_cluster_ext.board import Word
+from gunicorn_cluster_ext.cluster import Cluster
+from gunicorn_cluster_ext.head import Head
+from gunicorn_cluster_ext.routing import (
+    Owner,
+    Rule,
+    begins_session,
+    build_rule,
+    find_owner,
+    lightest,
+)
+from gunicorn_cluster_ext.slots import Place
+from gunicorn_cluster_ext.trust import Trust
+
+
+class StickyWorker:
+    """Mixed into a gunicorn worker class, before it in the order of bases.
+
+    That class alone brings the whole pack: its constructor, which runs in the arbiter before
+    each fork, chains our hooks into the configuration if nothing else has.
+    """
+
+    #: The arbiter sets these two in ``pre_fork``.
+    cluster: Cluster
+    place: Place
+
+    rules: Sequence[Rule]
+    cfg: Any
+    log: Any
+
+    def __init__(
+        self, age: int, ppid: int, sockets: Any, app: Any, timeout: float, cfg: Any, log: Any
+    ) -> None:
+        """Called in the arbiter."""
+        settings = hooks.prepare(cfg, log)
+        self.choose_threads(cfg, settings.threads, log)
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)  # type: ignore[call-arg]
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Called once in the arbiter, at start: say at once what cannot work."""
+        settings = hooks.prepare(cfg, log)
+        cls.choose_threads(cfg, settings.threads, log)
+        super().check_config(cfg, log)  # type: ignore[misc]
+        lost = [rule for rule in settings.sticky if rule != "hash:ip"]
+        if lost and not compat.can_read_heads(cfg):
+            log.warning(
+                "cluster_sticky: %s cannot work with TLS, HTTP/2 or the uwsgi protocol in "
+                "gunicorn, where the head of a request cannot be read to route it; hash:ip can. "
+                "Terminate TLS in front of gunicorn to use them.",
+                ", ".join(lost),
+            )
+
+    @staticmethod
+    def choose_threads(cfg: Any, threads: int, log: Any) -> None:
+        """Take ``cluster_threads`` where the user has not set gunicorn's ``threads``."""
+
+    @property
+    def sets_cookie(self) -> bool:
+        """Whether responses set our cookie; read by the hook that wraps the application."""
+        return "cookie" in self.cluster.settings.sticky and compat.can_read_heads(self.cfg)
+
+    def init_process(self) -> None:
+        if "engineio" in self.cluster.settings.sticky:
+            sids.tag_sids(self.place.slot, self.place.generation, self._session_begins)
+        super().init_process()  # type: ignore[misc]
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()  # type: ignore[misc]
+        self.rules = self._build_rules()  # now: what cannot be built fails the boot
+
+    def _session_begins(self) -> None:
+        # Several threads may add at once and lose one: it only breaks ties between workers.
+        board, seat = self.cluster.board, self.place.seat
+        board.set(seat, Word.SESSIONS, board.get(seat, Word.SESSIONS) + 1)
+
+    # --- whose is it? -------------------------------------------------------------------
+
+    def _build_rules(self) -> Sequence[Rule]:
+        """The sticky rules; after the application is loaded, for a rule may be in it."""
+        settings = self.cluster.settings
+        trust = Trust(self.cfg.forwarded_allow_networks(), "*" in self.cfg.forwarded_allow_ips)
+        words = settings.sticky
+        if not compat.can_read_heads(self.cfg):
+            words = tuple(rule for rule in words if rule == "hash:ip")
+        return [
+            build_rule(rule, settings.cookie, trust.client_ip, self._rule_failed) for rule in words
+        ]
+
+    def _rule_failed(self, words: str, error: Exception) -> None:
+        self.log.error("cluster_sticky: %s failed, so it finds no owner: %r", words, error)
+
+    def owner_of(self, head: Head) -> Owner:
+        """Who should serve the request; this worker, if it is anybody's and there is room."""
+        board, me = self.cluster.board, self.place.seat
+        owner = find_owner(self.rules, head, board)
+        if owner is not None:
+            return owner
+        strictly = self.balances_sessions and begins_session(head)
+        if not strictly and self.has_room():
+            return Owner(me, hard=False)
+        return Owner(lightest(board.loads(), me, strictly=strictly), hard=False)
+
+    @cached_property
+    def balances_sessions(self) -> bool:
+        return "engineio" in self.cluster.settings.sticky
+
+    def has_room(self) -> bool:
+        """Whether a request can be served here at once."""
+        raise NotImplementedError
+
+    @staticmethod
+    def arguments(cfg: Any) -> list[str]:
+        """The words of gunicorn's command line and of GUNICORN_CMD_ARGS."""
+        return [*sys.argv[1:], *cfg.get_cmd_args_from_env()]

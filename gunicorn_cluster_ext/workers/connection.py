@@ -1,0 +1,114 @@
+"""A connection as the main loop of a sticky threaded worker sees it, and how it waits."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+from gunicorn.workers.gthread import TConn
+
+from gunicorn_cluster_ext.handoff import HandOff
+
+NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
+
+
+class StickyConn(TConn):
+    """A connection, with what the main loop has read from it.
+
+    ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
+    since. ``watched`` says whether the poller has it.
+    """
+
+    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
+        super().__init__(cfg, sock, client, server)
+        self.received = b""
+        self.served = 0
+        self.hops = 0
+        self.watched = False
+        self.data_ready = True  # it goes to a thread only when it is
+        self.judged: tuple[int, ...] = NOTHING_TO_JUDGE
+
+    def init(self) -> None:
+        """Give gunicorn's parser what the main loop has read. Runs in a worker thread."""
+        if not self.initialized:
+            super().init()
+            if self.served and not self.is_http2:
+                self.parser.req_count = self.served
+        if self.received:
+            self.parser.unreader.unread(self.received)
+            self.received = b""
+
+    def pack(self) -> HandOff:
+        """What another worker must know to go on with the connection."""
+        # An idle connection has no request yet that could be handed on too often.
+        hops = self.hops + 1 if self.received else 0
+        client, server = _plain(self.client), _plain(self.server)
+        return HandOff(self.received, client, server, self.requests, hops)
+
+    @classmethod
+    def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
+        """The connection that another worker has packed."""
+        # With all three given, the constructor need not ask the kernel for them.
+        sock = socket.socket(_family(message.server), socket.SOCK_STREAM, 0, fileno=fd)
+        conn = cls(cfg, sock, message.client, message.server)
+        conn.received, conn.served, conn.hops = message.received, message.requests, message.hops
+        return conn
+
+    @property
+    def requests(self) -> int:
+        """How many requests were served on this connection."""
+        if self.parser is None or self.is_http2:
+            return self.served
+        return int(self.parser.req_count)
+
+    @property
+    def address(self) -> str:
+        """The client's IP address; "" on a Unix socket."""
+        return str(self.client[0]) if isinstance(self.client, tuple) else ""
+
+
+class Waiting:
+    """Connections that wait for something for ``seconds`` at most, the oldest first.
+
+    One duration for all of them keeps a plain dictionary in order of their deadlines.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._deadlines: dict[StickyConn, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __contains__(self, conn: object) -> bool:
+        return conn in self._deadlines
+
+    def __iter__(self) -> Iterator[StickyConn]:
+        return iter(list(self._deadlines))
+
+    def add(self, conn: StickyConn, now: float) -> None:
+        self._deadlines[conn] = now + self.seconds
+
+    def discard(self, conn: StickyConn) -> None:
+        self._deadlines.pop(conn, None)
+
+    def expired(self, now: float) -> Iterator[StickyConn]:
+        """Take out every connection whose time has passed."""
+        while self._deadlines:
+            conn = next(iter(self._deadlines))
+            if self._deadlines[conn] > now:
+                return
+            del self._deadlines[conn]
+            yield conn
+
+
+def _plain(address: Any) -> Any:
+    """An address as a message can carry it: abstract Unix names are bytes."""
+    return address.decode("latin-1") if isinstance(address, bytes) else address
+
+
+def _family(server: Any) -> socket.AddressFamily:
+    if isinstance(server, str):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if len(server) == 4 else socket.AF_INET
