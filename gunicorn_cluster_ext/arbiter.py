@@ -27,6 +27,8 @@ class ClusterArbiter(Arbiter):
     _last_logged_active_worker_count: int | None
     #: Chains our hooks into a configuration (hooks.install).
     install: Install
+    #: When each worker that still lives was first told to finish, by its age.
+    _told: dict[int, float]
 
     @property
     def num_workers(self) -> int:
@@ -58,8 +60,37 @@ class ClusterArbiter(Arbiter):
 
     def reload(self) -> None:
         """Every process is succeeded by one in the same slot (gunicorn spawns them here)."""
+        self._evict()
         self.cluster.table.retire_all()
         super().reload()
+
+    def spawn_worker(self) -> int | None:
+        """Fork a worker, if there is a slot for it; otherwise the next turn tries again."""
+        if self.cluster.table.free(self.num_workers) is None:
+            return None
+        pid: int = super().spawn_worker()
+        return pid
+
+    def _evict(self) -> None:
+        """Kill what outstays its welcome: two processes hold a slot at most.
+
+        These were told to finish, did not within ``graceful_timeout``, and now a successor
+        needs the seat.
+        """
+        crowding = self.cluster.table.crowding()
+        limit = time.monotonic() - self.cfg.graceful_timeout
+        victims = [
+            pid
+            for pid, worker in self.WORKERS.items()
+            if worker.age in crowding and self._told.get(worker.age, limit) <= limit
+        ]
+        for pid in victims:
+            self.log.warning("Worker (pid:%s) did not finish in time, and is killed", pid)
+            self.kill_worker(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 1
+        while any(pid in self.WORKERS for pid in victims) and time.monotonic() < deadline:
+            self.reap_workers()
+            time.sleep(0.01)
 
     def manage_workers(self) -> None:
         """Keep ``num_workers`` slots held.
@@ -76,7 +107,12 @@ class ClusterArbiter(Arbiter):
         # its handlers is lost.
         for pid, worker in list(self.WORKERS.items()):
             if not table.is_holder(worker.age):
+                self._told.setdefault(worker.age, time.monotonic())
                 self.kill_worker(pid, signal.SIGTERM)
+        ages = {worker.age for worker in self.WORKERS.values()}
+        self._told = {age: told for age, told in self._told.items() if age in ages}
+        if len(holders) < self.num_workers and table.free(self.num_workers) is None:
+            self._evict()
         for _ in range(self.num_workers - len(holders)):
             self.spawn_worker()
             time.sleep(0.1 * random())
@@ -102,6 +138,7 @@ def adopt(server: Any, settings: Settings, install: Install) -> Cluster:
         bases = (ClusterArbiter,) if kind is Arbiter else (ClusterArbiter, kind)
         server.cluster = Cluster(settings, server.cfg, server.log)
         server.install = install
+        server._told = {}
         server.__class__ = type("ClusterArbiter", bases, {})
     cluster: Cluster = server.cluster
     return cluster

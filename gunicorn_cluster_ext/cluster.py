@@ -41,7 +41,7 @@ class Cluster:
 
     def seat(self, process: int) -> Place:
         """Give a process that is about to be forked its place. Called in the arbiter."""
-        place = self.table.seat(process)
+        place = self.table.seat(process, self.board.target)
         self.board.clear(place.seat, place.generation, time.monotonic_ns())
         return place
 

@@ -8,11 +8,12 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
   ``pre_fork`` runs right before the fork; that ``Worker.check_config`` runs in the arbiter.
 * ``workers.base.Worker``: ``age``, ``pid``, ``cfg``, ``sockets``, ``tmp``, ``wsgi``,
   ``notify``; that ``post_worker_init`` runs between ``load_wsgi`` and ``run``.
-* ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``enqueue_req``,
-  ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``max_keepalived``, ``is_parent_alive``,
-  and that ``handle_request`` asks ``len(self.keepalived_conns)``.
-* ``http.parser.Parser``: ``unreader``, ``req_count``; that ``next`` on an iterable source
-  raises ``NoMoreData`` exactly when the bytes so far decide nothing.
+* ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``get_thread_pool``,
+  ``handle_exit``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``max_keepalived``,
+  ``is_parent_alive``, and that ``handle_request`` asks ``len(self.keepalived_conns)``.
+* ``http.parser.Parser``: ``unreader``, ``req_count``, ``mesg``; that ``next`` on an iterable
+  source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
+  ``http.body.LengthReader.length``: what is left of a body.
 * ``glogging.Logger``: ``error_log``, ``error_fmt``. ``util._setproctitle``.
 """
 
@@ -35,6 +36,17 @@ def take_buffered(parser: Any) -> bytes:
         unreader.buf.seek(0)
         unreader.buf.truncate()
     return data
+
+
+def is_spent(parser: Any) -> bool:
+    """Whether the client can send nothing more: it said so, and its request was read to the end.
+
+    Then a connection can be closed without waiting for the client.
+    """
+    request = getattr(parser, "mesg", None)
+    if request is None or not request.should_close():
+        return False
+    return getattr(request.body.reader, "length", 1) == 0
 
 
 def is_answerable(cfg: Any, data: bytes, client: Any, requests: int) -> bool:

@@ -3,8 +3,9 @@
 A process *holds* its slot from its fork until it *retires* (it was told to finish, or its
 successor was forked), and keeps its seat until it is reaped. The rules:
 
-* a new process gets the lowest slot that nobody holds and that has a free seat, so the
-  slots are 0 to n-1 and the replacement of a dead worker gets its slot;
+* a new process gets the lowest slot that nobody holds and that has a free seat, below the
+  number of workers wanted: so the slots are 0 to n-1, and the replacement of a dead worker
+  gets its slot;
 * it takes the seat that was used last, if that is free: what was queued in the inbox of a
   killed process is then read by its replacement;
 * the generation counts the processes that have held the slot.
@@ -55,16 +56,21 @@ class SlotTable:
     def capacity(self) -> int:
         return len(self._slots)
 
-    def seat(self, process: int) -> Place:
-        """Give ``process`` the lowest slot that is free. Raises LookupError when there is none."""
-        for number, slot in enumerate(self._slots):
-            seat = slot.free_seat()
-            if slot.holder is None and seat is not None:
-                return self._sit(process, number, seat)
-        raise LookupError(f"all {self.capacity} slots are taken")
+    def free(self, below: int) -> int | None:
+        """The lowest slot below ``below`` that a new process can have, if there is one."""
+        for number, slot in enumerate(self._slots[:below]):
+            if slot.holder is None and slot.free_seat() is not None:
+                return number
+        return None
 
-    def _sit(self, process: int, number: int, seat: int) -> Place:
+    def seat(self, process: int, below: int) -> Place:
+        """Give ``process`` the slot that is ``free``. Raises LookupError when none is."""
+        number = self.free(below)
+        if number is None:
+            raise LookupError(f"no slot below {below} is free")
         slot = self._slots[number]
+        seat = slot.free_seat()
+        assert seat is not None
         slot.generation += 1
         slot.holder, slot.last_seat = process, seat
         slot.seats[seat] = process
@@ -83,9 +89,15 @@ class SlotTable:
             self._slots[place.slot].holder = None
 
     def retire_all(self) -> None:
-        """Every process is to be succeeded by a new one."""
+        """Every process is to be succeeded by a new one, where there is a seat for that."""
         for slot in self._slots:
-            slot.holder = None
+            if slot.free_seat() is not None:
+                slot.holder = None
+
+    def crowding(self) -> list[int]:
+        """The processes that finish in slots where no seat is left for a successor."""
+        crowded = [slot for slot in self._slots if slot.free_seat() is None]
+        return [each for slot in crowded for each in slot.seats.values() if each != slot.holder]
 
     def leave(self, process: int) -> Place | None:
         """``process`` is gone. Returns where it sat."""

@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 from gunicorn.workers.gthread import TConn
 
 from gunicorn_cluster_ext.handoff import HandOff
+
+
+class Stream(socket.socket):
+    """A socket that does not ask the kernel for the blocking mode that it is in.
+
+    gunicorn's ``handle`` sets it for each request.
+    """
+
+    __slots__ = ()
+
+    def setblocking(self, flag: bool) -> None:
+        if not flag or self.gettimeout() is not None:
+            super().setblocking(flag)
+
+
+class _NoSocket:
+    def setblocking(self, flag: bool) -> None:
+        """There is nothing to set."""
+
+
+_NO_SOCKET: Final = _NoSocket()
+
+
+def accept(listener: Any) -> tuple[Stream, Any]:
+    """The next connection of ``listener`` and its client's address. Raises what accept(2) does."""
+    fd, client = listener._accept()
+    sock = Stream(listener.family, listener.type, listener.proto, fileno=fd)
+    if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
+        socket.socket.setblocking(sock, True)
+    return sock, client
+
 
 NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
 
@@ -17,15 +49,20 @@ class StickyConn(TConn):
     """A connection, with what the main loop has read from it.
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
-    since. ``watched`` says whether the poller has it.
+    since. It is ``busy`` while a thread has it, and ``full`` when the kernel may hold more than
+    was read.
     """
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
-        super().__init__(cfg, sock, client, server)
+        # gthread makes the socket non-blocking for its poller. Here it stays blocking, as threads
+        # need it, and the main loop says MSG_DONTWAIT: that saves two system calls a request.
+        super().__init__(cfg, _NO_SOCKET, client, server)
+        self.sock = sock
         self.received = b""
         self.served = 0
         self.hops = 0
-        self.watched = False
+        self.busy = False
+        self.full = False
         self.data_ready = True  # it goes to a thread only when it is
         self.judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
@@ -50,7 +87,7 @@ class StickyConn(TConn):
     def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
         """The connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
-        sock = socket.socket(_family(message.server), socket.SOCK_STREAM, 0, fileno=fd)
+        sock = Stream(_family(message.server), socket.SOCK_STREAM, 0, fileno=fd)
         conn = cls(cfg, sock, message.client, message.server)
         conn.received, conn.served, conn.hops = message.received, message.requests, message.hops
         return conn

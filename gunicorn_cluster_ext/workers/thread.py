@@ -13,10 +13,8 @@ afterwards. (Peeking would leave them in the kernel for a second read, would nee
 from __future__ import annotations
 
 import errno
-import selectors
 import socket
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -29,7 +27,9 @@ from gunicorn_cluster_ext.handoff import MAX_RECEIVED, LostDescriptor
 from gunicorn_cluster_ext.head import NEED_MORE, NOT_PROXIED, OPAQUE, Head, blind, scan, scan_proxy
 from gunicorn_cluster_ext.settings import executed_config
 from gunicorn_cluster_ext.workers.base import StickyWorker
-from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, StickyConn, Waiting
+from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, StickyConn, Waiting, accept
+from gunicorn_cluster_ext.workers.poller import Poller
+from gunicorn_cluster_ext.workers.pool import Pool
 
 #: Bytes read at once in the main loop; nearly every head fits, and what follows it travels along.
 READ_SIZE: Final = 16 * 1024
@@ -60,6 +60,9 @@ class Sticky(StickyWorker, ThreadWorker):
     ``cluster_sticky`` and ``cluster_threads``.
     """
 
+    poller: Any  # until _open it is gthread's
+    _accepting: bool
+
     @staticmethod
     def choose_threads(cfg: Any, threads: int, log: Any) -> None:
         is_set = "threads" in executed_config(cfg.config) or any(
@@ -74,20 +77,29 @@ class Sticky(StickyWorker, ThreadWorker):
     def run(self) -> None:
         """Called by gunicorn when the application is loaded."""
         self._open()
-        self._start_together()
-        while self.alive:
-            self.set_accept_enabled(self.nr_conns < self.worker_connections)
-            if not self._turn(1.0):
-                break
-        self._drain()
-        self._close()
+        try:
+            self._start_together()
+            while self.alive:
+                self.set_accept_enabled(self.nr_conns < self.worker_connections)
+                if not self._turn(1.0):
+                    break
+            self._drain()
+        finally:  # also when a signal ends the process: its threads must end too
+            self._close()
+
+    def get_thread_pool(self) -> Pool[StickyConn]:
+        return Pool(self.cfg.threads, self._serve)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: finish."""
+        self.alive = False
+        self.tpool.wake()
 
     def _open(self) -> None:
         board, keepalive = self.cluster.board, self.cfg.keepalive
         self._words, self._row = board.words, board.row(self.place.seat)
         self._reads_heads = compat.can_read_heads(self.cfg)
         self._server_names = {sock: sock.getsockname() for sock in self.sockets}
-        self._busy, self._threads = 0, self.cfg.threads
         self._proxy_mode = self.cfg.proxy_protocol
         self._notified = self._swept = 0.0
         self._silent = Waiting(FIRST_BYTE_TIMEOUT + keepalive)
@@ -96,11 +108,21 @@ class Sticky(StickyWorker, ThreadWorker):
         self._lingering = Waiting(LINGER_TIMEOUT)
         # gunicorn's handle_request() asks how long this is, to limit kept-alive connections.
         self.keepalived_conns = Waiting(keepalive)
-        inbox = self.cluster.inboxes.reader(self.place.seat)
-        self.poller.register(inbox, selectors.EVENT_READ, self._on_inbox)
-        self.poller.register(
-            self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks
-        )
+        self.poller.close()
+        self.poller = Poller()
+        self.poller.add(self.cluster.inboxes.reader(self.place.seat).fileno(), self._on_inbox)
+        self.poller.add(self.tpool.fileno(), self.tpool.drain_wakeups)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        if enabled == self._accepting:
+            return
+        self._accepting = enabled
+        for listener in self.sockets:
+            if enabled:
+                listener.setblocking(False)
+                self.poller.add(listener.fileno(), partial(self.accept, listener))
+            else:
+                self.poller.remove(listener.fileno())
 
     def _start_together(self) -> None:
         """Accept nothing until the server's first workers are all ready.
@@ -119,7 +141,10 @@ class Sticky(StickyWorker, ThreadWorker):
             timeout = min(timeout, RETRY_INTERVAL)
         self._note(Word.CONNECTIONS, self.nr_conns)
         self._note(Word.REQUESTS, self.nr)
-        self.wait_for_and_dispatch_events(timeout)
+        self.poller.poll(timeout if self.tpool.may_sleep() else 0)
+        self.tpool.is_awake()
+        for conn, keep in self.tpool.finished():
+            self._finish(conn, keep)
         now = time.monotonic()
         if now - self._notified >= NOTIFY_INTERVAL:
             self._notified = now
@@ -180,8 +205,8 @@ class Sticky(StickyWorker, ThreadWorker):
         for waiting in (self.keepalived_conns, self._silent, self._partial, self._blocked):
             for conn in waiting:
                 self._drop(conn)
-        self.tpool.shutdown(wait=False)
         self.poller.close()
+        self.tpool.close()
         self.method_queue.close()
         for sock in self.sockets:
             sock.close()
@@ -197,7 +222,7 @@ class Sticky(StickyWorker, ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         try:
-            sock, client = listener.accept()
+            sock, client = accept(listener)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 return
@@ -211,7 +236,7 @@ class Sticky(StickyWorker, ThreadWorker):
         if seat == self.place.seat or not self._hand_over(conn, seat):
             self._await(conn)
 
-    def _on_inbox(self, _reader: socket.socket) -> None:
+    def _on_inbox(self) -> None:
         for _ in range(INBOX_BATCH):
             conn = self._receive(self.place.seat)
             if conn is None:
@@ -249,8 +274,12 @@ class Sticky(StickyWorker, ThreadWorker):
 
     # --- a request's head -----------------------------------------------------------------
 
-    def _on_readable(self, conn: StickyConn, _sock: Any) -> None:
-        if self._reads_heads:
+    def _on_readable(self, conn: StickyConn) -> None:
+        if conn.busy:
+            self.poller.pause(conn.sock.fileno())
+        elif conn in self._lingering:
+            self._discard_input(conn)
+        elif self._reads_heads:
             self._read(conn)
         else:
             self._dispatch(conn)
@@ -267,6 +296,7 @@ class Sticky(StickyWorker, ThreadWorker):
         if not data:
             self._drop(conn)
             return
+        conn.full = len(data) == READ_SIZE
         conn.received = conn.received + data if conn.received else data
         self._consider(conn)
 
@@ -338,14 +368,16 @@ class Sticky(StickyWorker, ThreadWorker):
             self._block(conn) if owner.hard else self._dispatch(conn)
 
     def has_room(self) -> bool:
-        return bool(self.alive) and self._busy < self._threads
+        return bool(self.alive) and self.tpool.busy < self.tpool.size
 
     def _dispatch(self, conn: StickyConn) -> None:
         """Let a thread serve the request."""
         self._forget(conn)
         conn.hops, conn.judged = 0, NOTHING_TO_JUDGE
-        self._set_busy(self._busy + 1)
-        self.enqueue_req(conn)
+        conn.busy = True
+        self.poller.busy(conn.sock.fileno())
+        self.tpool.submit(conn)
+        self._words[self._row + _BUSY] = self.tpool.busy
 
     def _hand_over(self, conn: StickyConn, seat: int) -> bool:
         if not self.cluster.inboxes.send(seat, conn.pack(), conn.sock.fileno()):
@@ -373,17 +405,22 @@ class Sticky(StickyWorker, ThreadWorker):
 
     # --- a request was served -------------------------------------------------------------
 
-    def finish_request(self, conn: StickyConn, future: Any) -> None:
-        """A thread has returned the connection; through the method queue, in the main thread."""
-        self._set_busy(self._busy - 1)
+    def _serve(self, conn: StickyConn) -> bool:
+        """Whether the connection can be kept. Runs in a thread."""
         try:
-            keep = not future.cancelled() and future.result()
-        except Exception:
+            return bool(self.handle(conn))
+        except BaseException:  # an application that calls sys.exit() must not end this thread
             self.log.exception("Error in a worker thread")
-            self._drop(conn)
-            return
+            return False
+
+    def _finish(self, conn: StickyConn, keep: bool) -> None:
+        """A thread has given the connection back."""
+        conn.busy = False
+        self._words[self._row + _BUSY] = self.tpool.busy
         if keep:
             self._keep(conn)
+        elif compat.is_spent(conn.parser):
+            self._drop(conn)
         else:
             self._linger(conn)
 
@@ -405,24 +442,25 @@ class Sticky(StickyWorker, ThreadWorker):
         """
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-            conn.sock.setblocking(False)
         except OSError:  # the client was first
             self._drop(conn)
             return
-        self._discard_input(conn, conn.sock)
-        if conn.sock.fileno() >= 0:
-            self._lingering.add(conn, time.monotonic())
-            self._watch(conn, partial(self._discard_input, conn))
+        self._lingering.add(conn, time.monotonic())
+        self._discard_input(conn)
 
-    def _discard_input(self, conn: StickyConn, _sock: Any) -> None:
+    def _discard_input(self, conn: StickyConn) -> None:
         try:
             # Not through TLS: what comes is thrown away, and SSLSocket.recv takes no flags.
             if not socket.socket.recv(conn.sock, READ_SIZE, socket.MSG_DONTWAIT):
                 self._drop(conn)
+                return
         except BlockingIOError:
-            return
+            pass
         except OSError:
             self._drop(conn)
+            return
+        conn.full = True  # only the end counts: do not rely on another edge
+        self._watch(conn)
 
     # --- connections go -------------------------------------------------------------------
 
@@ -446,17 +484,15 @@ class Sticky(StickyWorker, ThreadWorker):
         self._forget(conn)
         self._linger(conn)
 
-    def _watch(self, conn: StickyConn, callback: Callable[[Any], None] | None = None) -> None:
-        if not conn.watched:
-            conn.watched = True
-            callback = callback or partial(self._on_readable, conn)
-            self.poller.register(conn.sock, selectors.EVENT_READ, callback)
+    def _watch(self, conn: StickyConn) -> None:
+        fd = conn.sock.fileno()
+        if conn.full:  # the poller tells of news only, and not all of the last was read
+            self.poller.pause(fd)
+            conn.full = False
+        self.poller.idle(fd, partial(self._on_readable, conn))
 
     def _forget(self, conn: StickyConn) -> None:
         """The main loop waits for nothing on this connection any more."""
-        if conn.watched:
-            conn.watched = False
-            self.poller.unregister(conn.sock)
         self.keepalived_conns.discard(conn)
         self._silent.discard(conn)
         self._partial.discard(conn)
@@ -465,14 +501,11 @@ class Sticky(StickyWorker, ThreadWorker):
     def _drop(self, conn: StickyConn) -> None:
         """Close our end at once."""
         self._forget(conn)
+        self.poller.remove(conn.sock.fileno())
         self.nr_conns -= 1
         util.close(conn.sock)
 
     # --- the board ------------------------------------------------------------------------
-
-    def _set_busy(self, busy: int) -> None:
-        self._busy = busy
-        self._words[self._row + _BUSY] = busy
 
     def _note(self, word: Word, value: int) -> None:
         self._words[self._row + word] = value
