@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import time
@@ -31,6 +32,8 @@ class Cluster:
         self.board.target = cfg.workers
         self.inboxes = Inboxes(capacity * SEATS_PER_SLOT)
         self._pid = os.getpid()
+        # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
+        atexit.register(self.close)
 
     def _make_directory(self, cfg: Any, log: Any) -> Path | None:
         try:

@@ -9,8 +9,9 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``workers.base.Worker``: ``age``, ``pid``, ``cfg``, ``sockets``, ``tmp``, ``wsgi``,
   ``notify``; that ``post_worker_init`` runs between ``load_wsgi`` and ``run``.
 * ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``get_thread_pool``,
-  ``handle_exit``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``max_keepalived``,
-  ``is_parent_alive``, and that ``handle_request`` asks ``len(self.keepalived_conns)``.
+  ``handle_exit``, ``_keepalive_after``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``,
+  ``max_keepalived``, ``is_parent_alive``, and that ``handle_request`` asks for
+  ``len(self.keepalived_conns)``.
 * ``http.parser.Parser``: ``unreader``, ``req_count``, ``mesg``; that ``next`` on an iterable
   source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
   ``http.body.LengthReader.length``: what is left of a body.
@@ -38,15 +39,18 @@ def take_buffered(parser: Any) -> bytes:
     return data
 
 
+def is_read(parser: Any) -> bool:
+    """Whether the last request has no body, or one of known length that was read to the end."""
+    request = getattr(parser, "mesg", None)
+    return request is not None and getattr(request.body.reader, "length", 1) == 0
+
+
 def is_spent(parser: Any) -> bool:
     """Whether the client can send nothing more: it said so, and its request was read to the end.
 
     Then a connection can be closed without waiting for the client.
     """
-    request = getattr(parser, "mesg", None)
-    if request is None or not request.should_close():
-        return False
-    return getattr(request.body.reader, "length", 1) == 0
+    return is_read(parser) and bool(parser.mesg.should_close())
 
 
 def is_answerable(cfg: Any, data: bytes, client: Any, requests: int) -> bool:

@@ -47,10 +47,10 @@ def prepare(cfg: Any, log: Any) -> Settings:
 def install(cfg: Any, settings: Settings) -> None:
     """Chain our hooks with the user's in ``cfg``; a reload makes a new one."""
     cfg.cluster_settings = settings
-    for ours in _FIRST:
-        cfg.set(ours.__name__, _chain(ours, getattr(cfg, ours.__name__)))
-    for ours in _LAST:
-        cfg.set(ours.__name__, _chain(getattr(cfg, ours.__name__), ours))
+    for name, (before, after) in _HOOKS.items():
+        hook = getattr(cfg, name)
+        hook = _chain(before, hook) if before else hook
+        cfg.set(name, _chain(hook, after) if after else hook)
 
 
 def _chain(first: Hook, second: Hook) -> Hook:
@@ -76,8 +76,12 @@ def pre_fork(server: Any, worker: Any) -> None:
     if getattr(worker, "place", None) is None:
         worker.cluster = cluster
         worker.place = cluster.seat(worker.age)
-        identity.assign(worker.place.slot, worker.place.generation)
-        identity.mark_log(server.log.error_log, server.log.error_fmt)
+
+
+def _about_to_fork(server: Any, worker: Any) -> None:
+    """After the user's ``pre_fork``, which may fork as well: the next fork is the worker's."""
+    identity.assign(worker.place.slot, worker.place.generation)
+    identity.mark_log(server.log.error_log, server.log.error_fmt)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -102,10 +106,13 @@ def child_exit(server: Any, worker: Any) -> None:
     server.cluster.leave(worker.age)
 
 
-def on_exit(server: Any) -> None:
-    """Remove the server's files. Runs in the arbiter, after the user's."""
-    server.cluster.close()
+#: What runs before and after the user's hook of each name.
+_HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
+    "pre_fork": (pre_fork, _about_to_fork),
+    "post_fork": (post_fork, None),
+    "post_worker_init": (None, post_worker_init),
+    "child_exit": (None, child_exit),
+}
 
-
-_FIRST: tuple[Hook, ...] = (pre_fork, post_fork)
-_LAST: tuple[Hook, ...] = (post_worker_init, child_exit, on_exit)
+# Whichever way in is taken, this module is imported before the arbiter logs its first line.
+identity.watch()

@@ -42,11 +42,14 @@ def current_worker() -> Identity | None:
 def assign(slot: int, generation: int) -> None:
     """The next fork makes the worker ``slot``. Called in the arbiter."""
     global _assigned
-    _watch_forks()
     _assigned = (slot, generation)
 
 
-def _watch_forks() -> None:
+def watch() -> None:
+    """Follow forks, and have every log record say which worker wrote it.
+
+    Called in the arbiter before it logs its first line.
+    """
     global _watching
     if not _watching:
         _watching = True

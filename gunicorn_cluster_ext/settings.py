@@ -144,7 +144,7 @@ class Settings:
             value = getattr(self, field.name)
             try:
                 object.__setattr__(self, field.name, field.metadata["parse"](value))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise SettingError(
                     f"{PREFIX}{field.name} = {value!r}: {error}. Allowed: "
                     f"{field.metadata['allowed']}."

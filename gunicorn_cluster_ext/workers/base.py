@@ -100,16 +100,16 @@ class StickyWorker:
     def _rule_failed(self, words: str, error: Exception) -> None:
         self.log.error("cluster_sticky: %s failed, so it finds no owner: %r", words, error)
 
-    def owner_of(self, head: Head) -> Owner:
-        """Who should serve the request; this worker, if it is anybody's and there is room."""
-        board, me = self.cluster.board, self.place.seat
-        owner = find_owner(self.rules, head, board)
-        if owner is not None:
-            return owner
+    def owner_of(self, head: Head) -> Owner | None:
+        """Who owns the request; None when it is anybody's."""
+        return find_owner(self.rules, head, self.cluster.board)
+
+    def taker_of(self, head: Head) -> int:
+        """The seat that takes a request of nobody: this one, if there is room."""
         strictly = self.balances_sessions and begins_session(head)
         if not strictly and self.has_room():
-            return Owner(me, hard=False)
-        return Owner(lightest(board.loads(), me, strictly=strictly), hard=False)
+            return self.place.seat
+        return lightest(self.cluster.board.loads(), self.place.seat, strictly=strictly)
 
     @cached_property
     def balances_sessions(self) -> bool:

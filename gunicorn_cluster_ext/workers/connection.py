@@ -13,9 +13,9 @@ from gunicorn_cluster_ext.handoff import HandOff
 
 
 class Stream(socket.socket):
-    """A socket that does not ask the kernel for the blocking mode that it is in.
+    """A socket that does not tell the kernel the blocking mode that it is in.
 
-    gunicorn's ``handle`` sets it for each request.
+    gunicorn sets it twice for each request, and each time the interpreter's lock changes hands.
     """
 
     __slots__ = ()
@@ -23,6 +23,10 @@ class Stream(socket.socket):
     def setblocking(self, flag: bool) -> None:
         if not flag or self.gettimeout() is not None:
             super().setblocking(flag)
+
+    def settimeout(self, value: float | None) -> None:
+        if value != self.gettimeout():
+            super().settimeout(value)
 
 
 class _NoSocket:
@@ -49,8 +53,8 @@ class StickyConn(TConn):
     """A connection, with what the main loop has read from it.
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
-    since. It is ``busy`` while a thread has it, and ``full`` when the kernel may hold more than
-    was read.
+    since. It is ``busy`` while a thread has it, or will have it; ``anybodys`` when its request
+    has no owner; ``full`` when the kernel may hold more than was read.
     """
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
@@ -62,6 +66,7 @@ class StickyConn(TConn):
         self.served = 0
         self.hops = 0
         self.busy = False
+        self.anybodys = False
         self.full = False
         self.data_ready = True  # it goes to a thread only when it is
         self.judged: tuple[int, ...] = NOTHING_TO_JUDGE

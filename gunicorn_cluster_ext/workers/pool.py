@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +39,21 @@ class Pool(Generic[T]):
     def fileno(self) -> int:
         """Readable when something was finished while the main loop slept."""
         return self._wake_reader
+
+    def waiting(self) -> int:
+        """How many items no thread has taken yet, as far as the main thread can know."""
+        return max(self.busy - self.size, 0)
+
+    def take_back(self) -> Iterator[T]:
+        """Take out what no thread has taken yet, the oldest first."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return
+            if item is not None:
+                self.busy -= 1
+                yield item
 
     def submit(self, item: T) -> None:
         self.busy += 1

@@ -25,6 +25,7 @@ from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, LostDescriptor
 from gunicorn_cluster_ext.head import NEED_MORE, NOT_PROXIED, OPAQUE, Head, blind, scan, scan_proxy
+from gunicorn_cluster_ext.routing import lightest
 from gunicorn_cluster_ext.settings import executed_config
 from gunicorn_cluster_ext.workers.base import StickyWorker
 from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, StickyConn, Waiting, accept
@@ -46,6 +47,9 @@ STOP_TIMEOUT: Final = 2.0
 #: Hand-offs that are read in one turn of the loop, so that none starves the other connections.
 INBOX_BATCH: Final = 32
 RETRY_INTERVAL: Final = 0.01
+#: How long a request of nobody waits for a thread here before it goes to a free sibling: a hand-off
+#: costs some 50 us of processor time, most requests take about as long.
+PATIENCE: Final = 0.002
 #: How long the first workers wait for each other: a hung import must not stop its siblings.
 START_TIMEOUT: Final = 2.0
 START_INTERVAL: Final = 0.01
@@ -101,7 +105,7 @@ class Sticky(StickyWorker, ThreadWorker):
         self._reads_heads = compat.can_read_heads(self.cfg)
         self._server_names = {sock: sock.getsockname() for sock in self.sockets}
         self._proxy_mode = self.cfg.proxy_protocol
-        self._notified = self._swept = 0.0
+        self._notified = self._swept = self._finished = 0.0
         self._silent = Waiting(FIRST_BYTE_TIMEOUT + keepalive)
         self._partial = Waiting(self.cluster.settings.head_timeout)
         self._blocked = Waiting(self.cluster.settings.handoff_timeout)
@@ -139,13 +143,21 @@ class Sticky(StickyWorker, ThreadWorker):
         """Wait for events and serve them. False when the arbiter is gone."""
         if self._blocked:
             timeout = min(timeout, RETRY_INTERVAL)
+        elif self.tpool.waiting():
+            timeout = min(timeout, PATIENCE)
         self._note(Word.CONNECTIONS, self.nr_conns)
         self._note(Word.REQUESTS, self.nr)
         self.poller.poll(timeout if self.tpool.may_sleep() else 0)
         self.tpool.is_awake()
+        finished = False
         for conn, keep in self.tpool.finished():
             self._finish(conn, keep)
+            finished = True
         now = time.monotonic()
+        if finished:
+            self._finished = now
+        elif self.tpool.waiting() and now - self._finished > PATIENCE:
+            self._relieve()
         if now - self._notified >= NOTIFY_INTERVAL:
             self._notified = now
             self.notify()
@@ -232,8 +244,8 @@ class Sticky(StickyWorker, ThreadWorker):
         if self._reads_heads:
             self._read(conn)
             return
-        seat = self.owner_of(blind(conn.address)).seat
-        if seat == self.place.seat or not self._hand_over(conn, seat):
+        owner = self.owner_of(blind(conn.address))
+        if owner is None or owner.seat == self.place.seat or not self._hand_over(conn, owner.seat):
             self._await(conn)
 
     def _on_inbox(self) -> None:
@@ -361,14 +373,31 @@ class Sticky(StickyWorker, ThreadWorker):
             self._dispatch(conn)
             return
         owner = self.owner_of(head)
-        if owner.seat == self.place.seat or len(conn.received) > MAX_RECEIVED:
+        conn.anybodys = owner is None
+        seat = self.taker_of(head) if owner is None else owner.seat
+        if seat == self.place.seat or len(conn.received) > MAX_RECEIVED:
             self._dispatch(conn)
-        elif not self._hand_over(conn, owner.seat):
+        elif not self._hand_over(conn, seat):
             self._count(Word.INBOX_FULL)
-            self._block(conn) if owner.hard else self._dispatch(conn)
+            self._block(conn) if owner is not None and owner.hard else self._dispatch(conn)
 
     def has_room(self) -> bool:
-        return bool(self.alive) and self.tpool.busy < self.tpool.size
+        """Whether a thread is free, or will be at once: a hand-off costs more than a short wait."""
+        pool = self.tpool
+        if not self.alive or pool.busy < pool.size:
+            return bool(self.alive)
+        return pool.busy < 2 * pool.size and time.monotonic() - self._finished < PATIENCE
+
+    def _relieve(self) -> None:
+        """Hand what waits for a thread here, and is anybody's, to workers with free threads."""
+        stay: list[StickyConn] = []
+        for conn in self.tpool.take_back():
+            conn.busy = False
+            seat = lightest(self.cluster.board.loads(), self.place.seat, strictly=False)
+            if not (conn.anybodys and seat != self.place.seat and self._hand_over(conn, seat)):
+                stay.append(conn)
+        for conn in stay:
+            self._dispatch(conn)
 
     def _dispatch(self, conn: StickyConn) -> None:
         """Let a thread serve the request."""
@@ -397,7 +426,7 @@ class Sticky(StickyWorker, ThreadWorker):
         for conn in self._blocked:
             head = self._scan(conn)
             owner = self.owner_of(head)
-            if owner.seat == self.place.seat or not owner.hard:
+            if owner is None or not owner.hard or owner.seat == self.place.seat:
                 self._blocked.discard(conn)
                 self._route(conn, head)
             elif self._hand_over(conn, owner.seat):
@@ -412,6 +441,12 @@ class Sticky(StickyWorker, ThreadWorker):
         except BaseException:  # an application that calls sys.exit() must not end this thread
             self.log.exception("Error in a worker thread")
             return False
+
+    def _keepalive_after(self, conn: StickyConn, keepalive: bool) -> bool:
+        """Without three system calls to read a body to its end that has none. Runs in a thread."""
+        if keepalive and compat.is_read(conn.parser):
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
 
     def _finish(self, conn: StickyConn, keep: bool) -> None:
         """A thread has given the connection back."""
