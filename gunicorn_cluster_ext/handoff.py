@@ -5,7 +5,8 @@ all ends, and the arbiter keeps them open for ever, so what is queued for a work
 is read by the process that takes its seat next.
 
     one message      SCM_RIGHTS   [ the connection's fd ]
-                     data         MessagePack array: received | client | server | requests | hops
+                     data         MessagePack array: received | client | server | requests
+                                         | hops | owned
 
 ``SOCK_SEQPACKET`` keeps messages apart and, as a connected pair, queues as many as its
 buffer holds (278 small ones were counted), where a *bound* datagram socket would queue
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
-from array import array
 from typing import Final
 
 import msgspec
@@ -25,13 +26,14 @@ import msgspec
 # macOS has no SOCK_SEQPACKET for Unix sockets.
 _KIND: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
 # recvmsg takes these flags on Linux; socket.recv_fds() ignores its own on Python 3.11.
-_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_SEND_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
-_RECEIVE_FLAGS: Final = socket.MSG_DONTWAIT | _CLOEXEC
+# Plain ints: the socket module's flags are enums, and slow to combine.
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
+_RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 # What a full inbox, or too many fds under way (unix(7), ETOOMANYREFS), looks like.
 _FULL: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMSGSIZE)
-_FD_SIZE: Final = array("i").itemsize
-_ANCILLARY: Final = socket.CMSG_SPACE(_FD_SIZE)
+_FD: Final = struct.Struct("i")
+_ANCILLARY: Final = socket.CMSG_SPACE(_FD.size)
 
 #: The most bytes that travel with a connection. Requests with a longer head are served
 #: where they arrive.
@@ -47,6 +49,7 @@ class HandOff(msgspec.Struct, array_like=True, frozen=True):
     ``received`` are the bytes already read from it, from the start of a request on.
     ``client`` and ``server`` are the addresses as gunicorn knows them. ``requests`` were
     served on it before; ``hops`` is how often it has been handed on since the last one.
+    ``owned``: the receiver owns the request, so it need not look again.
     """
 
     received: bytes
@@ -54,6 +57,7 @@ class HandOff(msgspec.Struct, array_like=True, frozen=True):
     server: Address
     requests: int
     hops: int
+    owned: bool
 
 
 class LostDescriptor(OSError):
@@ -71,6 +75,7 @@ class Inboxes:
         self._readers: list[socket.socket] = []
         self._writers: list[socket.socket] = []
         self._buffer = bytearray(MAX_RECEIVED + 1024)
+        self._view = memoryview(self._buffer)
         for _ in range(seats):
             reader, writer = socket.socketpair(socket.AF_UNIX, _KIND)
             self._readers.append(reader)
@@ -89,7 +94,7 @@ class Inboxes:
 
         The caller closes its own copy of ``fd`` after True. Never blocks.
         """
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", (fd,)))]
+        rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd)),)
         try:
             self._writers[seat].sendmsg((_encode(message),), rights, _SEND_FLAGS)
         except OSError as error:
@@ -109,9 +114,7 @@ class Inboxes:
             )
         except BlockingIOError:
             return None
-        fds = array("i")
-        for _level, _kind, data in ancillary:
-            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-        if flags & socket.MSG_CTRUNC or not fds:
+        if flags & _TRUNCATED or not ancillary:
             raise LostDescriptor(errno.EMFILE, "a handed-off connection was lost: raise ulimit -n")
-        return _decode(memoryview(self._buffer)[:size]), fds[0]
+        (fd,) = _FD.unpack(ancillary[0][2])
+        return _decode(self._view[:size]), fd

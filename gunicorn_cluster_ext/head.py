@@ -41,11 +41,12 @@ class Head:
     reports them, as bytes; None means "not there, or not certain".
     """
 
-    __slots__ = ("client", "method", "path", "query_string", "_lower", "_raw")
+    __slots__ = ("client", "method", "path", "query_string", "_cookie_line", "_lower", "_raw")
 
     def __init__(self, raw: bytes, line: re.Match[bytes], client: str = "") -> None:
         self._raw = raw
         self._lower: bytes | None = None
+        self._cookie_line: bytes | None = None
         self.client = client
         self.method = line[1]
         # In this order urlsplit() cuts: the fragment first, then the query.
@@ -82,10 +83,12 @@ class Head:
 
     def cookie(self, name: bytes) -> bytes | None:
         """The cookie ``name``; None when it comes twice with different values."""
-        lines = self.header_lines(b"cookie")
-        if not lines or len(lines) > 1:
+        if self._cookie_line is None:
+            lines = self.header_lines(b"cookie")
+            self._cookie_line = lines[0] if lines and len(lines) == 1 else b""
+        if name not in self._cookie_line:
             return None
-        return _only([v.strip(_OWS) for v in _cookie_pattern(name).findall(lines[0])])
+        return _only(_cookie_pattern(name).findall(self._cookie_line))
 
     def query(self, name: bytes) -> bytes | None:
         """The query parameter ``name``, undecoded; None when it comes twice and differs."""
@@ -95,9 +98,12 @@ class Head:
 
 
 def _only(values: list[bytes]) -> bytes | None:
-    if not values or any(value != values[0] for value in values):
+    if not values:
         return None
-    return values[0]
+    first = values[0].strip(_OWS)
+    if len(values) > 1 and any(value.strip(_OWS) != first for value in values):
+        return None
+    return first
 
 
 @functools.lru_cache(maxsize=64)

@@ -53,8 +53,8 @@ class StickyConn(TConn):
     """A connection, with what the main loop has read from it.
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
-    since. It is ``busy`` while a thread has it, or will have it; ``anybodys`` when its request
-    has no owner; ``full`` when the kernel may hold more than was read.
+    since. It is ``busy`` while a thread has it, or will have it; ``owned`` when its request has an
+    owner; ``full`` when the kernel may hold more than was read. ``waiting`` is where it waits.
     """
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
@@ -66,8 +66,12 @@ class StickyConn(TConn):
         self.served = 0
         self.hops = 0
         self.busy = False
-        self.anybodys = False
+        self.owned = False
         self.full = False
+        self.watched = False
+        self.waiting: Waiting | None = None
+        self.fd = sock.fileno()
+        self.address = str(client[0]) if isinstance(client, tuple) else ""
         self.data_ready = True  # it goes to a thread only when it is
         self.judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
@@ -86,7 +90,7 @@ class StickyConn(TConn):
         # An idle connection has no request yet that could be handed on too often.
         hops = self.hops + 1 if self.received else 0
         client, server = _plain(self.client), _plain(self.server)
-        return HandOff(self.received, client, server, self.requests, hops)
+        return HandOff(self.received, client, server, self.requests, hops, self.owned)
 
     @classmethod
     def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
@@ -95,6 +99,7 @@ class StickyConn(TConn):
         sock = Stream(_family(message.server), socket.SOCK_STREAM, 0, fileno=fd)
         conn = cls(cfg, sock, message.client, message.server)
         conn.received, conn.served, conn.hops = message.received, message.requests, message.hops
+        conn.owned = message.owned
         return conn
 
     @property
@@ -103,11 +108,6 @@ class StickyConn(TConn):
         if self.parser is None or self.is_http2:
             return self.served
         return int(self.parser.req_count)
-
-    @property
-    def address(self) -> str:
-        """The client's IP address; "" on a Unix socket."""
-        return str(self.client[0]) if isinstance(self.client, tuple) else ""
 
 
 class Waiting:
@@ -123,17 +123,19 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def __contains__(self, conn: object) -> bool:
-        return conn in self._deadlines
-
     def __iter__(self) -> Iterator[StickyConn]:
         return iter(list(self._deadlines))
 
     def add(self, conn: StickyConn, now: float) -> None:
+        """Let ``conn`` wait here, and nowhere else."""
+        if conn.waiting is not None:
+            conn.waiting.remove(conn)
+        conn.waiting = self
         self._deadlines[conn] = now + self.seconds
 
-    def discard(self, conn: StickyConn) -> None:
-        self._deadlines.pop(conn, None)
+    def remove(self, conn: StickyConn) -> None:
+        conn.waiting = None
+        del self._deadlines[conn]
 
     def expired(self, now: float) -> Iterator[StickyConn]:
         """Take out every connection whose time has passed."""
@@ -141,7 +143,7 @@ class Waiting:
             conn = next(iter(self._deadlines))
             if self._deadlines[conn] > now:
                 return
-            del self._deadlines[conn]
+            self.remove(conn)
             yield conn
 
 

@@ -44,8 +44,9 @@ class EdgePoller:
             self._paused.remove(fd)
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLET)
 
-    def busy(self, fd: int) -> None:
-        """The connection ``fd`` is not to be waited for; a call for it may still come."""
+    def busy(self, fd: int) -> bool:
+        """The connection ``fd`` is not to be waited for. Returns whether calls may still come."""
+        return True
 
     def pause(self, fd: int) -> None:
         """A call came for the busy connection ``fd``: let no more come until it is idle.
@@ -62,11 +63,14 @@ class EdgePoller:
             self._paused.discard(fd)
             self._epoll.unregister(fd)
 
-    def poll(self, timeout: float) -> None:
-        """Wait ``timeout`` seconds at most, and make the calls that are due."""
-        callbacks = self._callbacks
-        for fd, _ in self._epoll.poll(timeout, self._EVENTS):
-            callback = callbacks.get(fd)
+    def wait(self, timeout: float) -> list[int]:
+        """Wait ``timeout`` seconds at most; returns what is readable, for ``call``."""
+        return [fd for fd, _ in self._epoll.poll(timeout, self._EVENTS)]
+
+    def call(self, fds: list[int]) -> None:
+        """Make the calls that are due, but for what was removed meanwhile."""
+        for fd in fds:
+            callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
 
@@ -87,8 +91,9 @@ class LevelPoller:
         if fd not in self._selector.get_map():
             self.add(fd, callback)
 
-    def busy(self, fd: int) -> None:
+    def busy(self, fd: int) -> bool:
         self.remove(fd)
+        return False
 
     def pause(self, fd: int) -> None:
         self.remove(fd)
@@ -97,9 +102,14 @@ class LevelPoller:
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
 
-    def poll(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
-            key.data()
+    def wait(self, timeout: float) -> list[int]:
+        return [key.fd for key, _ in self._selector.select(timeout)]
+
+    def call(self, fds: list[int]) -> None:
+        for fd in fds:
+            key = self._selector.get_map().get(fd)
+            if key is not None:
+                key.data()
 
 
 Poller = EdgePoller if hasattr(select, "epoll") else LevelPoller

@@ -57,7 +57,7 @@ class Pool(Generic[T]):
 
     def submit(self, item: T) -> None:
         self.busy += 1
-        if self._threads < min(self.busy, self.size):
+        if self._threads < self.busy and self._threads < self.size:
             self._threads += 1
             threading.Thread(target=self._run, name=f"request-{self._threads}").start()
         self._queue.put(item)

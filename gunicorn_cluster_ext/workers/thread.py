@@ -147,12 +147,14 @@ class Sticky(StickyWorker, ThreadWorker):
             timeout = min(timeout, PATIENCE)
         self._note(Word.CONNECTIONS, self.nr_conns)
         self._note(Word.REQUESTS, self.nr)
-        self.poller.poll(timeout if self.tpool.may_sleep() else 0)
+        readable = self.poller.wait(timeout if self.tpool.may_sleep() else 0)
         self.tpool.is_awake()
         finished = False
+        # First what threads gave back, so that a connection whose next request is there is idle.
         for conn, keep in self.tpool.finished():
             self._finish(conn, keep)
             finished = True
+        self.poller.call(readable)
         now = time.monotonic()
         if finished:
             self._finished = now
@@ -253,7 +255,10 @@ class Sticky(StickyWorker, ThreadWorker):
             conn = self._receive(self.place.seat)
             if conn is None:
                 return
-            self._consider(conn)
+            if conn.owned and self.alive:
+                self._dispatch(conn)
+            else:
+                self._consider(conn)
 
     def _receive(self, seat: int) -> StickyConn | None:
         try:
@@ -287,9 +292,11 @@ class Sticky(StickyWorker, ThreadWorker):
     # --- a request's head -----------------------------------------------------------------
 
     def _on_readable(self, conn: StickyConn) -> None:
-        if conn.busy:
-            self.poller.pause(conn.sock.fileno())
-        elif conn in self._lingering:
+        waiting = conn.waiting
+        if conn.busy or waiting is self._blocked:
+            self.poller.pause(conn.fd)
+            conn.full = True
+        elif waiting is self._lingering:
             self._discard_input(conn)
         elif self._reads_heads:
             self._read(conn)
@@ -298,7 +305,7 @@ class Sticky(StickyWorker, ThreadWorker):
 
     def _read(self, conn: StickyConn) -> None:
         try:
-            data = conn.sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
+            data = conn.sock.recv(READ_SIZE, _DONTWAIT)
         except BlockingIOError:
             self._await(conn)
             return
@@ -356,14 +363,12 @@ class Sticky(StickyWorker, ThreadWorker):
 
     def _await(self, conn: StickyConn) -> None:
         """Wait in the poller for more of the head."""
-        now = time.monotonic()
         if conn.received:
-            self._silent.discard(conn)
-            self.keepalived_conns.discard(conn)
-            if conn not in self._partial:
-                self._partial.add(conn, now)
-        elif conn not in self.keepalived_conns and conn not in self._silent:
-            (self.keepalived_conns if conn.requests else self._silent).add(conn, now)
+            if conn.waiting is not self._partial:
+                self._partial.add(conn, time.monotonic())
+        elif conn.waiting is None:
+            waiting = self.keepalived_conns if conn.requests else self._silent
+            waiting.add(conn, time.monotonic())
         self._watch(conn)
 
     # --- where it goes --------------------------------------------------------------------
@@ -373,7 +378,7 @@ class Sticky(StickyWorker, ThreadWorker):
             self._dispatch(conn)
             return
         owner = self.owner_of(head)
-        conn.anybodys = owner is None
+        conn.owned = owner is not None
         seat = self.taker_of(head) if owner is None else owner.seat
         if seat == self.place.seat or len(conn.received) > MAX_RECEIVED:
             self._dispatch(conn)
@@ -394,22 +399,23 @@ class Sticky(StickyWorker, ThreadWorker):
         for conn in self.tpool.take_back():
             conn.busy = False
             seat = lightest(self.cluster.board.loads(), self.place.seat, strictly=False)
-            if not (conn.anybodys and seat != self.place.seat and self._hand_over(conn, seat)):
+            if conn.owned or seat == self.place.seat or not self._hand_over(conn, seat):
                 stay.append(conn)
         for conn in stay:
             self._dispatch(conn)
 
     def _dispatch(self, conn: StickyConn) -> None:
         """Let a thread serve the request."""
-        self._forget(conn)
+        if conn.waiting is not None:
+            conn.waiting.remove(conn)
         conn.hops, conn.judged = 0, NOTHING_TO_JUDGE
         conn.busy = True
-        self.poller.busy(conn.sock.fileno())
+        conn.watched = conn.watched and self.poller.busy(conn.fd)
         self.tpool.submit(conn)
         self._words[self._row + _BUSY] = self.tpool.busy
 
     def _hand_over(self, conn: StickyConn, seat: int) -> bool:
-        if not self.cluster.inboxes.send(seat, conn.pack(), conn.sock.fileno()):
+        if not self.cluster.inboxes.send(seat, conn.pack(), conn.fd):
             return False
         self._count(Word.HANDED_OUT)
         self._drop(conn)  # the connection lives on: the other worker has it too
@@ -417,8 +423,8 @@ class Sticky(StickyWorker, ThreadWorker):
 
     def _block(self, conn: StickyConn) -> None:
         """Only one process can serve the request, and its inbox is full: try again soon."""
-        self._forget(conn)
-        self._blocked.add(conn, time.monotonic())
+        if conn.waiting is not self._blocked:
+            self._blocked.add(conn, time.monotonic())
 
     def _retry(self, now: float) -> None:
         for conn in self._blocked.expired(now):
@@ -427,10 +433,9 @@ class Sticky(StickyWorker, ThreadWorker):
             head = self._scan(conn)
             owner = self.owner_of(head)
             if owner is None or not owner.hard or owner.seat == self.place.seat:
-                self._blocked.discard(conn)
                 self._route(conn, head)
-            elif self._hand_over(conn, owner.seat):
-                self._blocked.discard(conn)
+            else:
+                self._hand_over(conn, owner.seat)
 
     # --- a request was served -------------------------------------------------------------
 
@@ -486,7 +491,7 @@ class Sticky(StickyWorker, ThreadWorker):
     def _discard_input(self, conn: StickyConn) -> None:
         try:
             # Not through TLS: what comes is thrown away, and SSLSocket.recv takes no flags.
-            if not socket.socket.recv(conn.sock, READ_SIZE, socket.MSG_DONTWAIT):
+            if not socket.socket.recv(conn.sock, READ_SIZE, _DONTWAIT):
                 self._drop(conn)
                 return
         except BlockingIOError:
@@ -516,27 +521,23 @@ class Sticky(StickyWorker, ThreadWorker):
         except OSError:
             self._drop(conn)
             return
-        self._forget(conn)
         self._linger(conn)
 
     def _watch(self, conn: StickyConn) -> None:
-        fd = conn.sock.fileno()
-        if conn.full:  # the poller tells of news only, and not all of the last was read
-            self.poller.pause(fd)
-            conn.full = False
-        self.poller.idle(fd, partial(self._on_readable, conn))
-
-    def _forget(self, conn: StickyConn) -> None:
-        """The main loop waits for nothing on this connection any more."""
-        self.keepalived_conns.discard(conn)
-        self._silent.discard(conn)
-        self._partial.discard(conn)
-        self._lingering.discard(conn)
+        if not conn.watched:
+            conn.watched = True
+            self.poller.idle(conn.fd, partial(self._on_readable, conn))
+        elif conn.full:  # the poller tells of news only, and not all of the last was read
+            self.poller.pause(conn.fd)
+            self.poller.idle(conn.fd, partial(self._on_readable, conn))
+        conn.full = False
 
     def _drop(self, conn: StickyConn) -> None:
         """Close our end at once."""
-        self._forget(conn)
-        self.poller.remove(conn.sock.fileno())
+        if conn.waiting is not None:
+            conn.waiting.remove(conn)
+        if conn.watched:
+            self.poller.remove(conn.fd)
         self.nr_conns -= 1
         util.close(conn.sock)
 
@@ -549,4 +550,6 @@ class Sticky(StickyWorker, ThreadWorker):
         self._words[self._row + word] += 1
 
 
+# Plain ints, for the request path.
 _BUSY: Final = int(Word.BUSY)
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
