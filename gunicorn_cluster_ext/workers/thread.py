@@ -47,9 +47,9 @@ STOP_TIMEOUT: Final = 2.0
 #: Hand-offs that are read in one turn of the loop, so that none starves the other connections.
 INBOX_BATCH: Final = 32
 RETRY_INTERVAL: Final = 0.01
-#: How long a request of nobody waits for a thread here before it goes to a free sibling: a hand-off
-#: costs some 50 us of processor time, most requests take about as long.
-PATIENCE: Final = 0.002
+#: How long a request of nobody may wait for a thread here before it goes to a free sibling. A
+#: hand-off costs as much as many a request; and 5 ms is how long a thread may hold the interpreter.
+PATIENCE: Final = 0.005
 #: How long the first workers wait for each other: a hung import must not stop its siblings.
 START_TIMEOUT: Final = 2.0
 START_INTERVAL: Final = 0.01
@@ -105,7 +105,10 @@ class Sticky(StickyWorker, ThreadWorker):
         self._reads_heads = compat.can_read_heads(self.cfg)
         self._server_names = {sock: sock.getsockname() for sock in self.sockets}
         self._proxy_mode = self.cfg.proxy_protocol
-        self._notified = self._swept = self._finished = 0.0
+        self._notified = self._swept = 0.0
+        # When threads last finished something, and the smoothed interval between two requests
+        # that they finish: how long a request will wait here.
+        self._finished = self._pace = 0.0
         self._silent = Waiting(FIRST_BYTE_TIMEOUT + keepalive)
         self._partial = Waiting(self.cluster.settings.head_timeout)
         self._blocked = Waiting(self.cluster.settings.handoff_timeout)
@@ -147,18 +150,15 @@ class Sticky(StickyWorker, ThreadWorker):
             timeout = min(timeout, PATIENCE)
         self._note(Word.CONNECTIONS, self.nr_conns)
         self._note(Word.REQUESTS, self.nr)
+        timeout = self.tpool.patience(timeout)
         readable = self.poller.wait(timeout if self.tpool.may_sleep() else 0)
         self.tpool.is_awake()
-        finished = False
         # First what threads gave back, so that a connection whose next request is there is idle.
-        for conn, keep in self.tpool.finished():
-            self._finish(conn, keep)
-            finished = True
+        self._finish_all()
         self.poller.call(readable)
         now = time.monotonic()
-        if finished:
-            self._finished = now
-        elif self.tpool.waiting() and now - self._finished > PATIENCE:
+        self.tpool.attend(now)
+        if self.tpool.waiting() and now - self._finished > PATIENCE:
             self._relieve()
         if now - self._notified >= NOTIFY_INTERVAL:
             self._notified = now
@@ -391,7 +391,9 @@ class Sticky(StickyWorker, ThreadWorker):
         pool = self.tpool
         if not self.alive or pool.busy < pool.size:
             return bool(self.alive)
-        return pool.busy < 2 * pool.size and time.monotonic() - self._finished < PATIENCE
+        if (pool.waiting() + 1) * self._pace > PATIENCE:
+            return False
+        return time.monotonic() - self._finished < PATIENCE
 
     def _relieve(self) -> None:
         """Hand what waits for a thread here, and is anybody's, to workers with free threads."""
@@ -408,6 +410,8 @@ class Sticky(StickyWorker, ThreadWorker):
         """Let a thread serve the request."""
         if conn.waiting is not None:
             conn.waiting.remove(conn)
+        if not self.tpool.busy:
+            self._finished = time.monotonic()  # the pace counts from here
         conn.hops, conn.judged = 0, NOTHING_TO_JUDGE
         conn.busy = True
         conn.watched = conn.watched and self.poller.busy(conn.fd)
@@ -452,6 +456,16 @@ class Sticky(StickyWorker, ThreadWorker):
         if keepalive and compat.is_read(conn.parser):
             return True
         return bool(super()._keepalive_after(conn, keepalive))
+
+    def _finish_all(self) -> None:
+        count = 0
+        for conn, keep in self.tpool.finished():
+            self._finish(conn, keep)
+            count += 1
+        if count:
+            now = time.monotonic()
+            self._pace += ((now - self._finished) / count - self._pace) / 8
+            self._finished = now
 
     def _finish(self, conn: StickyConn, keep: bool) -> None:
         """A thread has given the connection back."""
