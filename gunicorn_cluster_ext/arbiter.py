@@ -58,6 +58,10 @@ class ClusterArbiter(Arbiter):
         super().setup(app)
         app.cfg.set("workers", min(app.cfg.workers, self.cluster.table.capacity))
 
+    def stop(self, graceful: bool = True) -> None:
+        self.cluster.board.stopping = True
+        super().stop(graceful)
+
     def reload(self) -> None:
         """Every process is succeeded by one in the same slot (gunicorn spawns them here)."""
         self._evict()

@@ -1,7 +1,7 @@
 """The board: shared memory of 64-bit words in which arbiter and workers say how they are.
 
     words 0-15         the server: magic, layout, capacity, words per row, master's pid,
-                       workers wanted
+                       workers wanted, whether the server stops
     words 16-...       a row of 16 words per seat; slot s has the seats 2s and 2s+1
 
 A slot has two *seats*, because two processes may hold it at once: the one that serves and
@@ -135,6 +135,15 @@ class Board:
     def target(self, value: int) -> None:
         self.words[5] = value
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole server ends. Written by the arbiter."""
+        return bool(self.words[6])
+
+    @stopping.setter
+    def stopping(self, value: bool) -> None:
+        self.words[6] = value
+
     def row(self, seat: int) -> int:
         """The index of ``seat``'s first word."""
         return _HEADER + seat * _ROW
@@ -179,6 +188,13 @@ class Board:
                 return candidate if alive else None
         return None
 
+    def successor(self, seat: int) -> int | None:
+        """The other seat of ``seat``'s slot, if a newer process serves or boots there."""
+        other = seat ^ 1
+        state = self.get(other, Word.STATE)
+        newer = self.get(other, Word.GENERATION) > self.get(seat, Word.GENERATION)
+        return other if newer and state in (State.BOOTING, State.READY) else None
+
     def slots(self) -> Sequence[int]:
         """The slots in which a process is ready."""
         return [slot for slot in range(self.capacity) if self.serving(slot) is not None]
@@ -193,6 +209,12 @@ class Board:
                     words[row + _BUSY], words[row + _SESSIONS], words[row + _THREADS]
                 )
         return loads
+
+    def abandoned(self) -> Iterator[int]:
+        """The seats that a process has held and none holds now."""
+        for seat in range(self.capacity * SEATS_PER_SLOT):
+            if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
+                yield seat
 
     # --- for people ---------------------------------------------------------------------
 

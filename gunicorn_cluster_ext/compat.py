@@ -69,6 +69,12 @@ def is_answerable(cfg: Any, data: bytes, client: Any, requests: int) -> bool:
     return True
 
 
+def smallest_limit(cfg: Any) -> int:
+    """How many bytes of an incomplete head may pass a limit of gunicorn's; 2048 at most."""
+    limits: list[int] = [cfg.limit_request_line, cfg.limit_request_field_size]
+    return min([2048, *(limit for limit in limits if limit > 0)])
+
+
 def can_read_heads(cfg: Any) -> bool:
     """Whether the first bytes of a connection are an HTTP/1 request head that may be read.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from gunicorn.workers.gthread import TConn
@@ -16,6 +16,11 @@ class Stream(socket.socket):
     """A socket that does not tell the kernel the blocking mode that it is in.
 
     gunicorn sets it twice for each request, and each time the interpreter's lock changes hands.
+
+    And one whose descriptor only the main loop closes (``StickyConn.release``), which waits for
+    it. Threads close sockets too: simple-websocket, and gunicorn itself when an application fails
+    in the middle of a response. The number could then be another connection's before the main
+    loop hears of it.
     """
 
     __slots__ = ()
@@ -23,6 +28,13 @@ class Stream(socket.socket):
     def setblocking(self, flag: bool) -> None:
         if not flag or self.gettimeout() is not None:
             super().setblocking(flag)
+
+    def close(self) -> None:
+        """End the connection, and leave the descriptor to the main loop. Runs in a thread."""
+        try:
+            self.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # ended already
 
     def settimeout(self, value: float | None) -> None:
         if value != self.gettimeout():
@@ -53,8 +65,9 @@ class StickyConn(TConn):
     """A connection, with what the main loop has read from it.
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
-    since. It is ``busy`` while a thread has it, or will have it; ``owned`` when its request has an
-    owner; ``full`` when the kernel may hold more than was read. ``waiting`` is where it waits.
+    since; it is ``owned`` when its request has an owner. ``waiting`` is where it waits: nowhere
+    while a thread has it. ``watched`` when the poller has it, and ``unread`` when the kernel may
+    hold input that the poller will not report again.
     """
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
@@ -65,10 +78,10 @@ class StickyConn(TConn):
         self.received = b""
         self.served = 0
         self.hops = 0
-        self.busy = False
         self.owned = False
-        self.full = False
+        self.unread = False
         self.watched = False
+        self.callback: Callable[[bool], None] | None = None
         self.waiting: Waiting | None = None
         self.fd = sock.fileno()
         self.address = str(client[0]) if isinstance(client, tuple) else ""
@@ -85,12 +98,20 @@ class StickyConn(TConn):
             self.parser.unreader.unread(self.received)
             self.received = b""
 
+    def release(self) -> None:
+        """Close the descriptor. The connection ends if no other process has it."""
+        try:
+            socket.socket.close(self.sock)
+        except OSError:
+            pass  # the client has reset it; the descriptor is free all the same
+
     def pack(self) -> HandOff:
         """What another worker must know to go on with the connection."""
         # An idle connection has no request yet that could be handed on too often.
         hops = self.hops + 1 if self.received else 0
         client, server = _plain(self.client), _plain(self.server)
-        return HandOff(self.received, client, server, self.requests, hops, self.owned)
+        owned = self.owned and bool(self.received)
+        return HandOff(self.received, client, server, self.requests, hops, owned)
 
     @classmethod
     def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:

@@ -14,13 +14,16 @@ import selectors
 from collections.abc import Callable
 from typing import Final
 
-Callback = Callable[[], None]
+#: Called with whether the peer has closed its side, which may be the last that is ever reported.
+Callback = Callable[[bool], None]
 
 
 class EdgePoller:
     """On epoll (Linux)."""
 
     _EVENTS: Final = 128
+    _CONNECTION: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+    _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -35,51 +38,62 @@ class EdgePoller:
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
-    def idle(self, fd: int, callback: Callback) -> None:
+    def watch(self, fd: int, callback: Callback) -> None:
         """Call ``callback`` when the connection ``fd`` becomes readable, or is."""
-        if fd not in self._callbacks:
-            self._callbacks[fd] = callback
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-        elif fd in self._paused:
-            self._paused.remove(fd)
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLET)
+        self._paused.discard(fd)
+        self._callbacks[fd] = callback
+        try:
+            self._epoll.register(fd, self._CONNECTION)
+        except FileExistsError:  # an application has kept a copy of what had this number
+            self._epoll.modify(fd, self._CONNECTION)
 
     def busy(self, fd: int) -> bool:
         """The connection ``fd`` is not to be waited for. Returns whether calls may still come."""
         return True
 
     def pause(self, fd: int) -> None:
-        """A call came for the busy connection ``fd``: let no more come until it is idle.
-
-        Also when an idle one was not read empty: ``idle`` then reports what is left.
-        """
-        if fd in self._callbacks and fd not in self._paused:
+        """A call came for the busy connection ``fd``: let no more come before ``resume``."""
+        if fd not in self._paused:
             self._paused.add(fd)
             self._epoll.modify(fd, 0)
 
-    def remove(self, fd: int) -> None:
-        """Forget ``fd``. Before it is closed: another process may keep the connection open."""
-        if self._callbacks.pop(fd, None) is not None:
+    def resume(self, fd: int) -> None:
+        """Call again for ``fd`` when it becomes readable, or if it is."""
+        self._paused.discard(fd)
+        self._epoll.modify(fd, self._CONNECTION)
+
+    def remove(self, fd: int, callback: Callback | None = None) -> None:
+        """Forget ``fd``, if it still stands for ``callback``.
+
+        Before it is closed: another process may keep the connection open. An application may
+        have closed the number already, and it may be another connection's by now.
+        """
+        if callback is None or self._callbacks.get(fd) is callback:
+            del self._callbacks[fd]
             self._paused.discard(fd)
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed already, which unregisters
 
-    def wait(self, timeout: float) -> list[int]:
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
         """Wait ``timeout`` seconds at most; returns what is readable, for ``call``."""
-        return [fd for fd, _ in self._epoll.poll(timeout, self._EVENTS)]
+        return self._epoll.poll(timeout, self._EVENTS)
 
-    def call(self, fds: list[int]) -> None:
+    def call(self, events: list[tuple[int, int]]) -> None:
         """Make the calls that are due, but for what was removed meanwhile."""
-        for fd in fds:
+        for fd, event in events:
             callback = self._callbacks.get(fd)
             if callback is not None:
-                callback()
+                callback(event & self._ENDED != 0)
 
 
 class LevelPoller:
-    """On whatever ``selectors`` offers (macOS)."""
+    """On whatever ``selectors`` offers (macOS): a busy connection is not registered."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._paused: dict[int, Callback] = {}
 
     def close(self) -> None:
         self._selector.close()
@@ -87,29 +101,33 @@ class LevelPoller:
     def add(self, fd: int, callback: Callback) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
-    def idle(self, fd: int, callback: Callback) -> None:
-        if fd not in self._selector.get_map():
-            self.add(fd, callback)
+    def watch(self, fd: int, callback: Callback) -> None:
+        self.add(fd, callback)
 
     def busy(self, fd: int) -> bool:
         self.remove(fd)
         return False
 
     def pause(self, fd: int) -> None:
-        self.remove(fd)
+        if fd not in self._paused:
+            self._paused[fd] = self._selector.unregister(fd).data
 
-    def remove(self, fd: int) -> None:
-        if fd in self._selector.get_map():
+    def resume(self, fd: int) -> None:
+        if fd in self._paused:
+            self.add(fd, self._paused.pop(fd))
+
+    def remove(self, fd: int, callback: Callback | None = None) -> None:
+        if self._paused.pop(fd, None) is None and fd in self._selector.get_map():
             self._selector.unregister(fd)
 
-    def wait(self, timeout: float) -> list[int]:
-        return [key.fd for key, _ in self._selector.select(timeout)]
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        return [(key.fd, event) for key, event in self._selector.select(timeout)]
 
-    def call(self, fds: list[int]) -> None:
-        for fd in fds:
+    def call(self, events: list[tuple[int, int]]) -> None:
+        for fd, _event in events:
             key = self._selector.get_map().get(fd)
             if key is not None:
-                key.data()
+                key.data(False)
 
 
 Poller = EdgePoller if hasattr(select, "epoll") else LevelPoller
