@@ -63,6 +63,7 @@ class LoopWorker(ThreadWorker):
         keepalive = self.cfg.keepalive
         self._server_names = {sock: sock.getsockname() for sock in self.sockets}
         self._notified = 0.0
+        self._arrived: list[StickyConn] = []
         # When threads last finished something, and the smoothed interval between two requests
         # that they finish: how long a request will wait here.
         self.finished = self.pace = 0.0
@@ -98,6 +99,9 @@ class LoopWorker(ThreadWorker):
         # First what threads gave back, so that a connection whose next request is there is idle.
         self._finish_all()
         self.poller.call(readable)
+        # Last: by now more of these have sent their request, and need not be waited for.
+        while self._arrived:
+            self.arrive(self._arrived.pop())
         now = time.monotonic()
         self.tpool.attend(now)
         if now - self._notified < NOTIFY_INTERVAL:
@@ -136,7 +140,7 @@ class LoopWorker(ThreadWorker):
                 return
             raise
         self.nr_conns += 1
-        self.arrive(StickyConn(self.cfg, sock, client, self._server_names[listener]))
+        self._arrived.append(StickyConn(self.cfg, sock, client, self._server_names[listener]))
 
     def wait_for_request(self, conn: StickyConn) -> None:
         """Wait in the poller for a request, or for the rest of its head."""

@@ -37,7 +37,7 @@ PATIENCE: Final = 0.005
 #: How long kept-alive connections stay open in a stopping worker (gthread in gunicorn 27).
 STOP_TIMEOUT: Final = 2.0
 #: How long the first workers wait for each other: a hung import must not stop its siblings.
-START_TIMEOUT: Final = 2.0
+START_TIMEOUT: Final = 5.0
 START_INTERVAL: Final = 0.01
 SWEEP_INTERVAL: Final = 1.0
 

@@ -1,0 +1,52 @@
+# `make demo` and `make test` need nothing but Python, make and, for the tests, apt.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIND   ?= 127.0.0.1:8000
+# Integration tests mostly wait for other processes: more runners than cores pay.
+JOBS   ?= 4
+ARGS   ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint typing clean
+
+demo: $(VENV)/.demo
+	@echo
+	@echo "The chat is at http://$(BIND)/   (Ctrl-C stops it)"
+	@echo
+	$(BIN)/python -m gunicorn -k gunicorn_cluster_ext.Sticky -w 4 -b $(BIND) \
+	    --chdir examples chat:app
+
+test: system-packages $(VENV)/.test tests/js/node_modules/.package-lock.json
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+typing: $(VENV)/.test
+	$(BIN)/mypy --strict gunicorn_cluster_ext
+
+.PHONY: system-packages
+system-packages:
+	@PYTHON=$(PYTHON) tests/install-system-packages
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make an install happen again only when what it reads has changed.
+$(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[flask,redis]'
+	@touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+tests/js/node_modules/.package-lock.json: tests/js/package.json tests/js/package-lock.json
+	npm ci --prefix tests/js --no-audit --no-fund
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info tests/js/node_modules

@@ -1,0 +1,126 @@
+"""A real gunicorn, as its command line starts it."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from .connection import Address, Answer, Connection
+from .listening import listener_inode, polls
+from .process import Process
+
+TESTS = Path(__file__).parent.parent
+APPS = TESTS / "apps"
+EXAMPLES = TESTS.parent / "examples"
+
+_LISTENING = re.compile(r"Listening at: (\S+)")
+_BOOT_S = 30
+
+
+class Gunicorn(Process):
+    """It chooses its port itself (`-b 127.0.0.1:0`), so no two tests can want the same one.
+
+    `config` becomes the text of a configuration file. The working directory is
+    private; applications are found in tests/apps and in examples.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        app: str,
+        *args: str,
+        config: str | None = None,
+        bind: str | None = "127.0.0.1:0",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        command = [sys.executable, "-m", "gunicorn"]
+        if config is not None:
+            self.config_path = directory / "gunicorn.conf.py"
+            self.config_path.write_text(config)
+            command += ["-c", str(self.config_path)]
+        if bind is not None:
+            command += ["-b", bind]
+        super().__init__(
+            "gunicorn", [*command, *args, app], directory, _environment(directory, env)
+        )
+
+    @property
+    def master_pid(self) -> int:
+        return self.pid
+
+    @property
+    def address(self) -> Address:
+        """Where its first listener listens, as its log says."""
+        found = _LISTENING.search(self.log_text())
+        assert found, self.report("does not say where it listens")
+        first = found.group(1).split(",")[0]
+        if first.startswith("unix:"):
+            return first.removeprefix("unix:")
+        host, port = first.rpartition("/")[2].rsplit(":", 1)
+        return host, int(port)
+
+    @property
+    def port(self) -> int:
+        assert isinstance(self.address, tuple), "it listens on a Unix socket"
+        return self.address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self, timeout: float = 20) -> Connection:
+        return Connection(self.address, timeout)
+
+    def get(self, target: str = "/", **headers: str) -> Answer:
+        """One request on a connection of its own."""
+        with self.connect() as connection:
+            return connection.get(target, connection="close", **headers)
+
+    def worker_pids(self) -> list[int]:
+        workers = psutil.Process(self.pid).children()
+        return sorted(each.pid for each in workers if each.status() != psutil.STATUS_ZOMBIE)
+
+    def wait_listening(self) -> None:
+        self.wait_for(lambda: _LISTENING.search(self.log_text()), _BOOT_S, "a listening gunicorn")
+
+    def wait_answering(self) -> None:
+        self.wait_listening()
+        self.wait_for(self._answers, _BOOT_S, "an answer from gunicorn")
+
+    def wait_serving(self, workers: int) -> None:
+        """Wait until so many workers accept; whoever asks earlier finds one that does all."""
+        self.wait_listening()
+        inode = listener_inode(self.port)
+
+        def all_accept() -> bool:
+            pids = self.worker_pids()
+            return len(pids) == workers and all(polls(pid, inode) for pid in pids)
+
+        self.wait_for(all_accept, _BOOT_S, f"{workers} workers that accept")
+
+    def _answers(self) -> bool:
+        # Until a worker serves, the kernel accepts and nobody answers.
+        try:
+            with self.connect(timeout=_BOOT_S) as connection:
+                return connection.get("/", connection="close").status > 0
+        except OSError:
+            return False
+
+
+def _environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
+    """The test's own environment, less all that configures a gunicorn."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GUNICORN_") and name != "WEB_CONCURRENCY"
+    }
+    private = {
+        # gunicorn keeps its control socket here, by one name for all servers.
+        "XDG_RUNTIME_DIR": str(directory),
+        "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**inherited, **private, **(extra or {})}

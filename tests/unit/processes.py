@@ -1,0 +1,62 @@
+"""Other processes for tests that are about processes: forks, and fresh interpreters."""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+def fork() -> int:
+    """As os.fork(). That pytest-xdist has threads does no harm to the children made here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def spawn(work: Callable[[], Any]) -> int:
+    """Start a forked process that does `work` and ends; returns its pid."""
+    pid = fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What `work` answers in a forked process, as JSON has it."""
+    reader, writer = os.pipe()
+
+    def answer() -> None:
+        with open(writer, "w") as file:
+            json.dump(work(), file)
+
+    pid = spawn(answer)
+    os.close(writer)
+    with open(reader) as file:
+        text = file.read()
+    assert status_of(pid) == 0, "the child failed: see its standard error"
+    return json.loads(text)
+
+
+def status_of(pid: int) -> int:
+    """Wait for a child: its exit status, or the negative of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_fresh_interpreter(code: str) -> str:
+    """What `code` prints in an interpreter that has imported nothing yet."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

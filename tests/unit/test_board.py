@@ -1,0 +1,416 @@
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gunicorn_cluster_ext.board import (
+    LAYOUT,
+    MAGIC,
+    SEATS_PER_SLOT,
+    Board,
+    Row,
+    State,
+    Word,
+    directories,
+    make_directory,
+)
+from gunicorn_cluster_ext.routing import Load
+from tests.unit.processes import in_child, spawn, status_of
+
+GONE, BOOTING, READY, DRAINING, PARKED = State
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board.create(4)
+
+
+def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -> int:
+    """Let a process of `generation` be in `slot`; returns where it sits."""
+    there = slot * SEATS_PER_SLOT + seat
+    board.set(there, Word.GENERATION, generation)
+    board.set(there, Word.STATE, state)
+    return there
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def test_the_header_says_what_this_is() -> None:
+    board = Board.create(4)
+    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, 16, os.getpid(), 0]
+    assert (board.capacity, board.master_pid) == (4, os.getpid())
+    assert len(board.words) == 16 + 2 * 4 * 16
+    assert board.path is None
+
+
+def test_the_magic_is_readable_in_a_dump() -> None:
+    assert MAGIC.to_bytes(8, "big") == b"gunclust"
+
+
+def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
+    cells = [(seat, word) for seat in range(8) for word in Word]
+    for number, (seat, word) in enumerate(cells):
+        board.set(seat, word, number + 1)
+    board.target = 7
+    assert [board.get(seat, word) for seat, word in cells] == list(range(1, len(cells) + 1))
+    assert board.words[board.row(3) + Word.PID] == board.get(3, Word.PID)
+    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, 16, os.getpid(), 7]
+
+
+def test_a_row_has_room_for_every_word() -> None:
+    assert max(Word) < 16
+    assert len(set(Word)) == len(Word)
+
+
+def test_a_seat_is_cleared_for_the_next_process(board: Board) -> None:
+    for word in Word:
+        board.set(5, word, 99)
+    board.clear(5, generation=3, now=12345)
+    words = {word: board.get(5, word) for word in Word}
+    expected = {Word.STATE: BOOTING, Word.GENERATION: 3, Word.STARTED: 12345}
+    assert words == {word: expected.get(word, 0) for word in Word}
+
+
+def test_there_is_no_seat_beyond_the_last(board: Board) -> None:
+    with pytest.raises(IndexError):
+        board.set(8, Word.STATE, READY)
+
+
+# --- the roster -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "serves", "is_there"),
+    [
+        (GONE, False, False),
+        (BOOTING, False, False),
+        (READY, True, True),
+        (DRAINING, False, True),
+        (PARKED, False, False),
+    ],
+)
+def test_who_serves_and_who_is_there(
+    board: Board, state: State, serves: bool, is_there: bool
+) -> None:
+    seat = put(board, 2, 7, state, seat=1)
+    assert board.serving(2) == (seat if serves else None)
+    assert board.process(2, 7) == (seat if is_there else None)
+    assert board.slots() == ([2] if serves else [])
+    assert list(board.loads()) == ([seat] if serves else [])
+
+
+def test_a_board_at_the_start_is_empty(board: Board) -> None:
+    assert board.slots() == []
+    assert board.loads() == {}
+    assert list(board.rows()) == []
+    assert board.process(0, 0) is None, "generation 0 is that of a seat never used"
+
+
+@pytest.mark.parametrize("seat", [0, 1])
+def test_of_two_that_are_ready_the_newest_serves(board: Board, seat: int) -> None:
+    """A successor is ready before its predecessor drains."""
+    old = put(board, 1, 4, READY, seat=1 - seat)
+    new = put(board, 1, 5, READY, seat=seat)
+    assert board.serving(1) == new
+    assert board.process(1, 4) == old
+    assert board.process(1, 5) == new
+    assert board.slots() == [1]
+    assert set(board.loads()) == {old, new}
+
+
+def test_the_predecessor_serves_until_the_successor_is_ready(board: Board) -> None:
+    old = put(board, 1, 4, READY, seat=0)
+    put(board, 1, 5, BOOTING, seat=1)
+    assert board.serving(1) == old
+
+
+def test_a_generation_that_is_not_there_is_nobody(board: Board) -> None:
+    put(board, 1, 4, READY)
+    assert board.process(1, 3) is None
+    assert board.process(1, 5) is None
+    assert board.process(2, 4) is None
+
+
+@pytest.mark.parametrize("slot", [4, 5, 9999, 10**30])
+def test_a_slot_that_is_not_there_is_nobody(board: Board, slot: int) -> None:
+    """Tags come from clients."""
+    assert board.serving(slot) is None
+    assert board.process(slot, 1) is None
+    assert board.process(0, 10**30) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "follows"),
+    [(GONE, False), (BOOTING, True), (READY, True), (DRAINING, False), (PARKED, False)],
+)
+@pytest.mark.parametrize("seat", [0, 1])
+def test_who_succeeds_a_process(board: Board, seat: int, state: State, follows: bool) -> None:
+    old = put(board, 1, 4, DRAINING, seat=seat)
+    new = put(board, 1, 5, state, seat=1 - seat)
+    assert board.successor(old) == (new if follows else None)
+    assert board.successor(new) is None
+
+
+def test_seats_that_nobody_holds_any_more(board: Board) -> None:
+    put(board, 0, 0, GONE)
+    put(board, 1, 4, GONE)
+    put(board, 2, 1, READY)
+    assert list(board.abandoned()) == [2]
+
+
+def test_the_end_of_the_server_is_said_once(board: Board) -> None:
+    assert board.stopping is False
+    board.stopping = True
+    assert board.stopping is True
+    assert board.target == 0
+
+
+def test_loads_of_those_that_serve(board: Board) -> None:
+    seat = put(board, 3, 1, READY)
+    for word, value in ((Word.BUSY, 2), (Word.SESSIONS, 5), (Word.THREADS, 8)):
+        board.set(seat, word, value)
+    assert board.loads() == {seat: Load(busy=2, sessions=5, threads=8)}
+
+
+def test_rows_show_everybody_in_slot_order(board: Board) -> None:
+    put(board, 3, 1, READY)
+    put(board, 1, 2, DRAINING, seat=0)
+    put(board, 1, 3, BOOTING, seat=1)
+    put(board, 0, 9, GONE)
+    rows = list(board.rows())
+    assert [(row.slot, row.seat, row.state) for row in rows] == [
+        (1, 2, DRAINING),
+        (1, 3, BOOTING),
+        (3, 6, READY),
+    ]
+    assert isinstance(rows[0], Row)
+    assert rows[0].words["generation"] == 2
+    assert set(rows[0].words) == {word.name.lower() for word in Word}
+
+
+# --- between processes ------------------------------------------------------------------------
+
+
+def test_what_a_child_writes_its_parent_reads(board: Board) -> None:
+    assert status_of(spawn(lambda: board.set(3, Word.PID, os.getpid()))) == 0
+    assert board.get(3, Word.PID) != 0
+
+
+def test_no_word_is_ever_read_half_written(board: Board) -> None:
+    none, all_bits = 0, 2**64 - 1
+
+    def write() -> None:
+        while True:
+            board.set(0, Word.REQUESTS, all_bits)
+            board.set(0, Word.REQUESTS, none)
+
+    writer = spawn(write)
+    try:
+        words, index = board.words, board.row(0) + Word.REQUESTS
+        seen: set[int] = set()
+        deadline = time.monotonic() + 10
+        while len(seen) < 2 and time.monotonic() < deadline:
+            seen.update(words[index] for _ in range(100_000))
+        assert seen == {none, all_bits}
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        status_of(writer)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_board_in_a_file_is_read_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    board = Board.create(2, path)
+    put(board, 1, 3, READY)
+    board.target = 2
+
+    def read() -> list[object]:
+        attached = Board.attach(path)
+        return [attached.capacity, attached.master_pid, attached.target, attached.slots()]
+
+    assert in_child(read) == [2, os.getpid(), 2, [1]]
+    assert board.path == path
+
+
+def test_a_board_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        Board.create(1, tmp_path / "board")
+    finally:
+        os.umask(mask)
+    assert mode(tmp_path / "board") == 0o600
+
+
+def test_a_board_takes_the_place_of_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        Board.create(1, path)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "target")
+    with pytest.raises(FileExistsError):
+        Board.create(1, path)
+    assert not (tmp_path / "target").exists()
+
+
+def test_an_attached_board_is_for_reading_only(tmp_path: Path) -> None:
+    Board.create(1, tmp_path / "board")
+    attached = Board.attach(tmp_path / "board")
+    with pytest.raises(TypeError):
+        attached.set(0, Word.STATE, READY)
+    with pytest.raises(TypeError):
+        attached.target = 9
+
+
+def words(*values: int, length: int = 48) -> bytes:
+    padded = (*values, *[0] * (length - len(values)))
+    return b"".join(value.to_bytes(8, "little") for value in padded)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"text",
+        b"12345678",
+        b"a text of some length, but of no whole number of words, as most of them are" * 9 + b".",
+        words(0, LAYOUT, 1, 16),
+        words(MAGIC, LAYOUT + 1, 1, 16),
+        words(MAGIC, LAYOUT, 1, 16, length=8),
+        words(MAGIC, LAYOUT, 1, 16, length=47),
+        words(MAGIC, LAYOUT, 1000, 16),
+        words(MAGIC, LAYOUT, 2**64 - 1, 16),
+    ],
+    ids=[
+        "empty",
+        "short text",
+        "a word",
+        "text",
+        "not yet made",
+        "other layout",
+        "half a header",
+        "half a row",
+        "too few rows",
+        "absurd capacity",
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "board"
+    path.write_bytes(content)
+    with pytest.raises(ValueError):
+        Board.attach(path)
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Board.attach(tmp_path / "board")
+    with pytest.raises(OSError):
+        Board.attach(tmp_path)
+
+
+# --- private directories ----------------------------------------------------------------------
+
+#: A user that a server started by root may run its workers as.
+USER = 65534 if os.geteuid() == 0 else os.geteuid()
+GROUP = 65534 if os.geteuid() == 0 else os.getegid()
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    pid = spawn(lambda: None)
+    status_of(pid)
+    return pid
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Directories for a server, the only ones that are tried."""
+    for name in ("runtime", "memory", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(
+        "gunicorn_cluster_ext.board._places",
+        lambda: [str(tmp_path / name) for name in ("runtime", "memory", "temporary")],
+    )
+    yield tmp_path
+
+
+def test_a_directory_is_private(tmp_path: Path) -> None:
+    made = make_directory(str(tmp_path), USER, GROUP)
+    assert made.parent == tmp_path
+    assert made.name.startswith(f"gunicorn-cluster-{os.getpid()}-")
+    assert mode(made) == 0o700
+    assert (made.stat().st_uid, made.stat().st_gid) == (USER, GROUP)
+
+
+def test_two_servers_of_one_process_have_two_directories(tmp_path: Path) -> None:
+    first, second = (make_directory(str(tmp_path), USER, GROUP) for _ in range(2))
+    assert first != second
+    assert set(directories(str(tmp_path))) == {(os.getpid(), first), (os.getpid(), second)}
+
+
+def test_the_first_place_that_can_be_written_is_taken(places: Path) -> None:
+    assert make_directory(None, USER, GROUP).parent == places / "runtime"
+    for path in (places / "runtime").iterdir():
+        path.rmdir()
+    (places / "runtime").rmdir()
+    assert make_directory(None, USER, GROUP).parent == places / "memory"
+
+
+def test_no_place_at_all_is_an_os_error(places: Path) -> None:
+    with pytest.raises(OSError):
+        make_directory(str(places / "absent"), USER, GROUP)
+
+
+def test_servers_are_found_in_all_places(places: Path) -> None:
+    runtime = make_directory(str(places / "runtime"), USER, GROUP)
+    memory = make_directory(str(places / "memory"), USER, GROUP)
+    assert list(directories()) == [(os.getpid(), runtime), (os.getpid(), memory)]
+    assert list(directories(str(places / "memory"))) == [(os.getpid(), memory)]
+    assert list(directories(str(places / "absent"))) == []
+
+
+def test_what_a_dead_server_left_is_removed(tmp_path: Path, dead_pid: int) -> None:
+    left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
+    left.mkdir()
+    (left / "board").write_bytes(b"")
+    made = make_directory(str(tmp_path), USER, GROUP)
+    assert list(tmp_path.iterdir()) == [made]
+
+
+def test_what_a_dead_server_left_to_its_user_is_removed(tmp_path: Path, dead_pid: int) -> None:
+    """Started by root, with gunicorn's setting `user`."""
+    left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
+    left.mkdir()
+    os.chown(left, USER, GROUP)
+    make_directory(str(tmp_path), USER, GROUP)
+    assert not left.exists()
+
+
+def test_nothing_else_is_removed(tmp_path: Path, dead_pid: int) -> None:
+    target = tmp_path / "target"
+    (target / "inner").mkdir(parents=True)
+    kept = [
+        target,
+        tmp_path / f"gunicorn-cluster-{os.getpid()}-abc",
+        tmp_path / f"gunicorn-cluster-{dead_pid}",
+        tmp_path / f"other-gunicorn-cluster-{dead_pid}-abc",
+    ]
+    for path in kept[1:]:
+        path.mkdir()
+    link = tmp_path / f"gunicorn-cluster-{dead_pid}-link"
+    link.symlink_to(target)
+    file = tmp_path / f"gunicorn-cluster-{dead_pid}-file"
+    file.write_text("")
+    make_directory(str(tmp_path), USER, GROUP)
+    assert all(path.exists() for path in [*kept, link, file, target / "inner"])
