@@ -211,10 +211,16 @@ class Board:
         return loads
 
     def abandoned(self) -> Iterator[int]:
-        """The seats that a process has held and none holds now."""
+        """The seats that a process has held and none will soon hold again.
+
+        Where a slot is wanted and nobody serves or boots in it, a replacement is on its way to the
+        seat that was held last.
+        """
         for seat in range(self.capacity * SEATS_PER_SLOT):
             if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
-                yield seat
+                awaited = seat // SEATS_PER_SLOT < self.target
+                if not awaited or self.get(seat ^ 1, Word.STATE) in (State.BOOTING, State.READY):
+                    yield seat
 
     # --- for people ---------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
 
 from gunicorn_cluster_ext.handoff import HandOff
@@ -49,13 +50,24 @@ class _NoSocket:
 _NO_SOCKET: Final = _NoSocket()
 
 
-def accept(listener: Any) -> tuple[Stream, Any]:
-    """The next connection of ``listener`` and its client's address. Raises what accept(2) does."""
-    fd, client = listener._accept()
-    sock = Stream(listener.family, listener.type, listener.proto, fileno=fd)
-    if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
-        socket.socket.setblocking(sock, True)
-    return sock, client
+class Listener:
+    """A listening socket, as the main loop uses it: what it is asked for often is asked once."""
+
+    def __init__(self, sock: Any) -> None:
+        self.fd = sock.fileno()
+        self.address = sock.getsockname()
+        self._accept = sock._accept
+        # Plain ints: the properties make enums of them at each call.
+        self._kind = int(sock.family), int(sock.type), int(sock.proto)
+        sock.setblocking(False)
+
+    def accept(self) -> tuple[Stream, Any]:
+        """The next connection and its client's address. Raises what accept(2) does."""
+        fd, client = self._accept()
+        sock = Stream(*self._kind, fd)
+        if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
+            socket.socket.setblocking(sock, True)
+        return sock, client
 
 
 NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
@@ -91,12 +103,18 @@ class StickyConn(TConn):
     def init(self) -> None:
         """Give gunicorn's parser what the main loop has read. Runs in a worker thread."""
         if not self.initialized:
-            super().init()
-            if self.served and not self.is_http2:
-                self.parser.req_count = self.served
+            self._begin()
         if self.received:
             self.parser.unreader.unread(self.received)
             self.received = b""
+
+    def _begin(self) -> None:
+        if self.received:  # so it is plain HTTP/1, which costs gunicorn some questions to find out
+            self.initialized = True
+            self.parser = RequestParser(self.cfg, self.sock, self.client)
+            self.parser.req_count = self.served
+        else:
+            super().init()
 
     def release(self) -> None:
         """Close the descriptor. The connection ends if no other process has it."""
@@ -117,7 +135,7 @@ class StickyConn(TConn):
     def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
         """The connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
-        sock = Stream(_family(message.server), socket.SOCK_STREAM, 0, fileno=fd)
+        sock = Stream(_family(message.server), _STREAM, 0, fd)
         conn = cls(cfg, sock, message.client, message.server)
         conn.received, conn.served, conn.hops = message.received, message.requests, message.hops
         conn.owned = message.owned
@@ -173,7 +191,14 @@ def _plain(address: Any) -> Any:
     return address.decode("latin-1") if isinstance(address, bytes) else address
 
 
-def _family(server: Any) -> socket.AddressFamily:
+# Plain ints: enums are slow.
+_STREAM: Final = int(socket.SOCK_STREAM)
+_UNIX: Final = int(socket.AF_UNIX)
+_INET: Final = int(socket.AF_INET)
+_INET6: Final = int(socket.AF_INET6)
+
+
+def _family(server: Any) -> int:
     if isinstance(server, str):
-        return socket.AF_UNIX
-    return socket.AF_INET6 if len(server) == 4 else socket.AF_INET
+        return _UNIX
+    return _INET6 if len(server) == 4 else _INET

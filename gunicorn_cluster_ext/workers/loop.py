@@ -17,7 +17,7 @@ from typing import Any, Final
 from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, StickyConn, Waiting, accept
+from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, Listener, StickyConn, Waiting
 from gunicorn_cluster_ext.workers.poller import Poller
 from gunicorn_cluster_ext.workers.pool import Pool
 
@@ -61,7 +61,7 @@ class LoopWorker(ThreadWorker):
     def open_loop(self, head_timeout: float) -> None:
         """Called when the application is loaded; after this ``turn`` works."""
         keepalive = self.cfg.keepalive
-        self._server_names = {sock: sock.getsockname() for sock in self.sockets}
+        self._listeners = [Listener(sock) for sock in self.sockets]
         self._notified = 0.0
         self._arrived: list[StickyConn] = []
         # When threads last finished something, and the smoothed interval between two requests
@@ -125,22 +125,21 @@ class LoopWorker(ThreadWorker):
         if enabled == self._accepting:
             return
         self._accepting = enabled
-        for listener in self.sockets:
+        for listener in self._listeners:
             if enabled:
-                listener.setblocking(False)
-                self.poller.add(listener.fileno(), partial(self.accept, listener))
+                self.poller.add(listener.fd, partial(self.accept, listener))
             else:
-                self.poller.remove(listener.fileno())
+                self.poller.remove(listener.fd)
 
-    def accept(self, listener: Any, _ended: bool = False) -> None:
+    def accept(self, listener: Listener, _ended: bool = False) -> None:
         try:
-            sock, client = accept(listener)
+            sock, client = listener.accept()
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 return
             raise
         self.nr_conns += 1
-        self._arrived.append(StickyConn(self.cfg, sock, client, self._server_names[listener]))
+        self._arrived.append(StickyConn(self.cfg, sock, client, listener.address))
 
     def wait_for_request(self, conn: StickyConn) -> None:
         """Wait in the poller for a request, or for the rest of its head."""

@@ -128,13 +128,17 @@ class Sticky(StickyWorker, LoopWorker):
         deadline, linger = now + self.cfg.graceful_timeout, now + STOP_TIMEOUT
         while now < deadline:
             unbegun = self._unbegun()
-            if not self.cluster.board.stopping:
+            if not self.cluster.board.stopping and self._heir() != self.place.seat:
                 unbegun = [conn for conn in unbegun if not self._leave(conn)]
-            if self.nr_conns == len(unbegun) and (now >= linger or not unbegun):
+            if self.nr_conns == len(unbegun) and (now >= linger or not self._lingers(unbegun)):
                 break
             if not self.turn(0.1):
                 break
             now = time.monotonic()
+
+    def _lingers(self, unbegun: list[StickyConn]) -> bool:
+        """Whether connections are to be kept open although nothing is in progress."""
+        return bool(unbegun) and self.cluster.board.stopping
 
     def _leave(self, conn: StickyConn) -> bool:
         """Hand on a connection that has no request in progress. A TLS session cannot be."""
