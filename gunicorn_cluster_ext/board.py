@@ -104,7 +104,7 @@ class Board:
 
         Called in the arbiter, before the first fork. Raises OSError when the file cannot be made.
         """
-        size = (_HEADER + capacity * SEATS_PER_SLOT * _ROW) * _WORD
+        size = _size(capacity)
         memory = mmap.mmap(-1, size) if path is None else _map_new_file(path, size)
         words = memoryview(memory).cast("Q")
         words[1], words[2], words[3], words[4] = LAYOUT, capacity, _ROW, os.getpid()
@@ -117,8 +117,7 @@ class Board:
         """Another server's board, to read. Raises OSError, or ValueError if it is none of ours."""
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        words = memoryview(memory).cast("Q")
-        if len(words) < _HEADER or words[0] != MAGIC or words[1] != LAYOUT:
+        if not _is_board(memory):
             raise ValueError(f"{path} is no board of this version")
         return cls(memory, path)
 
@@ -233,6 +232,17 @@ class Board:
                 yield Row(seat // SEATS_PER_SLOT, seat, state, words)
 
 
+def _is_board(memory: mmap.mmap) -> bool:
+    if len(memory) < _HEADER * _WORD or len(memory) % _WORD:
+        return False
+    words = memoryview(memory).cast("Q")
+    return words[0] == MAGIC and words[1] == LAYOUT and len(memory) == _size(words[2])
+
+
+def _size(capacity: int) -> int:
+    return (_HEADER + capacity * SEATS_PER_SLOT * _ROW) * _WORD
+
+
 def _map_new_file(path: Path, size: int) -> mmap.mmap:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -255,7 +265,7 @@ def make_directory(base: str | None, uid: int, gid: int) -> Path:
     error: OSError = OSError("no directory to try")
     for candidate in [base] if base else _places():
         try:
-            _remove_stale(Path(candidate))
+            _remove_stale(Path(candidate), {os.geteuid(), uid})
             made = tempfile.mkdtemp(prefix=f"gunicorn-cluster-{os.getpid()}-", dir=candidate)
         except OSError as failed:
             error = failed
@@ -282,9 +292,9 @@ def directories(base: str | None = None) -> Iterator[tuple[int, Path]]:
                     yield int(match[1]), path
 
 
-def _remove_stale(base: Path) -> None:
+def _remove_stale(base: Path, users: set[int]) -> None:
     for pid, path in directories(str(base)):
-        if path.lstat().st_uid == os.geteuid() and not _is_alive(pid):
+        if path.lstat().st_uid in users and not _is_alive(pid):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -58,7 +58,9 @@ def is_answerable(cfg: Any, data: bytes, client: Any, requests: int) -> bool:
 
     It is asked instead of imitated. Otherwise it would wait for more, and occupy a thread.
     """
-    parser = get_parser(cfg, iter([data]), client)
+    # In two pieces, because some limits are looked at only when more has come.
+    pieces = [piece for piece in (data[:-1], data[-1:]) if piece]
+    parser = get_parser(cfg, iter(pieces), client)
     parser.req_count = requests
     try:
         next(parser)

@@ -77,47 +77,68 @@ class Head:
         return values
 
     def header(self, name: bytes) -> bytes | None:
-        """The header ``name`` (lower case), repeated ones joined by a comma as WSGI has it."""
+        """The header ``name`` (lower case), repeated ones joined by a comma as WSGI has it.
+
+        WSGI makes one name of "-" and "_". What gunicorn does with the latter is a setting
+        (``header_map``), so a head that has both spellings gives None, and so does "_" in
+        ``name``.
+        """
         values = self.header_lines(name)
-        return b",".join(values) if values else None
+        if not values or _is_ambiguous(name, self._raw):
+            return None
+        return b",".join(values)
 
     def cookie(self, name: bytes) -> bytes | None:
         """The cookie ``name``; None when it comes twice with different values."""
         if self._cookie_line is None:
             lines = self.header_lines(b"cookie")
             self._cookie_line = lines[0] if lines and len(lines) == 1 else b""
-        if name not in self._cookie_line:
-            return None
-        return _only(_cookie_pattern(name).findall(self._cookie_line))
+        return find_cookie(self._cookie_line, name)
 
     def query(self, name: bytes) -> bytes | None:
         """The query parameter ``name``, undecoded; None when it comes twice and differs."""
         if name not in self.query_string:
             return None
-        return _only(_query_pattern(name).findall(self.query_string))
+        pairs = [pair.partition(b"=") for pair in self.query_string.split(b"&")]
+        if any(b"%" in key and decode(key) == name for key, _, _ in pairs):
+            return None  # spelt in a way that is read in more than one
+        return _only([value for key, _, value in pairs if key == name])
+
+
+def find_cookie(line: bytes, name: bytes) -> bytes | None:
+    """The cookie ``name`` in a ``Cookie`` header; None when it comes twice and differs."""
+    if name not in line:
+        return None
+    pairs = [pair.partition(b"=") for pair in line.split(b";")]
+    return _only(
+        [value.strip(_OWS) for key, equals, value in pairs if equals and key.strip(_OWS) == name]
+    )
 
 
 def _only(values: list[bytes]) -> bytes | None:
-    if not values:
+    if not values or (len(values) > 1 and any(value != values[0] for value in values)):
         return None
-    first = values[0].strip(_OWS)
-    if len(values) > 1 and any(value.strip(_OWS) != first for value in values):
-        return None
-    return first
+    return values[0]
+
+
+def _is_ambiguous(name: bytes, raw: bytes) -> bool:
+    if b"_" in name:
+        return True
+    if b"-" not in name or b"_" not in raw:
+        return False
+    return any(found.lower() != name for found in _spellings(name).findall(raw))
 
 
 @functools.lru_cache(maxsize=64)
-def _cookie_pattern(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:^|;)[ \t]*" + re.escape(name) + rb"=([^;]*)")
-
-
-@functools.lru_cache(maxsize=64)
-def _query_pattern(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:^|&)" + re.escape(name) + rb"=([^&]*)")
+def _spellings(name: bytes) -> re.Pattern[bytes]:
+    spelt = re.escape(name).replace(rb"\-", rb"[-_]")
+    return re.compile(rb"\r\n(" + spelt + rb")[ \t]*:", re.IGNORECASE)
 
 
 def decode(value: bytes) -> bytes:
     """A query parameter's value without its escapes, so that each spelling is one key."""
+    if b"%" not in value and b"+" not in value:
+        return value
     return unquote_to_bytes(value.replace(b"+", b" "))
 
 
@@ -190,4 +211,10 @@ def _scan_v2(data: bytes) -> Proxied | Partial:
         return Proxied(length, None)
     if length < 16 + 2 * size:
         return OPAQUE
-    return Proxied(length, str(ipaddress.ip_address(data[16 : 16 + size])))
+    return Proxied(length, _spell(ipaddress.ip_address(data[16 : 16 + size])))
+
+
+def _spell(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """As inet_ntop(3) does, and so gunicorn."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(address) if mapped is None else f"::ffff:{mapped}"

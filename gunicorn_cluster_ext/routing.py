@@ -190,7 +190,7 @@ def check_rule(words: str) -> None:
     if kind == "path":
         try:
             re.compile(rest.encode("latin-1"))
-        except (re.error, UnicodeEncodeError) as error:
+        except (re.error, OverflowError, UnicodeEncodeError) as error:
             raise ValueError(f"{words!r}: {rest!r} is not a regular expression: {error}") from None
     if not rest or (kind != "path" and not _TOKEN.fullmatch(rest)):
         raise ValueError(f"{words!r} names no {kind}")

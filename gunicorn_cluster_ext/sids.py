@@ -46,31 +46,39 @@ def _patch(module: ModuleType, *, slot: int, generation: int, begun: Callable[[]
 
 
 class _Watch(MetaPathFinder):
-    """Finds nothing itself; tells when the module has been executed."""
+    """Finds nothing itself; tells when the module has been executed, and then goes."""
 
     def __init__(self, patch: Callable[[ModuleType], None]) -> None:
         self._patch = patch
+        self._is_asking = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _MODULE:
+        if name != _MODULE or self._is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._is_asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._is_asking = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader, self._patch)
+            spec.loader = _TellingLoader(spec.loader, self._executed)
         return spec
 
+    def _executed(self, module: ModuleType) -> None:
+        sys.meta_path.remove(self)
+        self._patch(module)
 
-class _PatchingLoader(Loader):
-    def __init__(self, loader: Loader, patch: Callable[[ModuleType], None]) -> None:
+
+class _TellingLoader(Loader):
+    def __init__(self, loader: Loader, tell: Callable[[ModuleType], None]) -> None:
         self._loader = loader
-        self._patch = patch
+        self._tell = tell
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._patch(module)
+        self._tell(module)

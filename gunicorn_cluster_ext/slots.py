@@ -34,12 +34,17 @@ class _Slot:
     last_seat: int = 0
     seats: dict[int, int] = field(default_factory=dict)  # seat (0 or 1) -> process
     holder: int | None = None
+    outdated: bool = False  # the holder is to be succeeded when there is a seat
 
     def free_seat(self) -> int | None:
         for seat in (self.last_seat, 1 - self.last_seat):
             if seat not in self.seats:
                 return seat
         return None
+
+    def give_way(self) -> None:
+        if self.outdated and self.free_seat() is not None:
+            self.holder, self.outdated = None, False
 
 
 class SlotTable:
@@ -89,10 +94,10 @@ class SlotTable:
             self._slots[place.slot].holder = None
 
     def retire_all(self) -> None:
-        """Every process is to be succeeded by a new one, where there is a seat for that."""
+        """Every process is to be succeeded by a new one, as soon as there is a seat for that."""
         for slot in self._slots:
-            if slot.free_seat() is not None:
-                slot.holder = None
+            slot.outdated = True
+            slot.give_way()
 
     def crowding(self) -> list[int]:
         """The processes that finish in slots where no seat is left for a successor."""
@@ -105,7 +110,9 @@ class SlotTable:
         if place is not None:
             self.retire(process)
             del self._places[process]
-            del self._slots[place.slot].seats[place.seat % SEATS_PER_SLOT]
+            slot = self._slots[place.slot]
+            del slot.seats[place.seat % SEATS_PER_SLOT]
+            slot.give_way()
         return place
 
     def holders(self) -> Iterator[int]:

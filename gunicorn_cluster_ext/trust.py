@@ -41,12 +41,11 @@ class Trust:
         if head.client and head.client not in self:
             return head.client.encode()
         forwarded = head.header(b"x-forwarded-for")
-        if forwarded is None:
-            return head.client.encode() or None
-        return self._behind(forwarded.decode("latin-1").split(",")).encode()
+        hops = forwarded.decode("latin-1").split(",") if forwarded else []
+        addresses = [hop.strip() for hop in hops if hop.strip()]
+        return (self._behind(addresses) if addresses else head.client).encode() or None
 
-    def _behind(self, hops: list[str]) -> str:
-        addresses = [hop.strip() for hop in hops]
+    def _behind(self, addresses: list[str]) -> str:
         for address in reversed(addresses):
             if address not in self:
                 return address

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from gunicorn_cluster_ext.head import find_cookie
 from gunicorn_cluster_ext.tags import parse_slot_tag, slot_tag
 
 WORKER_ID = "gunicorn_cluster.worker_id"
@@ -37,6 +38,7 @@ class Tagged:
         self._slot = slot
         self._cookie = cookie
         self._serving = serving
+        self._name = (cookie or "").encode()
         self._ours = f"{cookie}={slot_tag(slot)}"
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -52,13 +54,9 @@ class Tagged:
         decision) a sibling."""
         if header == self._ours:
             return True
-        for pair in header.split(";"):
-            name, _, value = pair.strip(" \t").partition("=")
-            if name == self._cookie:
-                slot = parse_slot_tag(value.encode("latin-1"))
-                if slot is not None and self._serving(slot) is not None:
-                    return True
-        return False
+        value = find_cookie(header.encode("latin-1"), self._name)
+        slot = parse_slot_tag(value) if value is not None else None
+        return slot is not None and self._serving(slot) is not None
 
     def _setting(self, scheme: str, start_response: Any) -> Any:
         secure = "; Secure" if scheme == "https" else ""

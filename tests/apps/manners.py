@@ -5,6 +5,7 @@ Other paths are those of echo.
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -69,6 +70,26 @@ def flags(environ: Environ, start_response: Start) -> list[bytes]:
     return plain(start_response, repr([environ[name] for name in names]).encode())
 
 
+def together(environ: Environ, start_response: Start) -> list[bytes]:
+    """Answers when four requests are in this process at the same time."""
+    try:
+        _FOUR.wait(20)
+    except threading.BrokenBarrierError:
+        return plain(start_response, b"alone", "500 Alone")
+    return plain(start_response, b"together")
+
+
+_FOUR = threading.Barrier(4)
+
+
+def taking(environ: Environ, start_response: Start) -> list[bytes]:
+    """Answers by itself, on a socket that gunicorn is left without."""
+    fd = environ["gunicorn.socket"].detach()
+    os.write(fd, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\ntaken")
+    os.close(fd)
+    raise StopIteration
+
+
 def websocket(environ: Environ, start_response: Start) -> Iterable[bytes]:
     """Says who it is, then echoes."""
     connection = simple_websocket.Server(environ)
@@ -92,6 +113,8 @@ HANDLERS: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/file-like": file_like,
     "/first-byte": first_byte,
     "/flags": flags,
+    "/together": together,
+    "/take": taking,
     "/websocket": websocket,
 }
 

@@ -117,19 +117,19 @@ ANSWERED = {
     "the HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
     "HTTP/2 by upgrade": b"GET / HTTP/1.1\r\nConnection: close\r\nConnection: Upgrade\r\n"
     b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
-    "NUL in the line": b"GET /\x00 HTTP/1.1\r\n\r\n",
-    "NUL in a header": b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n",
-    "NUL in a name": b"GET / HTTP/1.1\r\nX\x00: 1\r\n\r\n",
-    "NUL in the cookie": b"GET / HTTP/1.1\r\nCookie: gunicorn_worker=\x001\r\n\r\n",
+    "NUL in the line": b"GET /\x00 HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "NUL in a header": b"GET / HTTP/1.1\r\nConnection: close\r\nX: \x00\r\n\r\n",
+    "NUL in a name": b"GET / HTTP/1.1\r\nConnection: close\r\nX\x00: 1\r\n\r\n",
+    "NUL in the cookie": b"GET / HTTP/1.1\r\nConnection: close\r\nCookie: gunicorn_worker=\x001\r\n\r\n",
     "NULs": bytes(2_000) + b"\r\n\r\n",
     "bare line feeds": b"GET / HTTP/1.1\nHost: x\n\n" + b"\r\n\r\n",
-    "a bare line feed in a header": b"GET / HTTP/1.1\r\nX: 1\nCookie: gunicorn_worker=1\r\n\r\n",
-    "a bare carriage return": b"GET / HTTP/1.1\r\nX: 1\rCookie: gunicorn_worker=1\r\n\r\n",
-    "a folded header": b"GET / HTTP/1.1\r\nCookie: a=1;\r\n gunicorn_worker=1\r\n\r\n",
-    "a space before a colon": b"GET / HTTP/1.1\r\nCookie : gunicorn_worker=1\r\n\r\n",
-    "no colon": b"GET / HTTP/1.1\r\nCookie gunicorn_worker=1\r\n\r\n",
-    "an empty name": b"GET / HTTP/1.1\r\n: gunicorn_worker=1\r\n\r\n",
-    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "a bare line feed in a header": b"GET / HTTP/1.1\r\nConnection: close\r\nX: 1\nCookie: gunicorn_worker=1\r\n\r\n",
+    "a bare carriage return": b"GET / HTTP/1.1\r\nConnection: close\r\nX: 1\rCookie: gunicorn_worker=1\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nConnection: close\r\nCookie: a=1;\r\n gunicorn_worker=1\r\n\r\n",
+    "a space before a colon": b"GET / HTTP/1.1\r\nConnection: close\r\nCookie : gunicorn_worker=1\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nConnection: close\r\nCookie gunicorn_worker=1\r\n\r\n",
+    "an empty name": b"GET / HTTP/1.1\r\nConnection: close\r\n: gunicorn_worker=1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nHost: b\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     "a negative length": b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     "a length of letters": b"POST / HTTP/1.1\r\nContent-Length: ten\r\n\r\n",
@@ -139,7 +139,7 @@ ANSWERED = {
     "an unknown coding": b"POST / HTTP/1.1\r\nTransfer-Encoding: magic\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a request behind garbage": b"\x00\r\n\r\n" + GET,
-    "garbage behind a request": GET.replace(CLOSE, b"") + b"\x00\x01\x02\r\n\r\n",
+    "garbage behind the last request": GET + b"\x00\x01\x02\r\n\r\n",
     "an empty line first": b"\r\n" + GET,
     "a PROXY header unasked": b"PROXY TCP4 203.0.113.7 198.51.100.9 4321 80\r\n" + GET,
     "a fragment": b"GET /#?sid=a.1.1 HTTP/1.1\r\n" + CLOSE + b"\r\n",
@@ -167,6 +167,11 @@ def test_the_answer_is_gunicorns_own(stock: Gunicorn, sticky: Gunicorn, name: st
     assert expected[-1] == "closed"
     for _ in range(3):  # whichever worker gets it
         assert reaction(sticky, ANSWERED[name]) == expected
+
+
+def test_garbage_behind_a_request(sticky: Gunicorn) -> None:
+    data = GET.replace(CLOSE, b"") + b"\x00\x01\x02\r\n\r\n"
+    assert reaction(sticky, data) == [200, 400, "closed"]
 
 
 @pytest.mark.parametrize("name", [*ANSWERED, *UNENDING])

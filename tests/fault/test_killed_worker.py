@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import StartGunicorn
@@ -91,6 +92,26 @@ def test_what_is_queued_for_a_killed_worker_is_served_by_its_replacement(
         # The connections are good for more.
         for connection in connections:
             assert connection.request("GET", "/", cookie(1)).json()["pid"] == after[1]
+
+
+def test_several_killed_at_once(gunicorn: StartGunicorn, stopped: Callable[[int], None]) -> None:
+    """Their replacements come one after the other; nobody else takes what waits for them."""
+    server = gunicorn("whoami:app", "-w", "4", *ARGS, wait=False)
+    view = View(server)
+    before = view.wait_slots(4)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(only_from(server, 0)) for _ in range(12)]
+        handed = view.total("handed_out")
+        for slot in (1, 2, 3):
+            stopped(before[slot])
+        for number, connection in enumerate(connections):
+            connection.send(request_bytes("GET", "/", cookie(number % 3 + 1)))
+        view.wait_total("handed_out", handed + len(connections))
+        for slot in (1, 2, 3):
+            os.kill(before[slot], signal.SIGKILL)
+        answers = [connection.answer().json()["worker"] for connection in connections]
+        assert answers == [number % 3 + 1 for number in range(len(connections))]
+    view.wait_slots(4)
 
 
 @dataclass
@@ -505,3 +526,32 @@ def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(gunicorn: Star
         wait_until(lambda: view.generations().get(1) == 2, PATIENCE_S, "a new worker 1")
         for connection in idle:
             assert connection.get("/").status == 200
+
+
+def test_a_lonely_worker_leaves_its_idle_connections_to_its_replacement(
+    gunicorn: StartGunicorn,
+) -> None:
+    """Nobody else is there to take them while it finishes, and waiting costs no processor time."""
+    server = gunicorn("whoami:app", "-w", "1", *ARGS, wait=False)
+    view = View(server)
+    pid = view.wait_slots(1)[0]
+    with server.connect(timeout=60) as slow, ExitStack() as stack:
+        idle = [stack.enter_context(only_from(server, 0)) for _ in range(5)]
+        slow.send(request_bytes("GET", "/?sleep=3"))
+        wait_until(lambda: view.total("busy") == 1, PATIENCE_S, "a request in progress")
+        process, begun = psutil.Process(pid), time.monotonic()
+        used = process.cpu_times()
+        os.kill(pid, signal.SIGTERM)
+        assert readable(slow, 60)
+        taken = [sum(times[:2]) for times in (process.cpu_times(), used)]
+        assert taken[0] - taken[1] < 0.3 * (time.monotonic() - begun)
+        assert slow.answer().json()["pid"] == pid
+        for connection in idle:
+            answer = connection.get("/")
+            assert (answer.status, answer.json()["worker"]) == (200, 0)
+    assert view.wait_slots(1, generation=2)[0] != pid
+
+
+def readable(connection: Connection, seconds: float) -> bool:
+    ready, _, _ = select.select([connection.socket], [], [], seconds)
+    return bool(ready)

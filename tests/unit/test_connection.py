@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.compat import take_buffered
 from gunicorn_cluster_ext.handoff import HandOff, Inboxes
-from gunicorn_cluster_ext.workers.connection import StickyConn, Stream, Waiting, accept
+from gunicorn_cluster_ext.workers.connection import Listener, StickyConn, Stream, Waiting
 from tests.unit.reference import config
 
 CFG = config()
@@ -186,7 +186,7 @@ def listener() -> Iterator[socket.socket]:
 def test_a_connection_is_accepted(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()) as theirs:
         theirs.settimeout(10)
-        accepted, client = accept(listener)
+        accepted, client = Listener(listener).accept()
         with stream_of(accepted) as sock:
             assert isinstance(accepted, Stream)
             assert client == theirs.getsockname()
@@ -199,7 +199,7 @@ def test_a_connection_is_accepted(listener: socket.socket) -> None:
 
 def test_without_a_connection_nothing_is_accepted(listener: socket.socket) -> None:
     with pytest.raises(BlockingIOError):
-        accept(listener)
+        Listener(listener).accept()
 
 
 def test_a_thread_that_reads_waits_for_data(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -231,7 +231,7 @@ def test_a_timeout_that_is_set_holds(pair: tuple[socket.socket, socket.socket]) 
 
 def test_a_reset_is_noticed(listener: socket.socket) -> None:
     theirs = socket.create_connection(listener.getsockname())
-    sock, _ = accept(listener)
+    sock, _ = Listener(listener).accept()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
     with released(StickyConn(CFG, sock, CLIENT, SERVER)), pytest.raises(ConnectionResetError):

@@ -139,17 +139,18 @@ def test_records_say_which_worker_wrote_them() -> None:
 
 
 def test_a_users_record_factory_is_kept() -> None:
-    class Record(logging.LogRecord):
-        pass
-
-    def arbiter() -> Any:
-        logging.setLogRecordFactory(Record)
-        identity.watch()
-        record = logging.makeLogRecord({})
-        return [isinstance(record, Record), getattr(record, "worker_id", None)]
-
-    # Not as_arbiter: the user's factory is there first.
-    assert in_child(arbiter) == [True, "-"]
+    """One that was set before ours."""
+    code = (
+        "import logging\n"
+        "class Record(logging.LogRecord):\n"
+        "    pass\n"
+        "logging.setLogRecordFactory(Record)\n"
+        "from gunicorn_cluster_ext import identity\n"
+        "identity.watch()\n"
+        "record = logging.makeLogRecord({})\n"
+        "print(type(record).__name__, record.worker_id)"
+    )
+    assert in_fresh_interpreter(code) == "Record -"
 
 
 # --- lines ------------------------------------------------------------------------------------
