@@ -16,7 +16,6 @@ look; where none can be made it is anonymous.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import mmap
 import os
@@ -285,11 +284,10 @@ def _places() -> list[str]:
 def directories(base: str | None = None) -> Iterator[tuple[int, Path]]:
     """The private directories of servers, with their masters' pids."""
     for place in [base] if base else _places():
-        with contextlib.suppress(OSError):
-            for path in Path(place).iterdir():
-                match = _DIRECTORY.fullmatch(path.name)
-                if match and path.is_dir() and not path.is_symlink():
-                    yield int(match[1]), path
+        for path in Path(place).glob("gunicorn-cluster-*"):
+            match = _DIRECTORY.fullmatch(path.name)
+            if match and path.is_dir() and not path.is_symlink():
+                yield int(match[1]), path
 
 
 def _remove_stale(base: Path, users: set[int]) -> None:

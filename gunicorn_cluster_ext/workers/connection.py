@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -116,6 +119,13 @@ class StickyConn(TConn):
         else:
             super().init()
 
+    def is_delivered(self) -> bool:
+        """Whether the client's kernel has all that was sent, as far as ours can tell."""
+        if sys.platform != "linux":
+            return False
+        unsent = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * _INT.size)
+        return bool(_INT.unpack(unsent)[0] == 0)
+
     def release(self) -> None:
         """Close the descriptor. The connection ends if no other process has it."""
         try:
@@ -191,6 +201,7 @@ def _plain(address: Any) -> Any:
     return address.decode("latin-1") if isinstance(address, bytes) else address
 
 
+_INT: Final = struct.Struct("i")
 # Plain ints: enums are slow.
 _STREAM: Final = int(socket.SOCK_STREAM)
 _UNIX: Final = int(socket.AF_UNIX)

@@ -226,7 +226,20 @@ class LoopWorker(ThreadWorker):
         if keep:
             conn.received = compat.take_buffered(conn.parser)
             self.kept(conn)
-        elif compat.is_spent(conn.parser):
+        else:
+            self._part(conn)
+
+    def _part(self, conn: StickyConn) -> None:
+        """Close after an answer.
+
+        At once if the client will send no more and has all of the answer: should it send more all
+        the same, the kernel resets the connection, and what it has not delivered is lost.
+        """
+        try:
+            is_over = compat.is_spent(conn.parser) and conn.is_delivered()
+        except OSError:  # the application has closed it
+            is_over = True
+        if is_over:
             self.drop(conn)
         else:
             self._linger(conn)
