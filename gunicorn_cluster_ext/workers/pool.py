@@ -80,6 +80,12 @@ class Pool(Generic[T]):
             self.busy -= 1
             yield item
 
+    def give_back(self, items: list[T]) -> None:
+        """Undo ``take_back`` of ``items``: they are the next that threads take."""
+        self.busy += len(items)
+        with self._lock:
+            self._queue.extendleft(reversed(items))
+
     def attend(self, now: float) -> None:
         """Wake more threads if those that are awake have taken nothing for long.
 

@@ -13,6 +13,7 @@ afterwards. (Peeking would leave them in the kernel for a second read, would nee
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Any, Final
 
 from gunicorn_cluster_ext import compat
@@ -119,8 +120,8 @@ class Sticky(StickyWorker, LoopWorker):
     def _drain(self) -> None:
         """Finish what was begun; leave idle connections to whom goes on.
 
-        When the whole server stops nobody does. Then they stay open for a while, as in gunicorn 27,
-        for requests that are on their way.
+        When the whole server stops nobody does, and TLS sessions cannot be left to anybody. Those
+        stay open for a while, as in gunicorn 27, for requests that are on their way.
         """
         self.set_accept_enabled(False)
         self.cluster.board.set(self.place.seat, Word.STATE, State.DRAINING)
@@ -138,10 +139,10 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _lingers(self, unbegun: list[StickyConn]) -> bool:
         """Whether connections are to be kept open although nothing is in progress."""
-        return bool(unbegun) and self.cluster.board.stopping
+        return bool(unbegun) and (self.cluster.board.stopping or bool(self.cfg.is_ssl))
 
     def _leave(self, conn: StickyConn) -> bool:
-        """Hand on a connection that has no request in progress. A TLS session cannot be."""
+        """Hand on a connection that has no request in progress."""
         return not self.cfg.is_ssl and self._hand_over(conn, self._heir())
 
     def _heir(self) -> int:
@@ -331,10 +332,15 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _relieve(self) -> None:
         """Hand what waits for a thread here, and is anybody's, to workers with free threads."""
-        for conn in list(self.tpool.take_back()):
-            seat = lightest(self.cluster.board.loads(), self.place.seat, strictly=False)
-            if conn.owned or seat == self.place.seat or not self._hand_over(conn, seat):
-                self._serve_here(conn)
+        board, me = self.cluster.board, self.place.seat
+        loads = board.loads()
+        room = sum(load.threads - load.busy for load in loads.values() if load.busy < load.threads)
+        stay: list[StickyConn] = []
+        for conn in islice(self.tpool.take_back(), room):
+            seat = lightest(board.loads(), me, strictly=False)
+            if conn.owned or seat == me or not self._hand_over(conn, seat):
+                stay.append(conn)
+        self.tpool.give_back(stay)
 
     def _block(self, conn: StickyConn) -> None:
         """Only one process can serve the request, and its inbox is full: try again soon."""
