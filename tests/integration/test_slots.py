@@ -231,3 +231,65 @@ def test_the_private_directory_is_private_and_goes(gunicorn: StartGunicorn) -> N
     assert (made / "board").stat().st_mode & 0o777 == 0o600
     server.stop()
     assert not made.exists()
+
+
+def test_what_a_killed_server_left_behind_is_removed(
+    gunicorn: StartGunicorn, new_directory: Callable[[], Path]
+) -> None:
+    config = f"cluster_dir = {str(new_directory())!r}\n"
+    first = gunicorn("whoami:app", "-k", STICKY, config=config)
+    base = first.config_path.read_text().split("'")[1]
+    first.kill()
+    (left,) = Path(base).iterdir()
+    second = gunicorn("whoami:app", "-k", STICKY, config=config)
+    (made,) = Path(base).iterdir()
+    assert made != left and str(second.pid) in made.name
+
+
+def has_ended(pid: int) -> bool:
+    """Also when nobody has waited for it, as for orphans in a container without an init."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_workers_end_when_their_server_is_killed(gunicorn: StartGunicorn) -> None:
+    server = gunicorn("whoami:app", "-k", STICKY, "-w", "3", "--keep-alive", "60")
+    pids = View(server).wait_slots(3)
+    with server.connect() as idle:
+        assert idle.get("/", cookie="gunicorn_worker=1").status == 200
+        os.kill(server.pid, signal.SIGKILL)
+        for pid in pids.values():
+            wait_until(lambda pid=pid: has_ended(pid), PATIENCE_S, f"the end of {pid}")
+        assert idle.closed_by_peer()
+
+
+def test_usr2(gunicorn: StartGunicorn) -> None:
+    """A second server takes over the listener; it has slots and inboxes of its own."""
+    server = gunicorn("whoami:app", "-k", STICKY, "-w", "2", "--pid", "server.pid")
+    old = View(server).wait_slots(2)
+    server.signal(signal.SIGUSR2)
+    second = server.directory / "server.pid.2"
+    wait_until(lambda: second.exists() and second.read_text().strip(), PATIENCE_S, "a second one")
+    master = int(second.read_text())
+    view = View(server, master)
+    new = view.wait_slots(2)
+    # Both serve, and each keeps to its own workers.
+    for _ in range(8):
+        with server.connect() as connection:
+            pids = [
+                connection.get("/", cookie=f"gunicorn_worker={slot}").json()["pid"]
+                for slot in (0, 1, 0, 1)
+            ]
+        assert pids in ([old[0], old[1]] * 2, [new[0], new[1]] * 2)
+    server.signal(signal.SIGTERM)
+    server.wait_exit(PATIENCE_S)
+    try:
+        assert view.pids() == new
+        for slot in (0, 1):
+            assert worker_of(server, slot)["pid"] == new[slot]
+    finally:
+        os.kill(master, signal.SIGTERM)
+    wait_until(lambda: has_ended(master), PATIENCE_S, "its end")
+    assert not list(server.directory.glob("gunicorn-cluster-*"))

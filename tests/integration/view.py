@@ -1,5 +1,7 @@
 """What the workers of a server publish, read from its board as other processes read it."""
 
+from pathlib import Path
+
 import psutil
 
 from gunicorn_cluster_ext.board import Board, Row, State, directories
@@ -12,23 +14,28 @@ STICKY = "gunicorn_cluster_ext.Sticky"
 
 
 class View:
-    """The board of a running server. Its directory is where the harness wants it."""
+    """The board of a running server. Its directory is where the harness wants it.
 
-    def __init__(self, server: Gunicorn) -> None:
+    `master` is the server's pid where that is not the process that was started (USR2).
+    """
+
+    def __init__(self, server: Gunicorn, master: int | None = None) -> None:
         self._server = server
+        self._master = master or server.master_pid
         server.wait_for(self._directories, PATIENCE_S, "a directory with a board")
         self._board = wait_until(self._attach, PATIENCE_S, "a board")
 
-    def _directories(self) -> list[object]:
-        return [path for _, path in directories(str(self._server.directory))]
+    def _directories(self) -> list[Path]:
+        base = str(self._server.directory)
+        return [path for pid, path in directories(base) if pid == self._master]
 
     def _attach(self) -> Board | None:
-        for pid, path in directories(str(self._server.directory)):
+        for path in self._directories():
             try:
                 board = Board.attach(path / "board")
             except (OSError, ValueError):  # it is being written
                 continue
-            assert pid == board.master_pid == self._server.master_pid
+            assert board.master_pid == self._master
             return board
         return None
 
@@ -81,7 +88,8 @@ class View:
 
     def _children(self) -> list[int]:
         try:
-            return self._server.worker_pids()
+            children = psutil.Process(self._master).children()
+            return sorted(c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:  # one ended while it was asked for its state
             return []
 
