@@ -29,6 +29,8 @@ FIRST_BYTE_TIMEOUT: Final = 5.0
 #: How long a connection lingers that we have closed (util.close_graceful in gunicorn 26 on).
 LINGER_TIMEOUT: Final = 2.0
 NOTIFY_INTERVAL: Final = 0.25
+#: How long nothing is accepted when there are too many open files.
+PAUSE: Final = 0.5
 #: A plain int: the socket module's flags are enums, and slow.
 DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 
@@ -64,6 +66,7 @@ class LoopWorker(ThreadWorker):
         self._listeners = [Listener(sock) for sock in self.sockets]
         self._notified = 0.0
         self._arrived: list[StickyConn] = []
+        self._accept_after = 0.0
         # When threads last finished something, and the smoothed interval between two requests
         # that they finish: how long a request will wait here.
         self.finished = self.pace = 0.0
@@ -135,11 +138,23 @@ class LoopWorker(ThreadWorker):
         try:
             sock, client = listener.accept()
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
-                return
-            raise
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._pause_accept()
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                raise
+            return
         self.nr_conns += 1
         self._arrived.append(StickyConn(self.cfg, sock, client, listener.address))
+
+    def _pause_accept(self) -> None:
+        """The process has no file descriptor left. Clients wait in the kernel, or for a sibling."""
+        self.log.error("Too many open files: accepting nothing for %s s. Raise ulimit -n.", PAUSE)
+        self.set_accept_enabled(False)
+        self._accept_after = time.monotonic() + PAUSE
+
+    def may_accept(self) -> bool:
+        has_room = self.nr_conns < self.worker_connections
+        return bool(has_room) and time.monotonic() >= self._accept_after
 
     def wait_for_request(self, conn: StickyConn) -> None:
         """Wait in the poller for a request, or for the rest of its head."""

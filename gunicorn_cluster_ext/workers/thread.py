@@ -67,7 +67,7 @@ class Sticky(StickyWorker, LoopWorker):
         try:
             self._start_together()
             while self.alive:
-                self.set_accept_enabled(self.nr_conns < self.worker_connections)
+                self.set_accept_enabled(self.may_accept())
                 if not self.turn(1.0):
                     break
             self._drain()
