@@ -81,27 +81,30 @@ class StickyConn(TConn):
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
     since; it is ``owned`` when its request has an owner. ``waiting`` is where it waits: nowhere
-    while a thread has it. ``watched`` when the poller has it, and ``unread`` when the kernel may
-    hold input that the poller will not report again.
+    while a thread has it. ``closed`` when the thread has closed it. ``watched`` when the poller
+    has it, and ``unread`` when the kernel may hold input that the poller will not report again.
     """
+
+    # Defaults of the class: an instance is made for each new connection and each hand-off.
+    received = b""
+    served = 0
+    hops = 0
+    owned = False
+    unread = False
+    closed = False
+    watched = False
+    callback: Callable[[bool], None] | None = None
+    waiting: Waiting | None = None
+    judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         # gthread makes the socket non-blocking for its poller. Here it stays blocking, as threads
         # need it, and the main loop says MSG_DONTWAIT: that saves two system calls a request.
         super().__init__(cfg, _NO_SOCKET, client, server)
         self.sock = sock
-        self.received = b""
-        self.served = 0
-        self.hops = 0
-        self.owned = False
-        self.unread = False
-        self.watched = False
-        self.callback: Callable[[bool], None] | None = None
-        self.waiting: Waiting | None = None
         self.fd = sock.fileno()
         self.address = str(client[0]) if isinstance(client, tuple) else ""
         self.data_ready = True  # it goes to a thread only when it is
-        self.judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
     def init(self) -> None:
         """Give gunicorn's parser what the main loop has read. Runs in a worker thread."""

@@ -1,0 +1,1 @@
+"""Benchmarks. Start here: ``python -m benchmarks.sticky --help``."""

@@ -1,0 +1,219 @@
+"""The servers that are compared, each with 2 workers of 4 threads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from .failure import Failure
+from .process import TICKS_PER_SECOND, Process
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+THREADS = 4
+# Above what any run asks of one connection: a limit would measure reconnects.
+KEEP_ALIVE_SECONDS = 30
+KEEP_ALIVE_REQUESTS = 10_000_000
+START_SECONDS = 20.0
+
+NGINX = """\
+daemon off;
+worker_processes auto;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx-error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/nginx-body;
+    proxy_temp_path {directory}/nginx-proxy;
+    fastcgi_temp_path {directory}/nginx-fastcgi;
+    uwsgi_temp_path {directory}/nginx-uwsgi;
+    scgi_temp_path {directory}/nginx-scgi;
+    keepalive_requests {requests};
+    upstream workers {{
+        hash $cookie_gunicorn_worker consistent;
+        {servers}
+        keepalive 32;
+        keepalive_requests {requests};
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://workers;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+    }}
+}}
+"""
+
+HAPROXY = """\
+global
+    maxconn 1024
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    option http-keep-alive
+    http-reuse always
+frontend clients
+    bind 127.0.0.1:{port}
+    default_backend workers
+backend workers
+    balance hash req.cook(gunicorn_worker)
+    hash-type consistent
+    {servers}
+"""
+
+
+class Room:
+    """A private directory, and the processes of one contender that work in it."""
+
+    def __init__(self, directory: Path, stack: ExitStack):
+        self.directory = directory
+        self.stack = stack
+        self.processes: list[Process] = []
+
+    def run(self, *command: str) -> Process:
+        env = {"HOME": str(self.directory), "PYTHONPATH": str(ROOT)}
+        process = Process(list(command), self.directory, {**os.environ, **env})
+        self.stack.callback(process.stop)
+        self.processes.append(process)
+        return process
+
+
+@dataclass(frozen=True)
+class Server:
+    """A contender that runs: where it listens, and what it has used."""
+
+    port: int
+    processes: list[Process]
+
+    def cpu_ticks(self) -> dict[int, int]:
+        ticks: dict[int, int] = {}
+        for process in self.processes:
+            process.check()
+            ticks.update(process.cpu_ticks())
+        return ticks
+
+    def cpu_seconds_since(self, before: dict[int, int]) -> float:
+        after = self.cpu_ticks()
+        if after.keys() != before.keys():
+            raise Failure("a server process ended or was replaced while measured")
+        return (sum(after.values()) - sum(before.values())) / TICKS_PER_SECOND
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    start: Callable[[Room], int]
+    sticky: bool = True
+
+    def run(self, directory: Path, stack: ExitStack) -> Server:
+        directory.mkdir()
+        directory.chmod(0o755)  # nginx gives up root and still has to come in
+        room = Room(directory, stack)
+        port = self.start(room)
+        for process in room.processes:
+            process.check()
+        return Server(port, room.processes)
+
+
+def gunicorn(room: Room, worker_class: str, workers: int = WORKERS, threads: int = THREADS) -> int:
+    port = free_port()
+    process = room.run(
+        sys.executable,
+        *("-m", "gunicorn", "benchmarks.app:app"),
+        *("--bind", f"127.0.0.1:{port}"),
+        *("--worker-class", worker_class),
+        *("--workers", str(workers)),
+        *("--threads", str(threads)),
+        *("--keep-alive", str(KEEP_ALIVE_SECONDS)),
+        "--no-control-socket",
+    )
+    wait_until_it_listens(port, process)
+    return port
+
+
+def gthread(room: Room) -> int:
+    return gunicorn(room, "gthread")
+
+
+def sync(room: Room) -> int:
+    # With more threads than one, gunicorn takes gthread in its place.
+    return gunicorn(room, "sync", threads=1)
+
+
+def sticky(room: Room) -> int:
+    return gunicorn(room, "gunicorn_cluster_ext.Sticky")
+
+
+def nginx(room: Room) -> int:
+    port = free_port()
+    configuration = NGINX.format(
+        directory=room.directory,
+        port=port,
+        requests=KEEP_ALIVE_REQUESTS,
+        servers=" ".join(f"server 127.0.0.1:{p};" for p in single_workers(room)),
+    )
+    path = room.directory / "nginx.conf"
+    path.write_text(configuration)
+    log = str(room.directory / "nginx-error.log")
+    process = room.run(which("nginx"), "-e", log, "-c", str(path))
+    wait_until_it_listens(port, process)
+    return port
+
+
+def haproxy(room: Room) -> int:
+    port = free_port()
+    servers = [f"server w{number} 127.0.0.1:{p}" for number, p in enumerate(single_workers(room))]
+    path = room.directory / "haproxy.cfg"
+    path.write_text(HAPROXY.format(port=port, servers="\n    ".join(servers)))
+    process = room.run(which("haproxy"), "-db", "-f", str(path))
+    wait_until_it_listens(port, process)
+    return port
+
+
+def single_workers(room: Room) -> list[int]:
+    """What a proxy needs to tell workers apart: a gunicorn for each of them."""
+    return [gunicorn(room, "gthread", workers=1) for _ in range(WORKERS)]
+
+
+def which(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise Failure(f"{program} is not installed")
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until_it_listens(port: int, process: Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        process.check()
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise Failure(f"nothing listens after {START_SECONDS:g} s:\n{process.tail()}")
+
+
+GTHREAD = Contender("gthread", gthread, sticky=False)
+SYNC = Contender("sync", sync, sticky=False)
+STICKY = Contender("Sticky", sticky)
+NGINX_HASH = Contender("nginx", nginx)
+HAPROXY_HASH = Contender("HAProxy", haproxy)
+ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC)

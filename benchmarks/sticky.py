@@ -1,0 +1,166 @@
+"""Requests per second and CPU time of Sticky, stock gthread and two proxies.
+
+    python -m benchmarks.sticky [--rounds 5] [--seconds 4] [--only WORD] [--calm PERCENT]
+                                [--markdown]
+
+Run it in the root of a checkout, with the package or at least its dependencies
+installed. It starts every contender itself, on free loopback ports and in a
+private directory, needs wrk (and nginx and haproxy, to be compared with), and
+takes some five minutes. Every round starts new servers, and measures the
+contenders of one workload one right after the other, so that they have the
+same noisy neighbours; ratios are taken within a round, then their median.
+
+CPU time is that of all server processes (a proxy's too, not wrk's), divided by
+the requests completed. The run fails, with status 1, when any request failed
+or was served by another worker than its cookie's. Where the machine cannot be kept
+quiet, --calm 5 measures again while other programs use more than 5 % of the CPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from . import machine, report
+from .affinity import Route, routes, verify
+from .contenders import ALL, THREADS, WORKERS, Contender, Server, which
+from .failure import Failure
+from .figures import COLUMNS, MARKS, Cell, Figures, tables
+from .load import CONNECTIONS, Sample, measure
+from .workloads import WORKLOADS
+
+CALM_TRIES = 10
+CALM_PAUSE = 5.0
+
+Running = dict[Contender, tuple[Server, list[Route]]]
+
+
+def main() -> int:
+    options = arguments()
+    cells = chosen(options.only)
+    # Otherwise the servers would outlive a run that is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        which("wrk")
+        figures = run(cells, options.rounds, options.seconds, options.calm / 100)
+    except Failure as failure:
+        print(f"benchmark failed: {failure}", file=sys.stderr)
+        return 1
+    print(as_report(figures, options))
+    return 1 if figures.bad() else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sticky",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [each.key for each in WORKLOADS] + [each.name for each in ALL]
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        metavar="WORD",
+        help=f"a workload or a contender, may be repeated: {', '.join(names)}",
+    )
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=100,
+        metavar="PERCENT",
+        help=f"measure again, {CALM_TRIES} times at most, when others used more of the CPUs",
+    )
+    parser.add_argument("--markdown", action="store_true")
+    return parser.parse_args()
+
+
+def chosen(only: list[str] | None) -> list[Cell]:
+    """The workloads named (or all of them) with the contenders named (or all)."""
+    words = set(only or ())
+    keys = words & {workload.key for workload in WORKLOADS}
+    names = words & {contender.name for contender in ALL}
+    return [
+        (workload, contender)
+        for workload in WORKLOADS
+        if not keys or workload.key in keys
+        for contender in workload.contenders
+        if not names or contender.name in names
+    ]
+
+
+def run(cells: list[Cell], rounds: int, seconds: int, calm: float) -> Figures:
+    figures = Figures()
+    for number in range(rounds):
+        with servers({contender for _, contender in cells}) as running:
+            for workload, contender in in_order(cells, number):
+                print(
+                    f"round {number + 1}/{rounds}: {workload.key}, {contender.name}",
+                    file=sys.stderr,
+                )
+                sample = in_calm(
+                    partial(measure, workload.load, *running[contender], seconds), calm
+                )
+                figures.add((workload, contender), sample)
+    return figures
+
+
+def in_calm(take: Callable[[], Sample], calm: float) -> Sample:
+    """A sample during which others used no more than ``calm``, or the calmest of some."""
+    samples = [take()]
+    while samples[-1].others > calm and not samples[-1].bad and len(samples) < CALM_TRIES:
+        print(f"others used {samples[-1].others:.0%}: once more", file=sys.stderr)
+        time.sleep(CALM_PAUSE)
+        samples.append(take())
+    return min(samples, key=lambda sample: (sample.bad == 0, sample.others))
+
+
+def in_order(cells: list[Cell], number: int) -> list[Cell]:
+    """Workload by workload, whose contenders take turns in coming first."""
+    shuffled = random.Random(number).sample(cells, len(cells))
+    return sorted(shuffled, key=lambda cell: WORKLOADS.index(cell[0]))
+
+
+@contextmanager
+def servers(contenders: set[Contender]) -> Iterator[Running]:
+    with ExitStack() as stack:
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        temporary.chmod(0o755)
+        running: Running = {}
+        for number, contender in enumerate(ALL):
+            if contender not in contenders:
+                continue
+            server = contender.run(temporary / str(number), stack)
+            its_routes = routes(contender, server)
+            verify(server, its_routes)
+            running[contender] = server, its_routes
+        yield running
+
+
+def as_report(figures: Figures, options: argparse.Namespace) -> str:
+    as_table = report.markdown_table if options.markdown else report.text_table
+    as_list = report.markdown_list if options.markdown else report.text_list
+    setup = (
+        f"{WORKERS} workers x {THREADS} threads, wrk with {CONNECTIONS} connections,"
+        f" medians of {options.rounds} interleaved rounds of {options.seconds} s"
+    )
+    parts = [as_list([*machine.describe(), setup, figures.others()])]
+    parts += [as_table(title, COLUMNS, rows) for title, rows in tables(figures)]
+    parts.append(as_list(mark.judge(figures) for mark in MARKS))
+    if bad := figures.bad():
+        parts.append(as_list(["Requests failed or reached a wrong worker:", *bad]))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
