@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import functools
 import ipaddress
+import operator
 import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -109,14 +110,21 @@ def find_cookie(line: bytes, name: bytes) -> bytes | None:
     """The cookie ``name`` in a ``Cookie`` header; None when it comes twice and differs."""
     if name not in line:
         return None
-    pairs = [pair.partition(b"=") for pair in line.split(b";")]
-    return _only(
-        [value.strip(_OWS) for key, equals, value in pairs if equals and key.strip(_OWS) == name]
-    )
+    values = [
+        value.strip(_OWS)
+        for key, equals, value in map(_split_pair, line.split(b";"))
+        if equals and key.strip(_OWS) == name
+    ]
+    return _only(values)
+
+
+_split_pair: Final = operator.methodcaller("partition", b"=")
 
 
 def _only(values: list[bytes]) -> bytes | None:
-    if not values or (len(values) > 1 and any(value != values[0] for value in values)):
+    if len(values) == 1:
+        return values[0]
+    if not values or any(value != values[0] for value in values):
         return None
     return values[0]
 

@@ -68,9 +68,9 @@ class EngineIO:
             return None
         seat = roster.process(*tag)
         if seat is not None:
-            return Owner(seat, hard=True)
+            return Owner(seat, True)
         seat = roster.serving(tag.slot)
-        return None if seat is None else Owner(seat, hard=False)
+        return None if seat is None else Owner(seat, False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Cookie:
         value = head.cookie(self.name)
         slot = parse_slot_tag(value) if value is not None else None
         seat = roster.serving(slot) if slot is not None else None
-        return None if seat is None else Owner(seat, hard=False)
+        return None if seat is None else Owner(seat, False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Hash:
         if key is None or not slots:
             return None
         seat = roster.serving(rendezvous(key, slots))
-        return None if seat is None else Owner(seat, hard=False)
+        return None if seat is None else Owner(seat, False)
 
 
 def find_owner(rules: Iterable[Rule], head: Head, roster: Roster) -> Owner | None:
