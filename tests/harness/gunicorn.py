@@ -122,5 +122,7 @@ def _environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, 
         "XDG_RUNTIME_DIR": str(directory),
         "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES)]),
         "PYTHONUNBUFFERED": "1",
+        # Or a configuration file that a test changes within a second is read from the cache.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
     return {**inherited, **private, **(extra or {})}

@@ -546,7 +546,7 @@ def test_requests_that_wait_for_each_other(subject: Subject) -> None:
     pids: dict[int, list[Connection]] = {}
     with ExitStack() as stack:
         while max((len(four) for four in pids.values()), default=0) < 4:
-            connection = stack.enter_context(subject.server.connect(30))
+            connection = stack.enter_context(subject.connect())
             pid = connection.request("GET", "/who", slot).json()["pid"]
             pids.setdefault(pid, []).append(connection)
         four = next(found for found in pids.values() if len(found) == 4)
