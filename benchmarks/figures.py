@@ -11,6 +11,9 @@ from .contenders import GTHREAD, HAPROXY_HASH, NGINX_HASH, STICKY, Contender
 from .load import Sample
 from .workloads import ALTERNATE, NEW, NEW_WITHOUT_COOKIE, PINNED, WORKLOADS, Workload
 
+# A pair of samples tells nothing when one of them had a third of the CPUs less.
+NOISY = 0.3
+
 Cell = tuple[Workload, Contender]
 
 
@@ -41,6 +44,7 @@ class Figures:
         return (
             f"other programs and guests used {median(shares):.0%} of the CPUs meanwhile,"
             f" {max(shares):.0%} at most"
+            + (": TOO MUCH to compare requests/s, see --calm" if max(shares) > NOISY else "")
         )
 
     def bad(self) -> list[str]:

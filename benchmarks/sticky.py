@@ -47,15 +47,20 @@ def main() -> int:
     options = arguments()
     cells = chosen(options.only)
     # Otherwise the servers would outlive a run that is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    figures = Figures()
+    stopped = False
     try:
         which("wrk")
-        figures = run(cells, options.rounds, options.seconds, options.calm / 100)
+        run(figures, cells, options)
     except Failure as failure:
         print(f"benchmark failed: {failure}", file=sys.stderr)
         return 1
-    print(as_report(figures, options))
-    return 1 if figures.bad() else 0
+    except KeyboardInterrupt:
+        stopped = True
+    if figures.samples:
+        print(as_report(figures, options, stopped))
+    return 1 if stopped or figures.bad() else 0
 
 
 def arguments() -> argparse.Namespace:
@@ -99,8 +104,8 @@ def chosen(only: list[str] | None) -> list[Cell]:
     ]
 
 
-def run(cells: list[Cell], rounds: int, seconds: int, calm: float) -> Figures:
-    figures = Figures()
+def run(figures: Figures, cells: list[Cell], options: argparse.Namespace) -> None:
+    rounds, calm = options.rounds, options.calm / 100
     for number in range(rounds):
         with servers({contender for _, contender in cells}) as running:
             for workload, contender in in_order(cells, number):
@@ -109,10 +114,9 @@ def run(cells: list[Cell], rounds: int, seconds: int, calm: float) -> Figures:
                     file=sys.stderr,
                 )
                 sample = in_calm(
-                    partial(measure, workload.load, *running[contender], seconds), calm
+                    partial(measure, workload.load, *running[contender], options.seconds), calm
                 )
                 figures.add((workload, contender), sample)
-    return figures
 
 
 def in_calm(take: Callable[[], Sample], calm: float) -> Sample:
@@ -147,12 +151,13 @@ def servers(contenders: set[Contender]) -> Iterator[Running]:
         yield running
 
 
-def as_report(figures: Figures, options: argparse.Namespace) -> str:
+def as_report(figures: Figures, options: argparse.Namespace, stopped: bool) -> str:
     as_table = report.markdown_table if options.markdown else report.text_table
     as_list = report.markdown_list if options.markdown else report.text_list
     setup = (
         f"{WORKERS} workers x {THREADS} threads, wrk with {CONNECTIONS} connections,"
         f" medians of {options.rounds} interleaved rounds of {options.seconds} s"
+        + (", STOPPED BEFORE THE END" if stopped else "")
     )
     parts = [as_list([*machine.describe(), setup, figures.others()])]
     parts += [as_table(title, COLUMNS, rows) for title, rows in tables(figures)]

@@ -39,11 +39,6 @@ def take_buffered(parser: Any) -> bytes:
     return data
 
 
-def has_buffered(parser: Any) -> bool:
-    """Whether ``parser`` has read beyond the last request."""
-    return bool(parser.unreader.buf.getbuffer().nbytes)
-
-
 def is_read(parser: Any) -> bool:
     """Whether the last request has no body, or one of known length that was read to the end."""
     request = getattr(parser, "mesg", None)

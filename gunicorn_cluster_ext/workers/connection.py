@@ -81,8 +81,8 @@ class StickyConn(TConn):
 
     ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
     since; it is ``owned`` when its request has an owner. ``waiting`` is where it waits: nowhere
-    while a thread has it. ``closed`` when the thread has closed it. ``watched`` when the poller
-    has it, and ``unread`` when the kernel may hold input that the poller will not report again.
+    while a thread has it. ``watched`` when the poller has it, and ``unread`` when the kernel may
+    hold input that the poller will not report again.
     """
 
     # Defaults of the class: an instance is made for each new connection and each hand-off.
@@ -91,7 +91,6 @@ class StickyConn(TConn):
     hops = 0
     owned = False
     unread = False
-    closed = False
     watched = False
     callback: Callable[[bool], None] | None = None
     waiting: Waiting | None = None

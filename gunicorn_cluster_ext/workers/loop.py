@@ -87,7 +87,7 @@ class LoopWorker(ThreadWorker):
             sock.close()
 
     def get_thread_pool(self) -> Pool[StickyConn]:
-        return Pool(self.cfg.threads, self._serve, self._is_news)
+        return Pool(self.cfg.threads, self._serve)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: finish."""
@@ -166,10 +166,6 @@ class LoopWorker(ThreadWorker):
             waiting.add(conn, time.monotonic())
         self._watch(conn)
 
-    def expect(self, conn: StickyConn) -> None:
-        """Have the poller tell of the next request, before a thread has this one."""
-        self._watch(conn)
-
     def _watch(self, conn: StickyConn) -> None:
         if conn.callback is None:
             conn.callback = partial(self._on_readable, conn)
@@ -219,28 +215,10 @@ class LoopWorker(ThreadWorker):
     def _serve(self, conn: StickyConn) -> bool:
         """Whether the connection can be kept. Runs in a thread."""
         try:
-            if self.handle(conn):
-                return True
-            if not conn.watched and self._is_over(conn):
-                conn.closed = True
-                conn.release()  # nobody else knows the descriptor
+            return bool(self.handle(conn))
         except BaseException:  # an application that calls sys.exit() must not end this thread
             self.log.exception("Error in a worker thread")
-        return False
-
-    def _is_news(self, conn: StickyConn, keep: bool) -> bool:
-        """Whether the main loop must hear of this result now. Runs in a thread.
-
-        Not when the connection is closed already, or the poller will tell of its next request.
-        """
-        self.note_active()
-        if conn.closed:
-            return not (self.alive and self._accepting)
-        is_watched = keep and conn.watched and not conn.unread
-        return not (is_watched and self.alive and not compat.has_buffered(conn.parser))
-
-    def note_active(self) -> None:
-        """Tell other workers how many requests are in progress. Also runs in threads."""
+            return False
 
     def _keepalive_after(self, conn: StickyConn, keepalive: bool) -> bool:
         """Without three system calls to read a body to its end that has none. Runs in a thread."""
@@ -260,26 +238,26 @@ class LoopWorker(ThreadWorker):
 
     def _finish(self, conn: StickyConn, keep: bool) -> None:
         """A thread has given the connection back."""
-        if conn.closed:
-            self.nr_conns -= 1
-        elif keep:
+        if keep:
             conn.received = compat.take_buffered(conn.parser)
             self.kept(conn)
-        elif self._is_over(conn):
+        else:
+            self._part(conn)
+
+    def _part(self, conn: StickyConn) -> None:
+        """Close after an answer.
+
+        At once if the client will send no more and has all of the answer: should it send more all
+        the same, the kernel resets the connection, and what it has not delivered is lost.
+        """
+        try:
+            is_over = compat.is_spent(conn.parser) and conn.is_delivered()
+        except OSError:  # the application has closed it
+            is_over = True
+        if is_over:
             self.drop(conn)
         else:
             self._linger(conn)
-
-    def _is_over(self, conn: StickyConn) -> bool:
-        """Whether the client will send no more and has all of the answer. Also runs in threads.
-
-        Should it send more all the same after we have closed, the kernel resets the connection, and
-        what it has not delivered is lost.
-        """
-        try:
-            return compat.is_spent(conn.parser) and conn.is_delivered()
-        except OSError:  # the application has closed it
-            return True
 
     # --- connections go -------------------------------------------------------------------
 

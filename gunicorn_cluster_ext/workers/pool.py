@@ -33,19 +33,13 @@ _SMOOTHING: Final = 1 / 16
 class Pool(Generic[T]):
     """Up to ``size`` threads that call ``work`` with each item given to ``submit``.
 
-    ``is_news`` is asked, in the thread, whether a result is worth waking the main loop for;
-    otherwise it is found at the next turn.
-
     All methods run in the main thread but for those that say otherwise. Threads are started when
     they are needed. They are no daemons, so that the process ends only after what they do;
     ``close`` must be called.
     """
 
-    def __init__(
-        self, size: int, work: Callable[[T], bool], is_news: Callable[[T, bool], bool]
-    ) -> None:
+    def __init__(self, size: int, work: Callable[[T], bool]) -> None:
         self.size = size
-        self._is_news = is_news
         self.busy = 0  # submitted and not yet given back
         self._work = work
         self._lock = threading.Lock()  # for the next three
@@ -71,10 +65,6 @@ class Pool(Generic[T]):
             wanted = 1 if self._duration > QUICK or not self._awake else 0
         if wanted:
             self._wake_threads(wanted)
-
-    def active(self) -> int:
-        """How many items are not done. Also called by threads."""
-        return self.busy - len(self._done)
 
     def waiting(self) -> int:
         """How many items wait because all threads are busy."""
@@ -147,7 +137,7 @@ class Pool(Generic[T]):
         self._duration += (time.monotonic() - started - self._duration) * _SMOOTHING
         self._done.append((item, keep))
         # Only after the item is there: see ``may_sleep``.
-        if self._sleeping and self._is_news(item, keep):
+        if self._sleeping:
             self._sleeping = False
             self.wake()
 

@@ -98,7 +98,7 @@ class Sticky(StickyWorker, LoopWorker):
 
     def turn(self, timeout: float) -> bool:
         words, row = self._words, self._row
-        words[row + _BUSY] = self.tpool.active()
+        words[row + _BUSY] = self.tpool.busy
         words[row + _CONNECTIONS] = self.nr_conns
         words[row + _REQUESTS] = self.nr
         if self._blocked:
@@ -182,8 +182,6 @@ class Sticky(StickyWorker, LoopWorker):
             if conn is None:
                 return
             if conn.owned and self.alive:
-                if conn.served:  # it will be kept; so its thread need not wake this loop for it
-                    self.expect(conn)
                 self._serve_here(conn)
             else:
                 self._consider(conn)
@@ -314,10 +312,7 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _serve_here(self, conn: StickyConn) -> None:
         self.dispatch(conn)
-        self.note_active()
-
-    def note_active(self) -> None:
-        self._words[self._row + _BUSY] = self.tpool.active()
+        self._words[self._row + _BUSY] = self.tpool.busy
 
     def _hand_over(self, conn: StickyConn, seat: int) -> bool:
         if not self.cluster.inboxes.send(seat, conn.pack(), conn.fd):

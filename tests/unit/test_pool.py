@@ -16,7 +16,7 @@ def start() -> Iterator[Callable[[int, Work], Pool[int]]]:
     pools: list[Pool[int]] = []
 
     def new(size: int, work: Work) -> Pool[int]:
-        pools.append(Pool(size, work, lambda _item, _result: True))
+        pools.append(Pool(size, work))
         return pools[-1]
 
     yield new
@@ -175,18 +175,3 @@ def test_no_wake_up_is_lost(start: Callable[..., Pool[int]]) -> None:
         while not turn(pool, timeout=TIMEOUT):
             pass
     assert time.monotonic() - began < TIMEOUT
-
-
-def test_what_is_no_news_wakes_nobody_and_is_not_lost() -> None:
-    pool: Pool[int] = Pool(1, lambda _item: True, lambda _item, _result: False)
-    try:
-        assert pool.may_sleep()
-        pool.submit(7)
-        deadline = time.monotonic() + TIMEOUT
-        while pool.active() and time.monotonic() < deadline:
-            select.select([], [], [], 0.001)
-        assert pool.active() == 0
-        assert not select.select([pool], [], [], 0)[0]
-        assert list(pool.finished()) == [(7, True)]
-    finally:
-        pool.close()
