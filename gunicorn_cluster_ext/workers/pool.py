@@ -151,8 +151,8 @@ class Pool(Generic[T]):
         """Wake the main loop. Also called by threads and signal handlers."""
         try:
             os.write(self._wake_writer, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full, so the main loop is about to wake
+        except (BlockingIOError, BrokenPipeError):
+            pass  # the pipe is full, so the main loop is about to wake; or there is none any more
 
     def may_sleep(self) -> bool:
         """Whether the main loop may wait now; it then says ``is_awake`` afterwards.
