@@ -883,6 +883,7 @@ def test_max_requests(gunicorn: StartGunicorn, mode: str) -> None:
 
 @modes
 def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: str) -> None:
+    skip_old_gthread(mode)
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20")
     server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
     subject = subject_of(server, mode)
