@@ -1,34 +1,123 @@
-"""Gunicorn's own arbiter, taught slots. All of this runs in the arbiter's process.
+"""Gunicorn's own arbiter, with a supervisor. All of this runs in the arbiter's process.
 
 A running arbiter is *adopted*: its class becomes a subclass of what it was, because
-``Arbiter.run`` calls everything through ``self``.
+``Arbiter.run`` calls everything through ``self``. Each turn of its loop
+
+    reap, read the board  -->  Supervisor (no I/O)  -->  actions  -->  fork, signals
+
+and nothing in it waits: an answer of a worker is looked for in the next turn.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+import sys
 import time
-from collections.abc import Callable
-from random import random
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gunicorn import util
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from gunicorn.pidfile import Pidfile
 
-from gunicorn_cluster_ext.cluster import Cluster
+from gunicorn_cluster_ext import listeners
+from gunicorn_cluster_ext.board import Order, Roll, RollState, Word
+from gunicorn_cluster_ext.cluster import Cluster, roll_policy
+from gunicorn_cluster_ext.configuration import (
+    Configuration,
+    Unreadable,
+    forget_environment,
+    read_anew,
+)
+from gunicorn_cluster_ext.exits import Exit
+from gunicorn_cluster_ext.probe import Prober
+from gunicorn_cluster_ext.recycling import SAMPLE_INTERVAL, Recycler
+from gunicorn_cluster_ext.rolling import (
+    Abort,
+    Action,
+    Ended,
+    Kill,
+    Park,
+    Resume,
+    RollPolicy,
+    Spawn,
+    Tell,
+)
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
+from gunicorn_cluster_ext.slots import Process, Role
+from gunicorn_cluster_ext.supervisor import Verdict
 
 Install = Callable[[Any, Settings], None]
+
+#: Seconds between two turns while something is under way; otherwise gunicorn's own second.
+BUSY_INTERVAL = 0.03
+#: How often a process that boots is told to go: a signal that comes before it has its handlers
+#: is lost.
+TELL_INTERVAL = 0.25
 
 
 class ClusterArbiter(Arbiter):
     """An arbiter whose workers hold slots."""
 
     cluster: Cluster
-    _last_logged_active_worker_count: int | None
     #: Chains our hooks into a configuration (hooks.install).
     install: Install
-    #: When each worker that still lives was first told to finish, by its age.
-    _told: dict[int, float]
+    _last_logged_active_worker_count: int | None
+    reexec_pid: int
+    pidfile: Any
+    # Compared with exit codes: gunicorn would end the server, however many workers serve. In the
+    # workers they have their values again (``in_worker``).
+    WORKER_BOOT_ERROR = -1
+    APP_LOAD_ERROR = -1
+
+    def oversee(self, cluster: Cluster, install: Install) -> None:
+        """Called once, when the arbiter has become one of this class."""
+        self.cluster, self.install = cluster, install
+        self._prober = Prober(cluster.inboxes)
+        self._slot: int | None = None
+        self._strangers = set(self.WORKERS)
+        self._before: Configuration | None = None
+        self._told = self._sampled = self._stopped = 0.0
+        self._turn_began: float | None = None  # the start is no turn
+        self._forking = 0.0
+        self._warn_of_limits()
+
+    def in_worker(self) -> None:
+        """Called in each worker: it is not the arbiter any more."""
+        self.WORKER_BOOT_ERROR = Arbiter.WORKER_BOOT_ERROR
+        self.APP_LOAD_ERROR = Arbiter.APP_LOAD_ERROR
+        self._prober.close()
+        if self._before is not None:
+            # Or the kernel would go on accepting for them, when nobody else has them any more.
+            for listener in set(self._before.listeners) - set(self.LISTENERS):
+                listener.close()
+
+    @property
+    def _has_inboxes(self) -> bool:
+        """Whether the workers are of a class of this pack."""
+        return bool(getattr(self.worker_class, "reads_inbox", False))
+
+    def _warn_of_limits(self) -> None:
+        settings = self.cluster.settings
+        if not self._has_inboxes and settings.health_path:
+            self._needs_pack("cluster_health_path")
+        if not self._has_inboxes and settings.roll_rollback == "full":
+            self._needs_pack('cluster_roll_rollback = "full"')
+        if sys.platform != "linux" and (settings.max_memory or settings.max_memory_hard):
+            self.log.warning("cluster_max_memory works on Linux only, and does nothing here.")
+
+    def _needs_pack(self, setting: str) -> None:
+        self.log.warning(
+            "%s does nothing with the worker class %s: it needs one of this pack, such as "
+            "gunicorn_cluster_ext.Sticky.",
+            setting,
+            self.cfg.worker_class_str,
+        )
+
+    # --- how many workers -------------------------------------------------------------------
 
     @property
     def num_workers(self) -> int:
@@ -37,7 +126,7 @@ class ClusterArbiter(Arbiter):
     @num_workers.setter
     def num_workers(self, value: int) -> None:
         """Set by TTIN, TTOU, a reload and the control socket alike."""
-        capacity = self.cluster.table.capacity
+        capacity = self.cluster.capacity
         if value > capacity:
             self.log.error(
                 "%d workers wanted, but there are %d slots: set cluster_slots and restart.",
@@ -48,83 +137,59 @@ class ClusterArbiter(Arbiter):
         self.cluster.board.target = value
         self._set_num_workers(value)
 
-    def setup(self, app: Any) -> None:
-        """Take a new configuration. Our hooks go into it, for it knows only the user's."""
-        try:
-            self.cluster.settings = of_config(app.cfg)
-        except SettingError as error:
-            self.log.error("%s The cluster settings stay as they were.", error)
-        self.install(app.cfg, self.cluster.settings)
-        super().setup(app)
-        app.cfg.set("workers", min(app.cfg.workers, self.cluster.table.capacity))
+    # --- the loop -----------------------------------------------------------------------------
 
-    def stop(self, graceful: bool = True) -> None:
-        self.cluster.board.stopping = True
-        super().stop(graceful)
+    def wait_for_signals(self, timeout: float = 1.0) -> list[Any]:
+        """Here a turn of the loop ends, and the next begins."""
+        self._note_duration()
+        signals: list[Any] = super().wait_for_signals(timeout=self._patience(timeout))
+        self._turn_began, self._forking = time.monotonic(), 0.0
+        return signals
 
-    def reload(self) -> None:
-        """Every process is succeeded by one in the same slot (gunicorn spawns them here)."""
-        self._evict()
-        self.cluster.table.retire_all()
-        super().reload()
+    def _note_duration(self) -> None:
+        if self._turn_began is not None:
+            duration = time.monotonic() - self._turn_began - self._forking
+            board = self.cluster.board
+            board.slowest_turn = max(board.slowest_turn, int(duration * 1e9))
 
-    def spawn_worker(self) -> int | None:
-        """Fork a worker, if there is a slot for it; otherwise the next turn tries again."""
-        if self.cluster.table.free(self.num_workers) is None:
-            return None
-        pid: int = super().spawn_worker()
-        return pid
-
-    def _evict(self) -> None:
-        """Kill what outstays its welcome: two processes hold a slot at most.
-
-        These were told to finish, did not within ``graceful_timeout``, and now a successor
-        needs the seat.
-        """
-        crowding = self.cluster.table.crowding()
-        limit = time.monotonic() - self.cfg.graceful_timeout
-        victims = [
-            pid
-            for pid, worker in self.WORKERS.items()
-            if worker.age in crowding and self._told.get(worker.age, limit) <= limit
-        ]
-        for pid in victims:
-            self.log.warning("Worker (pid:%s) did not finish in time, and is killed", pid)
-            self.kill_worker(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 1
-        while any(pid in self.WORKERS for pid in victims) and time.monotonic() < deadline:
-            self.reap_workers()
-            time.sleep(0.01)
+    def _patience(self, timeout: float) -> float:
+        if self._prober.is_waiting or not self.cluster.supervisor.is_settled(self.num_workers):
+            return BUSY_INTERVAL
+        return timeout
 
     def manage_workers(self) -> None:
-        """Keep ``num_workers`` slots held.
-
-        Unlike gunicorn's own, this counts a process that was told to finish no more (a crash
-        while another drains would otherwise not be mended before that is gone), and retires
-        the highest slots first, so that the slots stay 0 to n-1.
-        """
-        table = self.cluster.table
-        holders = list(table.holders())
-        for process in holders[self.num_workers :]:
-            table.retire(process)
-        # Again at each turn, as gunicorn does: a signal that comes before a new worker has
-        # its handlers is lost.
-        for pid, worker in list(self.WORKERS.items()):
-            if not table.is_holder(worker.age):
-                self._told.setdefault(worker.age, time.monotonic())
-                self.kill_worker(pid, signal.SIGTERM)
-        ages = {worker.age for worker in self.WORKERS.values()}
-        self._told = {age: told for age, told in self._told.items() if age in ages}
-        if len(holders) < self.num_workers and table.free(self.num_workers) is None:
-            self._evict()
-        for _ in range(self.num_workers - len(holders)):
-            self.spawn_worker()
-            time.sleep(0.1 * random())
+        """One turn: see how the workers are, and do what follows from it."""
+        now = time.monotonic()
+        self.cluster.observe(now)
+        self._drop_vanished(now)
+        self._check(now)
+        self._act(self.cluster.supervisor.turn(self._policy(), now))
+        self._tell_again(now)
+        self._tell_strangers()
+        self._publish()
+        self._halt_if_hopeless(now)
         self._log_metrics()
+
+    def _policy(self) -> RollPolicy:
+        settings = self.cluster.settings
+        probing = bool(settings.health_path) and self._has_inboxes
+        return roll_policy(settings, self.cfg, self.num_workers, probing=probing)
+
+    def _publish(self) -> None:
+        roll = self.cluster.supervisor.replacer.roll
+        if roll is not None:
+            self.cluster.board.roll = Roll(
+                roll.state, roll.version, roll.replaced, roll.total, roll.reason
+            )
+
+    def _halt_if_hopeless(self, now: float) -> None:
+        why = self.cluster.supervisor.limits.halts(self.num_workers, now)
+        if why:
+            raise HaltServer(f"{why} (cluster_restart_limit, cluster_restart_policy)", 1)
 
     def _log_metrics(self) -> None:
         """What gunicorn's own manage_workers reports for statsd."""
-        count = sum(1 for _ in self.cluster.table.holders())
+        count = self.cluster.supervisor.table.count(Role.CURRENT)
         if self._last_logged_active_worker_count != count:
             self._last_logged_active_worker_count = count
             extra = {"metric": "gunicorn.workers", "value": count, "mtype": "gauge"}
@@ -134,15 +199,391 @@ class ClusterArbiter(Arbiter):
             extra = {"metric": "gunicorn.backlog", "value": backlog, "mtype": "histogram"}
             self.log.debug("socket backlog: %d", backlog, extra=extra)
 
+    # --- how the workers are ------------------------------------------------------------------
 
-def adopt(server: Any, settings: Settings, install: Install) -> Cluster:
-    """Make ``server``, a running arbiter, a ClusterArbiter, once. Returns its cluster."""
+    def _check(self, now: float) -> None:
+        """Health, requests, age and memory of those who serve."""
+        supervisor, settings = self.cluster.supervisor, self.cluster.settings
+        serving = [each for each in supervisor.table if each.serves and not each.blamed]
+        if settings.health_path and self._has_inboxes:
+            server = _plain(self.LISTENERS[0].getsockname()) if self.LISTENERS else ""
+            for process, reason in self._prober.turn(serving, settings, server, now):
+                self.log.error("Worker %s %s", self._name(process), reason)
+                self._act(supervisor.unhealthy(process, reason, now))
+        recycler = Recycler(settings, random.random)
+        for process in serving:
+            why = self._served(recycler, process) or recycler.age(process, now)
+            if why and not process.due:
+                supervisor.recycle(process, why, now)
+        if (settings.max_memory or settings.max_memory_hard) and now >= self._sampled:
+            self._sampled = now + SAMPLE_INTERVAL
+            self._check_memory(recycler, serving, now)
+
+    def _served(self, recycler: Recycler, process: Process) -> str:
+        board, seat = self.cluster.board, process.place.seat
+        return recycler.served(board.get(seat, Word.REQUESTS), board.get(seat, Word.MAX_REQUESTS))
+
+    def _check_memory(self, recycler: Recycler, serving: list[Process], now: float) -> None:
+        pids = self._pids()
+        for process in serving:
+            size = resident_memory(pids.get(process.key))
+            reason = recycler.hard_memory(size)
+            if reason:
+                self._act(self.cluster.supervisor.kill(process, reason, now))
+                continue
+            why = recycler.memory(process, size)
+            if why and not process.due:
+                self.cluster.supervisor.recycle(process, why, now)
+
+    def murder_workers(self) -> None:
+        """End workers whose heart does not beat. One that boots has cluster_startup_timeout."""
+        if not self.timeout:
+            return
+        now = time.monotonic()
+        for worker in list(self.WORKERS.values()):
+            process = self.cluster.supervisor.table.get(worker.age)
+            if process is not None and process.ready is not None and self._is_silent(worker, now):
+                reason = f"was silent for {self.timeout:g} s (timeout)"
+                self._act(self.cluster.supervisor.blame(process, reason, now))
+
+    def _is_silent(self, worker: Any, now: float) -> bool:
+        try:
+            return bool(now - worker.tmp.last_update() > self.timeout)
+        except (OSError, ValueError):
+            return False
+
+    # --- actions ------------------------------------------------------------------------------
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Spawn(slot):
+                    self._spawn(slot)
+                case Tell(process):
+                    self._signal(process, signal.SIGTERM)
+                case Park(process):
+                    self._order(process, Order.PARK)
+                case Resume(process):
+                    self._order(process, Order.SERVE)
+                case Abort(process, why):
+                    self._abort(process, why)
+                case Kill(process, why):
+                    self.log.warning("Worker %s %s, and is killed", self._name(process), why)
+                    self._signal(process, signal.SIGKILL)
+                case Ended():
+                    self._roll_ended(action)
+
+    def _pids(self) -> dict[int, int]:
+        return {worker.age: pid for pid, worker in self.WORKERS.items()}
+
+    def _name(self, process: Process) -> str:
+        return f"{process.place.slot} (pid:{self._pids().get(process.key)})"
+
+    def _signal(self, process: Process, number: int) -> None:
+        pid = self._pids().get(process.key)
+        if pid is not None:
+            self.kill_worker(pid, number)
+
+    def _order(self, process: Process, order: Order) -> None:
+        """The signal only wakes the worker's loop, which then looks at the board."""
+        self.cluster.board.set(process.place.seat, Word.ORDER, order)
+        self._signal(process, signal.SIGWINCH)
+
+    def _abort(self, process: Process, why: str) -> None:
+        for pid, worker in self.WORKERS.items():
+            if worker.age == process.key:
+                worker.aborted = True
+                self.log.critical("WORKER TIMEOUT (pid:%s)", pid)
+        self.log.error("Worker %s %s, and is aborted", self._name(process), why)
+        self._signal(process, signal.SIGABRT)
+
+    def _tell_again(self, now: float) -> None:
+        if now - self._told < TELL_INTERVAL:
+            return
+        self._told = now
+        for process in self.cluster.supervisor.table:
+            if process.role is Role.LEAVING and process.ready is None and not process.blamed:
+                self._signal(process, signal.SIGTERM)
+
+    def _tell_strangers(self) -> None:
+        """Workers that were forked before the arbiter was adopted (by a reload) are to go."""
+        table = self.cluster.supervisor.table
+        strangers = self._strangers & self.WORKERS.keys()
+        if strangers and table.serving() >= self.num_workers:
+            for pid in strangers:
+                self.kill_worker(pid, signal.SIGTERM)
+            self._strangers = set()
+
+    # --- processes come -------------------------------------------------------------------
+
+    def _spawn(self, slot: int) -> None:
+        began = time.monotonic()
+        self._slot = slot
+        try:
+            self.spawn_worker()
+        except OSError as error:  # no memory, or no process left
+            self.log.error("Worker %d cannot be started: %s", slot, error)
+            self._drop_vanished(time.monotonic())
+        self._slot = None
+        self._forking += time.monotonic() - began
+
+    def _drop_vanished(self, now: float) -> None:
+        """Forget processes that gunicorn does not know: a fork failed, or others reaped them."""
+        present = {worker.age for worker in self.WORKERS.values()}
+        for process in list(self.cluster.supervisor.table):
+            if process.key not in present:
+                self.cluster.supervisor.table.leave(process.key)
+                self.cluster.supervisor.limits.failed(process.place.slot, None, now)
+                self.cluster.vacate(process.place)
+
+    def spawn_worker(self) -> int | None:
+        """Fork a worker for the slot that is wanted, or for the lowest that nobody has."""
+        if self._slot is None:
+            self._slot = self._empty_slot()
+            if self._slot is None:
+                return None
+        pid: int = super().spawn_worker()
+        self._slot = None
+        return pid
+
+    def _empty_slot(self) -> int | None:
+        table = self.cluster.supervisor.table
+        empty = (slot for slot in range(self.num_workers) if table.current(slot) is None)
+        return next((slot for slot in empty if table.has_seat(slot)), None)
+
+    def seat(self, worker: Any) -> None:
+        """Called by ``pre_fork``: give the worker its place."""
+        slot = self._slot if self._slot is not None else self._empty_slot()
+        worker.cluster = self.cluster
+        worker.place = self.cluster.seat(worker.age, slot or 0)
+        process = self.cluster.supervisor.table.get(worker.age)
+        if process is not None:
+            process.can_park = self._has_inboxes
+
+    # --- processes go ---------------------------------------------------------------------
+
+    def reap_workers(self) -> None:
+        """Like gunicorn's own, but says why, and no exit ends a server that has served."""
+        while (ended := _next_ended()) is not None:
+            pid, status = ended
+            worker = self.WORKERS.pop(pid, None)
+            if worker is not None:
+                self._reaped(pid, worker, Exit.of_code(os.waitstatus_to_exitcode(status)))
+            elif pid == self.reexec_pid:
+                self.reexec_pid = 0
+            elif pid == self.dirty_arbiter_pid:
+                self._dirty_arbiter_ended(pid, status)
+            else:
+                self.log.debug("Reaped unknown child process (pid:%s, status:%s)", pid, status)
+        if self.cluster.board.stopping:
+            self._hurry()
+
+    def _dirty_arbiter_ended(self, pid: int, status: int) -> None:
+        self.log.info("Dirty arbiter (pid:%s) ended with status %s", pid, status)
+        self.dirty_arbiter_pid = 0
+        self.dirty_arbiter = None
+
+    def _reaped(self, pid: int, worker: Any, exit: Exit) -> None:
+        now = time.monotonic()
+        self.cluster.observe(now)
+        process = self.cluster.supervisor.table.get(worker.age)
+        verdict = self.cluster.supervisor.ended(worker.age, exit, now)
+        worker.tmp.close()
+        if process is not None and verdict is not None:
+            self._log_exit(pid, process, exit, verdict)
+            self.cluster.vacate(process.place)
+        self.cfg.child_exit(self, worker)
+        if verdict is not None:
+            self._act(verdict.actions)
+            if verdict.halt:
+                what = "Worker failed to boot." if verdict.halt == 3 else "App failed to load."
+                raise HaltServer(what, verdict.halt)
+
+    def _log_exit(self, pid: int, process: Process, exit: Exit, verdict: Verdict) -> None:
+        """In gunicorn's words, where it has some, and ours."""
+        log, stock = self.log.info, _stock_words(pid, exit, process)
+        if not verdict.expected:
+            log = self.log.error if exit.code or exit.signal == signal.SIGKILL else self.log.warning
+        delay = "" if verdict.expected else f"; its replacement waits {verdict.delay:.1f} s"
+        log("%sWorker %s (pid:%s) %s%s.", stock, process.place.slot, pid, verdict.words, delay)
+
+    def _hurry(self) -> None:
+        """The server ends: those that boot serve nobody, and need not finish."""
+        now = time.monotonic()
+        for process in self.cluster.supervisor.table:
+            if process.ready is None:
+                patient = now - self._stopped < 1
+                self._signal(process, signal.SIGQUIT if patient else signal.SIGKILL)
+
+    def stop(self, graceful: bool = True) -> None:
+        self._stopped = time.monotonic()
+        self.cluster.board.stopping = True
+        self.cluster.observe(self._stopped)
+        self._prober.close()
+        for process in self.cluster.supervisor.table:
+            if process.told is None:
+                process.told, process.why = self._stopped, "the server ends"
+        if self._before is not None:
+            listeners.close(self._before.listeners, kept=self.LISTENERS)
+            self._before = None
+        super().stop(graceful)
+
+    # --- a new configuration ----------------------------------------------------------------
+
+    def setup(self, app: Any) -> None:
+        """Take a configuration. Our hooks go into it, for it knows only the user's."""
+        self.cluster.take(of_config(app.cfg))
+        self.install(app.cfg, self.cluster.settings)
+        super().setup(app)
+        app.cfg.set("workers", min(app.cfg.workers, self.cluster.capacity))
+        self._warn_of_limits()
+
+    def reload(self) -> None:
+        """Replace every worker, with a new configuration; if that is broken, do nothing.
+
+        Unlike gunicorn's own this only begins: the turns that follow do the rest.
+        """
+        self._stats["reloads"] += 1
+        now = time.monotonic()
+        self.cluster.observe(now)
+        wanted = self._read_anew()
+        if wanted is not None:
+            reason = "another reload was asked for"
+            self._act(self.cluster.supervisor.replacer.fail(reason, now))
+            if self._change_to(wanted):
+                self._begin_roll(now)
+
+    def _read_anew(self) -> Configuration | None:
+        present = Configuration(self)
+        forget_environment(self.cfg)
+        try:
+            read_anew(self.app)
+            of_config(self.app.cfg)
+        except (Unreadable, SettingError) as error:
+            present.put_back()
+            self._refuse(error)
+            return None
+        wanted = Configuration(self)
+        present.put_back()
+        return wanted
+
+    def _refuse(self, error: BaseException) -> None:
+        self.log.error("Reload refused: %s. Nothing has changed.", str(error).rstrip("."))
+
+    def _change_to(self, wanted: Configuration) -> bool:
+        """Whether ``wanted`` is now in use; ``_before`` is what was."""
+        before = Configuration(self)
+        wanted.put_back()
+        try:
+            self._listen(before)
+            self.setup(self.app)
+            self.log.reopen_files()
+            self.cfg.on_reload(self)
+        except (Exception, SystemExit) as error:
+            self.log.debug("Reload refused", exc_info=True)
+            self._return_to(before)
+            self._refuse(error)
+            return False
+        self._before = before
+        self._mark_process()
+        return True
+
+    def _listen(self, before: Configuration) -> None:
+        old, new = before.cfg, self.app.cfg
+        if old.address != new.address and not new.reuse_port:
+            self.LISTENERS = listeners.renewed(before.listeners, old, new, self.log)
+            self.log.info("Listening at: %s", ",".join(str(each) for each in self.LISTENERS))
+
+    def _return_to(self, before: Configuration) -> None:
+        before.put_back()
+        listeners.close(self.LISTENERS, kept=before.listeners)
+        self.LISTENERS = before.listeners
+        self.setup(self.app)
+        self.num_workers = before.workers
+        self._mark_process()
+
+    def _mark_process(self) -> None:
+        """The pid file and the title that the configuration wants."""
+        if self.pidfile is not None:
+            self.pidfile.unlink()
+        if self.cfg.pidfile is not None:
+            self.pidfile = Pidfile(self.cfg.pidfile)
+            self.pidfile.create(self.pid)
+        util._setproctitle(f"master [{self.proc_name}]")
+
+    # --- a roll begins and ends ---------------------------------------------------------------
+
+    def _begin_roll(self, now: float) -> None:
+        before = self._before.workers if self._before else 0
+        policy = self._policy()
+        self._act(self.cluster.supervisor.replacer.begin(policy.target, before, now))
+        self.log.info(
+            "Replacing %d workers (surge %d, unavailable %d)",
+            policy.target,
+            policy.surge,
+            policy.unavailable,
+        )
+
+    def _roll_ended(self, ended: Ended) -> None:
+        roll, before = ended.roll, self._before
+        self._before = None
+        self._log_roll(ended)
+        self._publish()
+        if before is None:
+            return
+        if roll.state is RollState.FAILED and ended.undone:
+            self._return_to(before)
+        else:
+            listeners.close(before.listeners, kept=self.LISTENERS)
+
+    def _log_roll(self, ended: Ended) -> None:
+        roll, seconds = ended.roll, time.monotonic() - ended.roll.begun
+        if roll.state is RollState.COMMITTED:
+            self.log.info("Replaced %d workers in %.1f s", roll.replaced, seconds)
+            return
+        kept = "every worker serves on as before"
+        if not ended.undone:
+            kept = f"{roll.replaced} of {roll.total} workers are new, and stay"
+        self.log.error("Roll failed: %s; %s.", roll.reason, kept)
+
+
+def _plain(address: Any) -> Any:
+    """An address as a message can carry it: abstract Unix names are bytes."""
+    return address.decode("latin-1") if isinstance(address, bytes) else address
+
+
+def _stock_words(pid: int, exit: Exit, process: Process) -> str:
+    """What gunicorn itself logs of such an exit."""
+    if exit.signal and not process.killed and process.told is None:
+        perhaps = " Perhaps out of memory?" if exit.signal == signal.SIGKILL else ""
+        return f"Worker (pid:{pid}) was sent {exit.signal_name}!{perhaps} "
+    return f"Worker (pid:{pid}) exited with code {exit.code}. " if exit.code else ""
+
+
+def _next_ended() -> tuple[int, int] | None:
+    try:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return (pid, status) if pid else None
+
+
+def resident_memory(pid: int | None) -> int:
+    """The resident memory of a process in bytes; 0 if it is not known (proc(5), statm)."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def adopt(server: Any, settings: Settings, install: Install) -> ClusterArbiter:
+    """Make ``server``, a running arbiter, a ClusterArbiter, once."""
     if not isinstance(server, ClusterArbiter):
         kind = type(server)
         bases = (ClusterArbiter,) if kind is Arbiter else (ClusterArbiter, kind)
-        server.cluster = Cluster(settings, server.cfg, server.log)
-        server.install = install
-        server._told = {}
+        cluster = Cluster(settings, server.cfg, server.log)
         server.__class__ = type("ClusterArbiter", bases, {})
-    cluster: Cluster = server.cluster
-    return cluster
+        server.oversee(cluster, install)
+    arbiter: ClusterArbiter = server
+    return arbiter

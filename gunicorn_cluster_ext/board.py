@@ -1,8 +1,9 @@
 """The board: shared memory of 64-bit words in which arbiter and workers say how they are.
 
     words 0-15         the server: magic, layout, capacity, words per row, master's pid,
-                       workers wanted, whether the server stops
-    words 16-...       a row of 16 words per seat; slot s has the seats 2s and 2s+1
+                       workers wanted, whether the server stops, the roll
+    words 16-47        why the last roll failed, as text
+    words 48-...       a row of 32 words per seat; slot s has the seats 2s and 2s+1
 
 A slot has two *seats*, because two processes may hold it at once: the one that serves and
 one that drains. One value per aligned word, one writer per word at any time: a reader sees
@@ -31,9 +32,10 @@ from gunicorn_cluster_ext.routing import Load
 
 SEATS_PER_SLOT: Final = 2
 MAGIC: Final = int.from_bytes(b"gunclust", "big")
-LAYOUT: Final = 1
-_HEADER: Final = 16
-_ROW: Final = 16
+LAYOUT: Final = 2
+_TEXT: Final = 16
+_HEADER: Final = 48
+_ROW: Final = 32
 _WORD: Final = 8
 
 
@@ -43,15 +45,47 @@ class State(enum.IntEnum):
     GONE = 0
     BOOTING = 1
     READY = 2
-    DRAINING = 3
-    PARKED = 4
+    DRAINING = 3  # it finishes what is in progress, and then goes
+    PARKED = 4  # as long as a roll may fail: it takes nothing new, and can be resumed
+
+
+#: Added to the state of a process that reads no inbox (gunicorn's own worker classes). Routing
+#: compares whole words, so nothing is ever handed to it, and that costs no question.
+DEAF: Final = 0x100
+
+
+class Order(enum.IntEnum):
+    """What the arbiter wants of a process that serves. (To go, it is sent SIGTERM.)"""
+
+    SERVE = 0
+    PARK = 1
+
+
+class RollState(enum.IntEnum):
+    """How the last roll stands."""
+
+    NONE = 0
+    ROLLING = 1
+    OBSERVING = 2  # all are replaced, and must prove themselves
+    COMMITTED = 3
+    FAILED = 4
+
+
+class Roll(NamedTuple):
+    """The last roll: how many workers were replaced, of how many; and why, if it failed."""
+
+    state: RollState
+    number: int
+    replaced: int
+    total: int
+    reason: str
 
 
 class Word(enum.IntEnum):
     """The words of a row, by who writes them.
 
-    Arbiter: GENERATION (0: the seat was never used), STARTED (monotonic, ns). Process, from
-    its fork on: the others.
+    Arbiter: GENERATION (0: the seat was never used), STARTED (monotonic, ns), ORDER. Process,
+    from its fork on: the others.
     """
 
     STATE = 0
@@ -67,6 +101,11 @@ class Word(enum.IntEnum):
     HANDED_IN = 10
     INBOX_FULL = 11  # hand-offs refused because the owner's inbox was full
     TIMED_OUT = 12  # heads that did not end in time
+    ORDER = 13
+    MAX_REQUESTS = 14  # after so many REQUESTS it is to be replaced; 0: never
+    CACHE_HITS = 15
+    CACHE_MISSES = 16
+    CACHE_ERRORS = 17
 
 
 # Plain ints: adding an IntEnum member to a base costs 60 ns more, and this is the request path.
@@ -76,7 +115,7 @@ _BUSY: Final = int(Word.BUSY)
 _THREADS: Final = int(Word.THREADS)
 _SESSIONS: Final = int(Word.SESSIONS)
 _READY: Final = int(State.READY)
-_DRAINING: Final = int(State.DRAINING)
+_ALIVE: Final = (int(State.READY), int(State.DRAINING), int(State.PARKED))
 
 
 class Row(NamedTuple):
@@ -142,6 +181,44 @@ class Board:
     def stopping(self, value: bool) -> None:
         self.words[6] = value
 
+    @property
+    def slowest_turn(self) -> int:
+        """The longest turn of the arbiter's loop so far, in ns, without its forks."""
+        return self.words[7]
+
+    @slowest_turn.setter
+    def slowest_turn(self, value: int) -> None:
+        self.words[7] = value
+
+    @property
+    def roll(self) -> Roll:
+        """The last roll. Written by the arbiter."""
+        words = self.words
+        return Roll(RollState(words[8]), words[9], words[10], words[11], self._text())
+
+    @roll.setter
+    def roll(self, roll: Roll) -> None:
+        words = self.words
+        self._set_text(roll.reason)
+        words[8], words[9], words[10], words[11] = roll.state, *roll[1:4]
+
+    def _text(self) -> str:
+        """Read again while it is being written, which word 12 says."""
+        for _ in range(1_000):
+            before = self.words[12]
+            data = self.words[_TEXT:_HEADER].tobytes()
+            if before % 2 == 0 and self.words[12] == before:
+                return data.rstrip(b"\0").decode(errors="ignore")
+        return ""
+
+    def _set_text(self, text: str) -> None:
+        size = (_HEADER - _TEXT) * _WORD
+        data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
+        self.words[12] += 1
+        for index, word in enumerate(data, _TEXT):
+            self.words[index] = word
+        self.words[12] += 1
+
     def row(self, seat: int) -> int:
         """The index of ``seat``'s first word."""
         return _HEADER + seat * _ROW
@@ -160,6 +237,9 @@ class Board:
         self.set(seat, Word.STARTED, now)
         self.set(seat, Word.STATE, State.BOOTING)
 
+    def state(self, seat: int) -> State:
+        return State(self.get(seat, Word.STATE) & ~DEAF)
+
     # --- routing.Roster: read by every worker for every routed request -----------------
 
     def serving(self, slot: int) -> int | None:
@@ -175,23 +255,21 @@ class Board:
         return seat if first else seat + 1 if second else None
 
     def process(self, slot: int, generation: int) -> int | None:
-        """The seat where that very process serves or drains."""
+        """The seat where that very process serves, drains or is parked."""
         if slot >= self.capacity:
             return None
         seat = slot * SEATS_PER_SLOT
         for candidate in (seat, seat + 1):
             row = _HEADER + candidate * _ROW
             if self.words[row + _GENERATION] == generation:
-                alive = self.words[row + _STATE] in (_READY, _DRAINING)
+                alive = self.words[row + _STATE] in _ALIVE
                 return candidate if alive else None
         return None
 
     def successor(self, seat: int) -> int | None:
-        """The other seat of ``seat``'s slot, if a newer process serves or boots there."""
+        """The other seat of ``seat``'s slot, if a process serves there that reads its inbox."""
         other = seat ^ 1
-        state = self.get(other, Word.STATE)
-        newer = self.get(other, Word.GENERATION) > self.get(seat, Word.GENERATION)
-        return other if newer and state in (State.BOOTING, State.READY) else None
+        return other if self.get(other, Word.STATE) == State.READY else None
 
     def slots(self) -> Sequence[int]:
         """The slots in which a process is ready."""
@@ -209,23 +287,17 @@ class Board:
         return loads
 
     def abandoned(self) -> Iterator[int]:
-        """The seats that a process has held and none will soon hold again.
-
-        Where a slot is wanted and nobody serves or boots in it, a replacement is on its way to the
-        seat that was held last.
-        """
+        """The seats that a process has held and none holds now; one may be on its way."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
             if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
-                awaited = seat // SEATS_PER_SLOT < self.target
-                if not awaited or self.get(seat ^ 1, Word.STATE) in (State.BOOTING, State.READY):
-                    yield seat
+                yield seat
 
     # --- for people ---------------------------------------------------------------------
 
     def rows(self) -> Iterator[Row]:
         """Every seat that a process holds, in slot order."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
-            state = State(self.get(seat, Word.STATE))
+            state = self.state(seat)
             if state is not State.GONE:
                 words = {word.name.lower(): self.get(seat, word) for word in Word}
                 yield Row(seat // SEATS_PER_SLOT, seat, state, words)

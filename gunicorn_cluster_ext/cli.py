@@ -43,5 +43,6 @@ def _status(pid: int | None, base: str | None) -> int:
         {"id": row.slot, "seat": row.seat, **row.words, "state": row.state.name.lower()}
         for row in board.rows()
     ]
-    print(json.dumps({"master": master, "workers": workers}, indent=2))
+    roll = {**board.roll._asdict(), "state": board.roll.state.name.lower()}
+    print(json.dumps({"master": master, "roll": roll, "workers": workers}, indent=2))
     return 0

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import time
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word, make_directory
 from gunicorn_cluster_ext.handoff import Inboxes
+from gunicorn_cluster_ext.limits import RestartPolicy
+from gunicorn_cluster_ext.rolling import RollPolicy
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.slots import Place, SlotTable
+from gunicorn_cluster_ext.slots import Place
+from gunicorn_cluster_ext.supervisor import Supervisor
 
 _FEWEST_SLOTS = 16
 
 
 class Cluster:
-    """Board, inboxes and slot table of one server."""
+    """Board, inboxes and supervisor of one server."""
 
     def __init__(self, settings: Settings, cfg: Any, log: Any) -> None:
         self.settings = settings
-        capacity = max(settings.slots or max(_FEWEST_SLOTS, 2 * cfg.workers), cfg.workers)
-        self.table = SlotTable(capacity)
+        self.capacity = max(settings.slots or max(_FEWEST_SLOTS, 2 * cfg.workers), cfg.workers)
+        self.supervisor = Supervisor(self.capacity, restart_policy(settings), random.random)
         self.directory = self._make_directory(cfg, log)
         path = self.directory / "board" if self.directory else None
-        self.board = Board.create(capacity, path)
+        self.board = Board.create(self.capacity, path)
         if path is not None and os.geteuid() == 0:
             os.chown(path, cfg.uid, cfg.gid)
         self.board.target = cfg.workers
-        self.inboxes = Inboxes(capacity * SEATS_PER_SLOT)
+        self.inboxes = Inboxes(self.capacity * SEATS_PER_SLOT)
         self._pid = os.getpid()
         # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
         atexit.register(self.close)
@@ -42,19 +47,67 @@ class Cluster:
             log.warning("No directory for the board, so other processes cannot read it: %s", error)
             return None
 
-    def seat(self, process: int) -> Place:
+    def take(self, settings: Settings) -> None:
+        """Use other settings from now on. Those of what exists already need a restart."""
+        self.settings = settings
+        self.supervisor.limits.policy = restart_policy(settings)
+
+    def seat(self, key: int, slot: int) -> Place:
         """Give a process that is about to be forked its place. Called in the arbiter."""
-        place = self.table.seat(process, self.board.target)
+        place = self.supervisor.seat(key, slot, time.monotonic()).place
         self.board.clear(place.seat, place.generation, time.monotonic_ns())
         return place
-
-    def leave(self, process: int) -> None:
-        """A process was reaped. Called in the arbiter."""
-        place = self.table.leave(process)
-        if place is not None:
-            self.board.set(place.seat, Word.STATE, State.GONE)
 
     def close(self) -> None:
         """Remove the server's files. Called in the arbiter; nothing happens in a worker."""
         if self.directory is not None and os.getpid() == self._pid:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- between board and supervisor, in the arbiter -----------------------------------
+
+    def observe(self, now: float) -> None:
+        """Tell the supervisor what the processes say of themselves."""
+        for process in list(self.supervisor.table):
+            state = self.board.state(process.place.seat)
+            if state is not process.state:
+                self.supervisor.saw(process, state, now)
+
+    def vacate(self, place: Place) -> None:
+        """A process was reaped."""
+        self.board.set(place.seat, Word.STATE, State.GONE)
+
+
+def restart_policy(settings: Settings) -> RestartPolicy:
+    limit, window = settings.restart_limit or (0, 0.0)
+    return RestartPolicy(
+        delay=settings.restart_delay,
+        delay_max=settings.restart_delay_max,
+        min_uptime=settings.min_uptime,
+        limit=limit,
+        window=window,
+        halt=settings.restart_policy == "halt",
+    )
+
+
+def roll_policy(settings: Settings, cfg: Any, target: int, *, probing: bool) -> RollPolicy:
+    """``target`` workers are wanted."""
+    surge = _workers(settings.roll_surge, target, ceil)
+    unavailable = _workers(settings.roll_unavailable, target, floor)
+    drain = settings.drain_timeout
+    return RollPolicy(
+        target=target,
+        surge=surge,
+        # As in Kubernetes: percentages that come to nothing must not stop everything.
+        unavailable=unavailable if surge else max(unavailable, 1),
+        full=settings.roll_rollback == "full",
+        observe=settings.roll_observe,
+        startup=settings.startup_timeout,
+        drain=cfg.graceful_timeout if drain is None else drain,
+        probing=probing,
+    )
+
+
+def _workers(share: int | str, target: int, rounded: Any) -> int:
+    if isinstance(share, int):
+        return share
+    return int(rounded(int(share.removesuffix("%")) * target / 100))

@@ -1,7 +1,7 @@
 """Server hooks: where the pack meets gunicorn's life cycle.
 
-``install`` chains them around the user's own, which always run. They can also be called
-from a user's hook; a second call does nothing.
+``install`` chains them around the user's own, which always run. They can also be imported into
+a configuration, or called from a hook in it; a second call does nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from gunicorn import util
 
 from gunicorn_cluster_ext import identity
 from gunicorn_cluster_ext.arbiter import adopt
-from gunicorn_cluster_ext.board import State, Word
+from gunicorn_cluster_ext.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
 from gunicorn_cluster_ext.wsgi import Tagged
 
 Hook = Callable[..., Any]
+
+__all__ = [
+    "on_reload",
+    "on_starting",
+    "post_fork",
+    "post_worker_init",
+    "pre_fork",
+    "worker_exit",
+]
 
 
 def on_starting(server: Any) -> None:
@@ -72,10 +81,9 @@ def _chain(first: Hook, second: Hook) -> Hook:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Give the worker its slot. Runs in the arbiter, before the user's."""
-    cluster = adopt(server, server.cfg.cluster_settings, install)
+    arbiter = adopt(server, prepare(server.cfg, server.log), install)
     if getattr(worker, "place", None) is None:
-        worker.cluster = cluster
-        worker.place = cluster.seat(worker.age)
+        arbiter.seat(worker)
 
 
 def _about_to_fork(server: Any, worker: Any) -> None:
@@ -86,24 +94,65 @@ def _about_to_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Name the worker in its title. Runs in the worker, before the user's."""
+    server.in_worker()
     board, seat = worker.cluster.board, worker.place.seat
     board.set(seat, Word.PID, worker.pid)
     util._setproctitle(f"worker {worker.place.slot} [{server.proc_name}]")
 
 
 def post_worker_init(worker: Any) -> None:
-    """The application is loaded: serve. Runs in the worker, after the user's."""
+    """The application is loaded. Runs in the worker, after the user's.
+
+    The arbiter counts its requests from here on: it has the replacement ready before the worker
+    goes, which by itself would be gone first.
+    """
     board, seat = worker.cluster.board, worker.place.seat
     if hasattr(worker, "wsgi") and not isinstance(worker.wsgi, Tagged):
         cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
         worker.wsgi = Tagged(worker.wsgi, worker.place.slot, cookie, board.serving)
     board.set(seat, Word.THREADS, worker.cfg.threads)
-    board.set(seat, Word.STATE, State.READY)
+    if worker.max_requests < sys.maxsize:
+        board.set(seat, Word.MAX_REQUESTS, worker.max_requests)
+        worker.max_requests = sys.maxsize
+    if not _reads_inbox(worker) and "notify" not in vars(worker):
+        worker.notify = _publishing(worker)
 
 
-def child_exit(server: Any, worker: Any) -> None:
-    """A worker was reaped: its seat is free. Runs in the arbiter, after the user's."""
-    server.cluster.leave(worker.age)
+def _reads_inbox(worker: Any) -> bool:
+    """Whether the worker's class is of this pack: then it says by itself how it is."""
+    return bool(getattr(worker, "reads_inbox", False))
+
+
+def _publishing(worker: Any) -> Callable[[], None]:
+    """The heartbeat of one of gunicorn's own workers, that also says how it is.
+
+    Its first beat comes when it serves: for the asgi worker after the application's startup.
+    """
+    notify, board, seat = worker.notify, worker.cluster.board, worker.place.seat
+
+    def notify_and_publish() -> None:
+        notify()
+        board.set(seat, Word.REQUESTS, worker.nr)
+        if board.state(seat) is State.BOOTING and worker.alive:
+            board.set(seat, Word.STATE, State.READY | DEAF)
+
+    return notify_and_publish
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Say whether somebody asked the worker to finish. Runs in the worker, before the user's."""
+    if identity.current_worker() is not None and not _reads_inbox(worker) and not worker.alive:
+        worker.cluster.board.set(worker.place.seat, Word.STATE, State.DRAINING | DEAF)
+
+
+def on_reload(server: Any) -> None:
+    """Say what a reload cannot do. Runs in the arbiter, before the user's."""
+    if server.cfg.preload_app:
+        server.log.warning(
+            "preload_app: the application was loaded before the workers were forked, so this "
+            "reload restarts them with the same code. Send USR2 and then TERM to the old master, "
+            "or restart, to load new code; or do without preload_app."
+        )
 
 
 #: What runs before and after the user's hook of each name.
@@ -111,7 +160,8 @@ _HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
     "pre_fork": (pre_fork, _about_to_fork),
     "post_fork": (post_fork, None),
     "post_worker_init": (None, post_worker_init),
-    "child_exit": (None, child_exit),
+    "worker_exit": (worker_exit, None),
+    "on_reload": (on_reload, None),
 }
 
 # Whichever way in is taken, this module is imported before the arbiter logs its first line.

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext import routing
 
@@ -50,6 +50,65 @@ def _number(low: float, high: float, kind: type) -> Callable[[Any], Any]:
         return number
 
     return parse
+
+
+def _share(value: Any) -> int | str:
+    """A number of workers, or a percentage of them, as Kubernetes writes it."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,3})%", value.strip())):
+        if int(match[1]) > 100:
+            raise ValueError("it is more than 100%")
+        return value.strip()
+    return int(_number(0, 1_000, int)(value))
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise ValueError("there is no such word")
+        return str(value)
+
+    return parse
+
+
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value in (None, "") else parse(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
+        raise ValueError("it is not the path of a URL")
+    return value
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(value: Any) -> int:
+    match = re.fullmatch(r"(\d+)([KMG]?)B?", str(value).strip().upper())
+    if match is None or isinstance(value, bool):
+        raise ValueError("it is not a size")
+    size = int(match[1]) * _UNITS[match[2]]
+    if not 1 << 20 <= size < 1 << 63:
+        raise ValueError("it is out of range")
+    return size
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds."""
+
+    limit: int
+    seconds: float
+
+
+def _rate(value: Any) -> Rate:
+    if isinstance(value, Rate):
+        return value
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value).strip())
+    if match is None:
+        raise ValueError("it is not a number of exits, a slash, and a number of seconds")
+    if int(match[1]) == 0 or int(match[2]) == 0:
+        raise ValueError("neither number can be 0")
+    return Rate(int(match[1]), float(match[2]))
 
 
 def _cookie_name(value: Any) -> str:
@@ -138,6 +197,161 @@ class Settings:
         "Where the server makes its private directory, for what other processes may read.",
     )
 
+    startup_timeout: float = _setting(
+        60.0,
+        _number(0, 86_400, float),
+        "number",
+        "0 to 86400; 0 means any time",
+        "How long a worker may take from its start until it is ready. Until then gunicorn's "
+        "`timeout` does not apply.",
+        "seconds",
+    )
+    roll_surge: int | str = _setting(
+        1,
+        _share,
+        "number or percentage",
+        "0 to 1000, or a percentage of `workers` (rounded up)",
+        "How many workers more than `workers` a reload may start: Kubernetes' maxSurge. With 0, "
+        "for tight memory, an old worker is gone before its successor starts.",
+        "workers",
+    )
+    roll_unavailable: int | str = _setting(
+        0,
+        _share,
+        "number or percentage",
+        "0 to 1000, or a percentage of `workers` (rounded down)",
+        "How many of `workers` may be missing during a reload: Kubernetes' maxUnavailable.",
+        "workers",
+    )
+    roll_rollback: str = _setting(
+        "keep",
+        _one_of("keep", "full"),
+        "word",
+        "keep or full",
+        "What a failed reload leaves: `keep` those workers that it has replaced, or undo it in "
+        "`full`. Then replaced workers are parked until all is done, which takes memory for twice "
+        "the workers, and a worker class of this pack.",
+    )
+    roll_observe: float = _setting(
+        0.0,
+        _number(0, 86_400, float),
+        "number",
+        "0 to 86400",
+        "A new worker that crashes, or fails its health checks, within this time after the last "
+        "one was replaced fails the reload as well.",
+        "seconds",
+    )
+    drain_timeout: float | None = _setting(
+        None,
+        _optional(_number(0, 86_400, float)),
+        "number",
+        "0 to 86400; none: gunicorn's `graceful_timeout`",
+        "How long a worker that was replaced may finish, and goes on answering the Engine.IO "
+        "clients whose sessions it holds.",
+        "seconds",
+    )
+    health_path: str | None = _setting(
+        None,
+        _optional(_path),
+        "path",
+        "the path of a URL; none: no checks",
+        "What each worker is asked for by itself. One that does not answer with a status from 200 "
+        "to 399 is replaced, and a new one does not replace another before it does. Needs a worker "
+        "class of this pack.",
+    )
+    health_interval: float = _setting(
+        10.0,
+        _number(0.1, 86_400, float),
+        "number",
+        "0.1 to 86400",
+        "How often.",
+        "seconds",
+    )
+    health_timeout: float = _setting(
+        5.0,
+        _number(0.1, 3_600, float),
+        "number",
+        "0.1 to 3600",
+        "How long an answer may take.",
+        "seconds",
+    )
+    health_failures: int = _setting(
+        3,
+        _number(1, 1_000, int),
+        "integer",
+        "1 to 1000",
+        "How many checks in a row must fail.",
+        "checks",
+    )
+    restart_delay: float = _setting(
+        0.1,
+        _number(0, 3_600, float),
+        "number",
+        "0 to 3600",
+        "How long the replacement of a worker that ended unexpectedly waits. Each further such "
+        "exit in its slot doubles it; 0 means no delay.",
+        "seconds",
+    )
+    restart_delay_max: float = _setting(
+        30.0,
+        _number(0, 86_400, float),
+        "number",
+        "0 to 86400",
+        "The longest such delay.",
+        "seconds",
+    )
+    min_uptime: float = _setting(
+        10.0,
+        _number(0, 86_400, float),
+        "number",
+        "0 to 86400",
+        "A worker that was ready for so long is replaced at once, and the delay of its slot "
+        "begins anew.",
+        "seconds",
+    )
+    restart_limit: Rate | None = _setting(
+        "20/60",
+        _optional(_rate),
+        "rate",
+        "exits/seconds; empty: no limit",
+        "More unexpected exits than this, of all workers together, and `cluster_restart_policy` "
+        "applies. Crashes, signals, failed starts and timeouts count; recycling, reloads, and "
+        "what somebody asked for do not.",
+    )
+    restart_policy: str = _setting(
+        "backoff",
+        _one_of("backoff", "halt"),
+        "word",
+        "backoff or halt",
+        "`backoff`: go on trying, at the longest delay. `halt`: end the server with exit code 1, "
+        "so that whoever started it sees it.",
+    )
+    max_memory: int | None = _setting(
+        None,
+        _optional(_size),
+        "size",
+        "1M or more, with K, M or G; none: no limit",
+        "A worker whose resident memory is larger in three samples in a row (one every two "
+        "seconds) is replaced. Linux only.",
+        "bytes",
+    )
+    max_memory_hard: int | None = _setting(
+        None,
+        _optional(_size),
+        "size",
+        "1M or more, with K, M or G; none: no limit",
+        "A worker whose resident memory is larger is killed at once. Linux only.",
+        "bytes",
+    )
+    max_lifetime: float = _setting(
+        0.0,
+        _number(0, 31_536_000, float),
+        "number",
+        "0 to 31536000; 0 means no limit",
+        "A worker is replaced after this time, less up to a tenth at random.",
+        "seconds",
+    )
+
     def __post_init__(self) -> None:
         """Each value is checked here, whoever builds the object. Raises SettingError."""
         for field in dataclasses.fields(self):
@@ -149,6 +363,11 @@ class Settings:
                     f"{PREFIX}{field.name} = {value!r}: {error}. Allowed: "
                     f"{field.metadata['allowed']}."
                 ) from None
+        if self.roll_surge == 0 and self.roll_unavailable == 0:
+            raise SettingError(
+                f"{PREFIX}roll_surge and {PREFIX}roll_unavailable are both 0, so no worker could "
+                "be replaced. Set one of them to 1."
+            )
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Settings))

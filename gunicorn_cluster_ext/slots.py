@@ -1,23 +1,26 @@
-"""Which process holds which slot. No I/O; used in the arbiter only.
+"""Which process holds which slot, and in what role. No I/O; used in the arbiter only.
 
-A process *holds* its slot from its fork until it *retires* (it was told to finish, or its
-successor was forked), and keeps its seat until it is reaped. The rules:
+    CURRENT   has the slot: it boots, or serves
+    NEXT      boots to take over from CURRENT (or comes back from PARKED to do so)
+    PARKED    was replaced by a roll that may still fail; it is kept, and serves nobody new
+    LEAVING   was told to finish
 
-* a new process gets the lowest slot that nobody holds and that has a free seat, below the
-  number of workers wanted: so the slots are 0 to n-1, and the replacement of a dead worker
-  gets its slot;
-* it takes the seat that was used last, if that is free: what was queued in the inbox of a
-  killed process is then read by its replacement;
+A slot has two *seats*, so two processes at most. The rules:
+
+* a new process takes the seat that the slot's last CURRENT had, if that is free: what was
+  queued in the inbox of a killed process is then read by its replacement;
+* when CURRENT is gone or leaves, NEXT is CURRENT;
 * the generation counts the processes that have held the slot.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gunicorn_cluster_ext.board import SEATS_PER_SLOT
+from gunicorn_cluster_ext.board import SEATS_PER_SLOT, State
 
 
 class Place(NamedTuple):
@@ -28,13 +31,55 @@ class Place(NamedTuple):
     generation: int
 
 
+class Role(enum.Enum):
+    CURRENT = enum.auto()
+    NEXT = enum.auto()
+    PARKED = enum.auto()
+    LEAVING = enum.auto()
+
+
+@dataclass(eq=False)
+class Process:
+    """A worker process, from its fork until it is reaped, as the arbiter knows it.
+
+    ``key`` is chosen by the caller (gunicorn's worker age). ``version`` counts the
+    configurations: processes of one roll have the same. Times are monotonic, in seconds.
+    """
+
+    key: int
+    place: Place
+    version: int
+    forked: float
+    role: Role
+    state: State = State.BOOTING
+    can_park: bool = False
+    ready: float | None = None  # since when it serves
+    healthy: bool = False  # it has passed a health check
+    due: str = ""  # why it is to be replaced,
+    due_since: float = 0.0
+    told: float | None = None  # when it was told to finish,
+    why: str = ""  # and why
+    blamed: str = ""  # what it did, if the arbiter ends it by force
+    killed: bool = False
+    oversized: int = 0  # samples in a row of more memory than it may have
+    expires: float | None = None  # when its lifetime ends
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be relied upon: one that is ended by force may still say READY."""
+        in_service = self.told is None and self.role in (Role.CURRENT, Role.NEXT)
+        return in_service and self.state is State.READY
+
+    def __repr__(self) -> str:
+        slot, _, generation = self.place
+        return f"<{self.role.name} {slot}.{generation} {self.state.name.lower()}>"
+
+
 @dataclass
 class _Slot:
     generation: int = 0
     last_seat: int = 0
-    seats: dict[int, int] = field(default_factory=dict)  # seat (0 or 1) -> process
-    holder: int | None = None
-    outdated: bool = False  # the holder is to be succeeded when there is a seat
+    seats: dict[int, Process] = field(default_factory=dict)  # by seat, 0 or 1
 
     def free_seat(self) -> int | None:
         for seat in (self.last_seat, 1 - self.last_seat):
@@ -42,83 +87,88 @@ class _Slot:
                 return seat
         return None
 
-    def give_way(self) -> None:
-        if self.outdated and self.free_seat() is not None:
-            self.holder, self.outdated = None, False
+    def one(self, role: Role) -> Process | None:
+        return next((each for each in self.seats.values() if each.role is role), None)
 
 
 class SlotTable:
-    """Every process of a server, by a number that the caller chooses (gunicorn's worker age)."""
+    """Every process of a server."""
 
     def __init__(self, capacity: int) -> None:
         self._slots = [_Slot() for _ in range(capacity)]
-        self._places: dict[int, Place] = {}
+        self._processes: dict[int, Process] = {}
 
     def __repr__(self) -> str:
-        return f"<SlotTable {[slot.holder for slot in self._slots if slot.seats]}>"
+        return f"<SlotTable {list(self)}>"
+
+    def __iter__(self) -> Iterator[Process]:
+        """Every process, in slot order."""
+        return (each for slot in self._slots for each in slot.seats.values())
 
     @property
     def capacity(self) -> int:
         return len(self._slots)
 
-    def free(self, below: int) -> int | None:
-        """The lowest slot below ``below`` that a new process can have, if there is one."""
-        for number, slot in enumerate(self._slots[:below]):
-            if slot.holder is None and slot.free_seat() is not None:
-                return number
-        return None
+    def get(self, key: int) -> Process | None:
+        return self._processes.get(key)
 
-    def seat(self, process: int, below: int) -> Place:
-        """Give ``process`` the slot that is ``free``. Raises LookupError when none is."""
-        number = self.free(below)
-        if number is None:
-            raise LookupError(f"no slot below {below} is free")
-        slot = self._slots[number]
-        seat = slot.free_seat()
-        assert seat is not None
-        slot.generation += 1
-        slot.holder, slot.last_seat = process, seat
-        slot.seats[seat] = process
-        place = Place(number, number * SEATS_PER_SLOT + seat, slot.generation)
-        self._places[process] = place
-        return place
+    def current(self, slot: int) -> Process | None:
+        return self._slots[slot].one(Role.CURRENT)
 
-    def place(self, process: int) -> Place | None:
-        """Where ``process`` sits, or None if it is unknown."""
-        return self._places.get(process)
+    def next(self, slot: int) -> Process | None:
+        return self._slots[slot].one(Role.NEXT)
 
-    def retire(self, process: int) -> None:
-        """``process`` was told to finish: its slot is free for another, its seat is not."""
-        place = self._places.get(process)
-        if place is not None and self._slots[place.slot].holder == process:
-            self._slots[place.slot].holder = None
+    def has_seat(self, slot: int) -> bool:
+        return self._slots[slot].free_seat() is not None
 
-    def retire_all(self) -> None:
-        """Every process is to be succeeded by a new one, as soon as there is a seat for that."""
-        for slot in self._slots:
-            slot.outdated = True
-            slot.give_way()
+    def count(self, *roles: Role) -> int:
+        return sum(each.role in roles for each in self)
 
-    def crowding(self) -> list[int]:
-        """The processes that finish in slots where no seat is left for a successor."""
-        crowded = [slot for slot in self._slots if slot.free_seat() is None]
-        return [each for slot in crowded for each in slot.seats.values() if each != slot.holder]
+    def serving(self) -> int:
+        """In how many slots a process serves."""
+        return len({each.place.slot for each in self if each.serves})
 
-    def leave(self, process: int) -> Place | None:
-        """``process`` is gone. Returns where it sat."""
-        place = self._places.get(process)
-        if place is not None:
-            self.retire(process)
-            del self._places[process]
-            slot = self._slots[place.slot]
-            del slot.seats[place.seat % SEATS_PER_SLOT]
-            slot.give_way()
-        return place
+    def seat(self, key: int, slot: int, version: int, now: float) -> Process:
+        """Give the process ``key``, about to be forked, a seat in ``slot``.
 
-    def holders(self) -> Iterator[int]:
-        """The processes that hold slots, in slot order."""
-        return (slot.holder for slot in self._slots if slot.holder is not None)
+        Raises LookupError when that has none, or somebody sits there to take over already.
+        """
+        there = self._slots[slot]
+        seat = there.free_seat()
+        if seat is None or there.one(Role.NEXT):
+            raise LookupError(f"no seat is free in slot {slot}: {list(there.seats.values())}")
+        there.generation += 1
+        place = Place(slot, slot * SEATS_PER_SLOT + seat, there.generation)
+        role = Role.NEXT if there.one(Role.CURRENT) else Role.CURRENT
+        process = Process(key, place, version, now, role)
+        there.seats[seat] = self._processes[key] = process
+        return process
 
-    def is_holder(self, process: int) -> bool:
-        place = self._places.get(process)
-        return place is not None and self._slots[place.slot].holder == process
+    def saw(self, process: Process, state: State, now: float) -> None:
+        """``process`` says that its state is ``state``."""
+        process.state = state
+        # A turn may have missed that it was ready.
+        if state in (State.READY, State.DRAINING, State.PARKED) and process.ready is None:
+            process.ready = now
+
+    def change(self, process: Process, role: Role) -> None:
+        """Give ``process`` another role. A slot that loses its CURRENT so has NEXT instead."""
+        slot = self._slots[process.place.slot]
+        if process.role is Role.CURRENT:
+            slot.last_seat = process.place.seat % SEATS_PER_SLOT
+        process.role = role
+        self._promote(slot)
+
+    def leave(self, key: int) -> Process | None:
+        """The process is gone. Returns what was known of it."""
+        process = self._processes.pop(key, None)
+        if process is not None:
+            self.change(process, Role.LEAVING)
+            slot = self._slots[process.place.slot]
+            del slot.seats[process.place.seat % SEATS_PER_SLOT]
+        return process
+
+    def _promote(self, slot: _Slot) -> None:
+        successor = slot.one(Role.NEXT)
+        if successor is not None and slot.one(Role.CURRENT) is None:
+            successor.role = Role.CURRENT

@@ -30,6 +30,9 @@ class StickyWorker:
     each fork, chains our hooks into the configuration if nothing else has.
     """
 
+    #: So it can be handed connections, and parked.
+    reads_inbox = True
+
     #: The arbiter sets these two in ``pre_fork``.
     cluster: Cluster
     place: Place

@@ -9,6 +9,7 @@ All methods run in the worker's main thread unless they say otherwise.
 from __future__ import annotations
 
 import errno
+import signal
 import socket
 import time
 from functools import partial
@@ -39,6 +40,9 @@ class LoopWorker(ThreadWorker):
     """A ThreadWorker with a main loop of its own."""
 
     poller: Any  # until open_loop it is gthread's
+    #: Whether the worker was told to finish. Unlike gunicorn's ``alive``, which it sets to False,
+    #: this closes no connection: that depends on whether somebody can take it over.
+    leaving = False
     _accepting: bool
 
     # --- for the subclass -----------------------------------------------------------------
@@ -89,9 +93,18 @@ class LoopWorker(ThreadWorker):
     def get_thread_pool(self) -> Pool[StickyConn]:
         return Pool(self.cfg.threads, self._serve)
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        # As gunicorn does for SIGTERM: libraries that know no EINTR are not to be disturbed.
+        signal.siginterrupt(signal.SIGWINCH, False)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: finish."""
-        self.alive = False
+        self.leaving = True
+        self.tpool.wake()
+
+    def handle_winch(self, sig: int, frame: Any) -> None:
+        """SIGWINCH: the arbiter has written an order on the board, which the main loop reads."""
         self.tpool.wake()
 
     def turn(self, timeout: float) -> bool:

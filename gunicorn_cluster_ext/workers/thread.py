@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, Final
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.board import State, Word
+from gunicorn_cluster_ext.board import Order, State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, LostDescriptor
 from gunicorn_cluster_ext.head import NEED_MORE, NOT_PROXIED, OPAQUE, Head, blind, scan, scan_proxy
 from gunicorn_cluster_ext.routing import lightest
@@ -41,6 +41,11 @@ STOP_TIMEOUT: Final = 2.0
 START_TIMEOUT: Final = 5.0
 START_INTERVAL: Final = 0.01
 SWEEP_INTERVAL: Final = 1.0
+#: How often a worker that drains or is parked looks whether there is something to hand on.
+DRAIN_INTERVAL: Final = 0.02
+#: How long a process that has begun Engine.IO sessions stays after the last request of one: a
+#: client that polls asks again at once, and only this process knows it.
+HARD_QUIET: Final = 5.0
 
 
 class Sticky(StickyWorker, LoopWorker):
@@ -61,14 +66,21 @@ class Sticky(StickyWorker, LoopWorker):
 
     # --- life -----------------------------------------------------------------------------
 
+    #: Whether requests that others could serve as well are served here: not while it drains or
+    #: is parked.
+    serves = False
+
     def run(self) -> None:
         """Called by gunicorn when the application is loaded."""
         self._open()
         try:
+            self.notify()
+            self._become(State.READY)
             self._start_together()
-            while self.alive:
+            while self.alive and not self.leaving:
+                self._obey()
                 self.set_accept_enabled(self.may_accept())
-                if not self.turn(1.0):
+                if not self.turn(1.0 if self.serves else DRAIN_INTERVAL):
                     break
             self._drain()
         finally:  # also when a signal ends the process: its threads must end too
@@ -80,10 +92,16 @@ class Sticky(StickyWorker, LoopWorker):
         self._reads_heads = compat.can_read_heads(self.cfg)
         self._judge_step = compat.smallest_limit(self.cfg)
         self._proxy_mode = self.cfg.proxy_protocol
+        self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         self._swept = 0.0
+        self._abandoned: set[int] = set()
         self._blocked = Waiting(settings.handoff_timeout)
         self.open_loop(settings.head_timeout)
         self.poller.add(self.cluster.inboxes.reader(self.place.seat).fileno(), self._on_inbox)
+
+    def _become(self, state: State) -> None:
+        self.serves = state is State.READY
+        self.cluster.board.set(self.place.seat, Word.STATE, state)
 
     def _start_together(self) -> None:
         """Accept nothing until the server's first workers are all ready.
@@ -91,10 +109,26 @@ class Sticky(StickyWorker, LoopWorker):
         After a restart all clients come at once. The first worker to be ready would take
         them all, and sticky clients stay.
         """
+        if self.place.generation != 1:
+            return
         board, deadline = self.cluster.board, time.monotonic() + START_TIMEOUT
-        while self.alive and self.place.generation == 1 and time.monotonic() < deadline:
+        while self.alive and not self.leaving and time.monotonic() < deadline:
             if len(board.slots()) >= board.target or not self.turn(START_INTERVAL):
                 break
+
+    def may_accept(self) -> bool:
+        return self.serves and super().may_accept()
+
+    def _obey(self) -> None:
+        """Serve or be parked, as the arbiter has ordered.
+
+        A parked worker is one that drains without an end, and can be called back.
+        """
+        serve = self._words[self._row + _ORDER] == _SERVE
+        if serve != self.serves:
+            self._become(State.READY if serve else State.PARKED)
+        if not serve:
+            self._hand_on()
 
     def turn(self, timeout: float) -> bool:
         words, row = self._words, self._row
@@ -117,39 +151,67 @@ class Sticky(StickyWorker, LoopWorker):
             self._sweep()
         return True
 
-    def _drain(self) -> None:
-        """Finish what was begun; leave idle connections to whom goes on.
+    # --- leaving --------------------------------------------------------------------------
 
-        When the whole server stops nobody does, and TLS sessions cannot be left to anybody. Those
-        stay open for a while, as in gunicorn 27, for requests that are on their way.
-        """
+    def _drain(self) -> None:
+        """Finish what was begun, and leave connections to whom goes on."""
+        begun = now = time.monotonic()
         self.set_accept_enabled(False)
-        self.cluster.board.set(self.place.seat, Word.STATE, State.DRAINING)
-        now = time.monotonic()
-        deadline, linger = now + self.cfg.graceful_timeout, now + STOP_TIMEOUT
-        while now < deadline:
-            unbegun = self._unbegun()
-            if not self.cluster.board.stopping and self._heir() != self.place.seat:
-                unbegun = [conn for conn in unbegun if not self._leave(conn)]
-            if self.nr_conns == len(unbegun) and (now >= linger or not self._lingers(unbegun)):
-                break
-            if not self.turn(0.1):
+        self._become(State.DRAINING)
+        while now < begun + self._drain_timeout():
+            followed = self._hand_on()
+            # Told so, gunicorn answers with "Connection: close", and ends HTTP/2 connections.
+            self.alive = followed and not self._may_speak_http2
+            if self._may_go(begun, now, followed) or not self.turn(DRAIN_INTERVAL):
                 break
             now = time.monotonic()
 
-    def _lingers(self, unbegun: list[StickyConn]) -> bool:
-        """Whether connections are to be kept open although nothing is in progress."""
-        return bool(unbegun) and (self.cluster.board.stopping or bool(self.cfg.is_ssl))
+    def _drain_timeout(self) -> float:
+        timeout = self.cluster.settings.drain_timeout
+        if timeout is None or self.cluster.board.stopping:
+            timeout = self.cfg.graceful_timeout
+        return float(timeout)
 
-    def _leave(self, conn: StickyConn) -> bool:
-        """Hand on a connection that has no request in progress."""
-        return not self.cfg.is_ssl and self._hand_over(conn, self._heir())
+    def _hand_on(self) -> bool:
+        """Leave connections on which no request is in progress to the heir.
+
+        False when there is none: the whole server ends, nobody else serves, or they are TLS
+        sessions, which cannot be left to anybody.
+        """
+        heir = self._heir()
+        if heir == self.place.seat or self.cluster.board.stopping or self.cfg.is_ssl:
+            return False
+        for conn in self._unbegun():
+            if not self._hand_over(conn, heir):
+                break  # its inbox is full: go on at the next turn
+        return True
+
+    def _may_go(self, begun: float, now: float, followed: bool) -> bool:
+        """Whether a worker that drains since ``begun`` has nothing left to do."""
+        if followed:
+            return not self.nr_conns and not self._is_expected(begun, now)
+        unbegun = len(self._unbegun())
+        if self.nr_conns > unbegun:
+            return False
+        return now >= begun + STOP_TIMEOUT or not unbegun or not self._lingers()
+
+    def _is_expected(self, begun: float, now: float) -> bool:
+        """Whether sessions that only this process knows may still go on here."""
+        had_sessions = self._words[self._row + _SESSIONS]
+        return bool(had_sessions) and now - max(begun, self.finished) < HARD_QUIET
+
+    def _lingers(self) -> bool:
+        """Whether idle connections are kept for a while that nobody will take over.
+
+        For requests that are on their way, as in gunicorn 27. Otherwise somebody will.
+        """
+        return self.cluster.board.stopping or bool(self.cfg.is_ssl)
 
     def _heir(self) -> int:
         """The seat that takes over what this worker leaves.
 
-        A successor in the same slot, if there is one, or the worker that is least busy. Otherwise
-        this very seat: what is in its inbox is read by the process that takes it next.
+        Who serves in the same slot, if there is somebody, or the worker that is least busy.
+        Otherwise this very seat: what is in its inbox is read by the process that takes it next.
         """
         board = self.cluster.board
         successor = board.successor(self.place.seat)
@@ -159,16 +221,36 @@ class Sticky(StickyWorker, LoopWorker):
         return min(loads, key=lambda seat: loads[seat].busy) if loads else self.place.seat
 
     def _close(self) -> None:
-        board, seat = self.cluster.board, self.place.seat
-        board.set(seat, Word.STATE, State.GONE)
-        # What came too late; without an heir it stays where it is, for whom takes this seat next.
-        while self._heir() != seat and (late := self._receive(seat)) is not None:
-            if not self._leave(late):
-                self.drop(late)
+        """Go, and leave nothing behind.
+
+        Whoever sends to this seat after the state is set sees it, and takes it back: see
+        ``_hand_over``.
+        """
+        self._become(State.GONE)
+        self.alive = False
+        self._finish_all()
+        heir, seat = self._heir(), self.place.seat
+        while heir != seat and (late := self._receive(seat)) is not None:
+            if not self._bequeath(late, heir):
+                break
         for conn in (*self._unbegun(), *self._blocked):
-            if not self._leave(conn):
-                self.drop(conn)
+            self._bequeath(conn, heir)
         self.close_loop()
+
+    def _bequeath(self, conn: StickyConn, heir: int) -> bool:
+        """Hand ``conn`` to the heir. Where it finds no room, to whom reads this seat's inbox next.
+
+        Returns whether the heir has got it.
+        """
+        conn.owned = False  # the heir must see for itself whose request it is
+        if self.cfg.is_ssl:
+            self.drop(conn)
+            return False
+        if self._send(conn, heir):
+            return True
+        if not self._send(conn, self.place.seat):
+            self.drop(conn)
+        return False
 
     def _unbegun(self) -> list[StickyConn]:
         """The connections on which no request is in progress."""
@@ -181,7 +263,7 @@ class Sticky(StickyWorker, LoopWorker):
             conn = self._receive(self.place.seat)
             if conn is None:
                 return
-            if conn.owned and self.alive:
+            if conn.owned and self.serves:
                 self._serve_here(conn)
             else:
                 self._consider(conn)
@@ -202,17 +284,25 @@ class Sticky(StickyWorker, LoopWorker):
     def _sweep(self) -> None:
         """Take connections from inboxes that nobody reads.
 
-        A sender may look at the board, be held up, and send to a process that has gone
-        meanwhile. What is left in the inbox of an empty seat is everybody's; the lowest slot
-        that serves takes it.
+        Such are left by workers that were killed. A replacement is to have what was queued for
+        its predecessor, so it is given until the next sweep to come.
         """
+        board, before = self.cluster.board, self._abandoned
+        self._abandoned = set(board.abandoned()) if self._is_sweeper() else set()
+        for seat in self._abandoned:
+            if seat in before or board.successor(seat) is not None:
+                self._take_all(seat)
+
+    def _is_sweeper(self) -> bool:
+        """Whether this worker is the one who sweeps: the process that serves in the lowest slot."""
         board = self.cluster.board
         slots = board.slots()
-        if not slots or slots[0] != self.place.slot:
-            return
-        for seat in board.abandoned():
-            while (conn := self._receive(seat)) is not None:
-                self._consider(conn)
+        return bool(slots) and board.serving(slots[0]) == self.place.seat
+
+    def _take_all(self, seat: int) -> None:
+        """Take what is in the inbox of ``seat``, where nobody is."""
+        while (conn := self._receive(seat)) is not None:
+            self._consider(conn)
 
     # --- a request's head -----------------------------------------------------------------
 
@@ -298,23 +388,39 @@ class Sticky(StickyWorker, LoopWorker):
     # --- where it goes --------------------------------------------------------------------
 
     def _route(self, conn: StickyConn, head: Head) -> None:
-        if conn.hops >= MAX_HOPS or len(conn.received) > MAX_RECEIVED:
+        if len(conn.received) > MAX_RECEIVED:
             self._serve_here(conn)
             return
         owner = self.owner_of(head)
         conn.owned = owner is not None
         seat = self.taker_of(head) if owner is None else owner.seat
-        if seat == self.place.seat:
+        is_hard = owner is not None and owner.hard
+        # Where hard affinity leads stays the same, however many workers come and go.
+        if seat == self.place.seat or (conn.hops >= MAX_HOPS and not is_hard):
             self._serve_here(conn)
         elif not self._hand_over(conn, seat):
             self._words[self._row + _INBOX_FULL] += 1
-            self._block(conn) if owner is not None and owner.hard else self._serve_here(conn)
+            self._block(conn) if is_hard else self._serve_here(conn)
 
     def _serve_here(self, conn: StickyConn) -> None:
         self.dispatch(conn)
         self._words[self._row + _BUSY] = self.tpool.busy
 
     def _hand_over(self, conn: StickyConn, seat: int) -> bool:
+        """Hand ``conn`` to the process in ``seat``. False when there is no room in its inbox.
+
+        Between the look at the board and the hand-off, the process may have gone. It empties its
+        inbox after it has said so. So either it finds what was sent, or this look finds it gone.
+        """
+        if not self._send(conn, seat):
+            return False
+        if self._words[self.cluster.board.row(seat) + _STATE] == _GONE:
+            self._take_all(seat)
+        return True
+
+    def _send(self, conn: StickyConn, seat: int) -> bool:
+        if len(conn.received) > MAX_RECEIVED:
+            return False
         if not self.cluster.inboxes.send(seat, conn.pack(), conn.fd):
             return False
         self._words[self._row + _HANDED_OUT] += 1
@@ -324,8 +430,8 @@ class Sticky(StickyWorker, LoopWorker):
     def has_room(self) -> bool:
         """Whether a thread is free, or will be at once: a hand-off costs more than a short wait."""
         pool = self.tpool
-        if not self.alive or pool.busy < pool.size:
-            return bool(self.alive)
+        if not self.serves or pool.busy < pool.size:
+            return self.serves
         if (pool.waiting() + 1) * self.pace > PATIENCE:
             return False
         return time.monotonic() - self.finished < PATIENCE
@@ -360,6 +466,11 @@ class Sticky(StickyWorker, LoopWorker):
 
 
 # Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
+_STATE: Final = int(Word.STATE)
+_ORDER: Final = int(Word.ORDER)
+_SESSIONS: Final = int(Word.SESSIONS)
+_GONE: Final = int(State.GONE)
+_SERVE: Final = int(Order.SERVE)
 _BUSY: Final = int(Word.BUSY)
 _CONNECTIONS: Final = int(Word.CONNECTIONS)
 _REQUESTS: Final = int(Word.REQUESTS)

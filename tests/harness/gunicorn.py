@@ -81,7 +81,7 @@ class Gunicorn(Process):
 
     def worker_pids(self) -> list[int]:
         workers = psutil.Process(self.pid).children()
-        return sorted(each.pid for each in workers if each.status() != psutil.STATUS_ZOMBIE)
+        return sorted(each.pid for each in workers if _lives(each))
 
     def wait_listening(self) -> None:
         self.wait_for(lambda: _LISTENING.search(self.log_text()), _BOOT_S, "a listening gunicorn")
@@ -108,6 +108,13 @@ class Gunicorn(Process):
                 return connection.get("/", connection="close").status > 0
         except OSError:
             return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended just now
+        return False
 
 
 def _environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -140,9 +140,9 @@ def test_a_bad_setting_on_reload_changes_nothing(gunicorn: StartGunicorn, bad: s
     server.config_path.write_text(bad + "\nworkers = 2\n")
     server.signal(signal.SIGHUP)
     name = bad.split()[0]
-    wait_until(lambda: f"] {name}" in server.log_text(), PATIENCE_S, "the complaint")
-    assert "The cluster settings stay as they were." in server.log_text()
-    view.wait_slots(2)
+    wait_until(lambda: f"refused: {name}" in server.log_text(), PATIENCE_S, "the complaint")
+    assert "Nothing has changed." in server.log_text()
+    view.wait_slots(2, generation=1)
     assert view.slots()[0].words["threads"] == 7
     assert server.get("/").cookies().keys() == {"own"}
     assert "Traceback" not in server.log_text()

@@ -1,10 +1,13 @@
 """What the workers of a server publish, read from its board as other processes read it."""
 
+from collections import Counter
 from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
 
 import psutil
 
-from gunicorn_cluster_ext.board import Board, Row, State, directories
+from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 
@@ -51,6 +54,15 @@ class View:
     def target(self) -> int:
         return self._board.target
 
+    @property
+    def roll(self) -> Roll:
+        return self._board.roll
+
+    @property
+    def slowest_turn(self) -> float:
+        """The longest turn of the arbiter's loop so far, in seconds, without its forks."""
+        return self._board.slowest_turn / 1e9
+
     def total(self, word: str) -> int:
         """The sum of a word, such as "handed_in", over all workers."""
         return sum(row.words[word] for row in self.rows)
@@ -86,6 +98,27 @@ class View:
             raise AssertionError(f"{error}\n{self.describe()}") from None
         return self.pids()
 
+    def wait_roll(self, number: int, state: RollState = RollState.COMMITTED) -> Roll:
+        """Wait until the roll with that number has come so far."""
+
+        def there() -> bool:
+            return self.roll[:2] == (state, number)
+
+        try:
+            self._server.wait_for(there, PATIENCE_S, f"roll {number} {state.name}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.roll}\n{self.describe()}") from None
+        return self.roll
+
+    def wait_generation(self, slot: int, generation: int) -> int:
+        """Wait until at least that generation serves the slot; its pid."""
+
+        def there() -> bool:
+            return self.generations().get(slot, 0) >= generation
+
+        self._server.wait_for(there, PATIENCE_S, f"generation {generation} of slot {slot}")
+        return self.pids()[slot]
+
     def _children(self) -> list[int]:
         try:
             children = psutil.Process(self._master).children()
@@ -101,3 +134,56 @@ class View:
         return "\n".join(
             f"slot {row.slot} seat {row.seat} {row.state!r} {row}" for row in self.rows
         )
+
+
+class Watch:
+    """Looks at the board all the time, in a thread, and keeps the extremes that it saw."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._over = Event()
+        self._thread = Thread(target=self._run, name="watch")
+        self.looks = 0
+        self.fewest_serving = 1_000
+        #: Processes that boot, and slots that serve: a slot's old and new process count as one.
+        self.most_active = 0
+        self.most_booting = 0
+        self.most_parked = 0
+        #: With those that drain.
+        self.most_processes = 0
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.005):
+            self._note(self._look())
+
+    def _look(self) -> list[tuple[int, State]]:
+        """What stood there twice: a slot may change hands between the reads of its two seats."""
+        last = None
+        while True:
+            seen = [(row.slot, row.state) for row in self._view.rows]
+            if seen == last:
+                return seen
+            last = seen
+
+    def _note(self, seen: list[tuple[int, State]]) -> None:
+        states = Counter(state for _, state in seen)
+        serving = len({slot for slot, state in seen if state is State.READY})
+        self.looks += 1
+        self.fewest_serving = min(self.fewest_serving, serving)
+        self.most_active = max(self.most_active, states[State.BOOTING] + serving)
+        self.most_booting = max(self.most_booting, states[State.BOOTING])
+        self.most_parked = max(self.most_parked, states[State.PARKED])
+        self.most_processes = max(self.most_processes, len(seen))

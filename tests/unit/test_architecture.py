@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gunicorn_cluster_ext"
-PURE = {"head", "routing", "slots", "tags", "trust"}
+PURE = {
+    "exits",
+    "head",
+    "limits",
+    "recycling",
+    "rolling",
+    "routing",
+    "slots",
+    "supervisor",
+    "tags",
+    "trust",
+}
 IMPURE = {"gunicorn", "os", "socket", "time", "threading", "select", "mmap"}
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.board import (
+    DEAF,
     LAYOUT,
     MAGIC,
     SEATS_PER_SLOT,
     Board,
+    Order,
+    Roll,
+    RollState,
     Row,
     State,
     Word,
@@ -22,6 +26,7 @@ from gunicorn_cluster_ext.routing import Load
 from tests.unit.processes import in_child, spawn, status_of
 
 GONE, BOOTING, READY, DRAINING, PARKED = State
+HEADER, ROW = 48, 32
 
 
 @pytest.fixture
@@ -42,9 +47,9 @@ def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -
 
 def test_the_header_says_what_this_is() -> None:
     board = Board.create(4)
-    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, 16, os.getpid(), 0]
+    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 0]
     assert (board.capacity, board.master_pid) == (4, os.getpid())
-    assert len(board.words) == 16 + 2 * 4 * 16
+    assert len(board.words) == HEADER + 2 * 4 * ROW
     assert board.path is None
 
 
@@ -56,14 +61,15 @@ def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
     cells = [(seat, word) for seat in range(8) for word in Word]
     for number, (seat, word) in enumerate(cells):
         board.set(seat, word, number + 1)
-    board.target = 7
+    board.target, board.slowest_turn = 7, 8
+    board.roll = Roll(RollState.FAILED, 2**63, 3, 4, "x" * 1_000)
     assert [board.get(seat, word) for seat, word in cells] == list(range(1, len(cells) + 1))
     assert board.words[board.row(3) + Word.PID] == board.get(3, Word.PID)
-    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, 16, os.getpid(), 7]
+    assert list(board.words[:8]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 7, 0, 8]
 
 
 def test_a_row_has_room_for_every_word() -> None:
-    assert max(Word) < 16
+    assert max(Word) < ROW
     assert len(set(Word)) == len(Word)
 
 
@@ -91,7 +97,7 @@ def test_there_is_no_seat_beyond_the_last(board: Board) -> None:
         (BOOTING, False, False),
         (READY, True, True),
         (DRAINING, False, True),
-        (PARKED, False, False),
+        (PARKED, False, True),
     ],
 )
 def test_who_serves_and_who_is_there(
@@ -146,21 +152,46 @@ def test_a_slot_that_is_not_there_is_nobody(board: Board, slot: int) -> None:
 
 @pytest.mark.parametrize(
     ("state", "follows"),
-    [(GONE, False), (BOOTING, True), (READY, True), (DRAINING, False), (PARKED, False)],
+    [(GONE, False), (BOOTING, False), (READY, True), (DRAINING, False), (PARKED, False)],
 )
+@pytest.mark.parametrize("generation", [3, 5])
 @pytest.mark.parametrize("seat", [0, 1])
-def test_who_succeeds_a_process(board: Board, seat: int, state: State, follows: bool) -> None:
-    old = put(board, 1, 4, DRAINING, seat=seat)
-    new = put(board, 1, 5, state, seat=1 - seat)
-    assert board.successor(old) == (new if follows else None)
-    assert board.successor(new) is None
+def test_who_succeeds_a_process(
+    board: Board, seat: int, generation: int, state: State, follows: bool
+) -> None:
+    """Also an older one: a roll that fails calls it back."""
+    leaving = put(board, 1, 4, DRAINING, seat=seat)
+    other = put(board, 1, generation, state, seat=1 - seat)
+    assert board.successor(leaving) == (other if follows else None)
+    assert board.successor(other) is None
 
 
 def test_seats_that_nobody_holds_any_more(board: Board) -> None:
     put(board, 0, 0, GONE)
     put(board, 1, 4, GONE)
+    put(board, 1, 5, BOOTING, seat=1)
     put(board, 2, 1, READY)
-    assert list(board.abandoned()) == [2]
+    put(board, 3, 1, GONE, seat=1)
+    assert list(board.abandoned()) == [2, 7]
+
+
+@pytest.mark.parametrize("state", [READY, DRAINING])
+def test_a_process_that_reads_no_inbox_is_handed_nothing(board: Board, state: State) -> None:
+    seat = put(board, 1, 4, state)
+    board.set(seat, Word.STATE, state | DEAF)
+    assert board.state(seat) is state
+    assert board.serving(1) is None
+    assert board.process(1, 4) is None
+    assert board.successor(seat ^ 1) is None
+    assert list(board.slots()) == list(board.loads()) == list(board.abandoned()) == []
+    assert [row.state for row in board.rows()] == [state]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_nobody_is_parked_from_the_start(board: Board, order: Order) -> None:
+    board.set(3, Word.ORDER, order)
+    board.clear(3, generation=2, now=1)
+    assert Order(board.get(3, Word.ORDER)) is Order.SERVE
 
 
 def test_the_end_of_the_server_is_said_once(board: Board) -> None:
@@ -168,6 +199,29 @@ def test_the_end_of_the_server_is_said_once(board: Board) -> None:
     board.stopping = True
     assert board.stopping is True
     assert board.target == 0
+
+
+def test_the_slowest_turn(board: Board) -> None:
+    assert board.slowest_turn == 0
+    board.slowest_turn = 12_345
+    assert board.slowest_turn == 12_345
+
+
+@pytest.mark.parametrize("reason", ["", "worker 2 died", "Prüfung fehlgeschlagen: 503"])
+@pytest.mark.parametrize("state", RollState)
+def test_the_last_roll(board: Board, state: RollState, reason: str) -> None:
+    assert board.roll == Roll(RollState.NONE, 0, 0, 0, "")
+    board.roll = Roll(RollState.FAILED, 6, 4, 4, "a longer reason than the next, " * 4)
+    roll = Roll(state, 7, 2, 4, reason)
+    board.roll = roll
+    assert board.roll == roll
+
+
+@pytest.mark.parametrize("sign", ["x", "ü", "€", "𝄞"])
+def test_a_long_reason_is_cut_between_signs(board: Board, sign: str) -> None:
+    board.roll = Roll(RollState.FAILED, 1, 0, 4, "1" + sign * 1_000)
+    reason = board.roll.reason
+    assert len(reason) > 60 and reason == "1" + sign * (len(reason) - 1)
 
 
 def test_loads_of_those_that_serve(board: Board) -> None:
@@ -217,6 +271,26 @@ def test_no_word_is_ever_read_half_written(board: Board) -> None:
         while len(seen) < 2 and time.monotonic() < deadline:
             seen.update(words[index] for _ in range(100_000))
         assert seen == {none, all_bits}
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        status_of(writer)
+
+
+def test_no_reason_is_ever_read_half_written(board: Board) -> None:
+    first, second = (Roll(RollState.FAILED, 1, 0, 4, sign * 150) for sign in "ab")
+
+    def write() -> None:
+        while True:
+            board.roll = first
+            board.roll = second
+
+    writer = spawn(write)
+    try:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 10
+        while len(seen) < 2 and time.monotonic() < deadline:
+            seen.update({board.roll.reason for _ in range(1_000)} - {""})
+        assert seen == {first.reason, second.reason}
     finally:
         os.kill(writer, signal.SIGKILL)
         status_of(writer)
@@ -273,7 +347,7 @@ def test_an_attached_board_is_for_reading_only(tmp_path: Path) -> None:
         attached.target = 9
 
 
-def words(*values: int, length: int = 48) -> bytes:
+def words(*values: int, length: int = HEADER + 2 * ROW) -> bytes:
     padded = (*values, *[0] * (length - len(values)))
     return b"".join(value.to_bytes(8, "little") for value in padded)
 
@@ -285,12 +359,12 @@ def words(*values: int, length: int = 48) -> bytes:
         b"text",
         b"12345678",
         b"a text of some length, but of no whole number of words, as most of them are" * 9 + b".",
-        words(0, LAYOUT, 1, 16),
-        words(MAGIC, LAYOUT + 1, 1, 16),
-        words(MAGIC, LAYOUT, 1, 16, length=8),
-        words(MAGIC, LAYOUT, 1, 16, length=47),
-        words(MAGIC, LAYOUT, 1000, 16),
-        words(MAGIC, LAYOUT, 2**64 - 1, 16),
+        words(0, LAYOUT, 1, ROW),
+        words(MAGIC, LAYOUT + 1, 1, ROW),
+        words(MAGIC, LAYOUT, 1, ROW, length=8),
+        words(MAGIC, LAYOUT, 1, ROW, length=HEADER + 2 * ROW - 1),
+        words(MAGIC, LAYOUT, 1000, ROW),
+        words(MAGIC, LAYOUT, 2**64 - 1, ROW),
     ],
     ids=[
         "empty",

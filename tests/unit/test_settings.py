@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.settings import (
     NAMES,
+    Rate,
     SettingError,
     Settings,
     executed_config,
@@ -42,6 +43,9 @@ def test_nothing_needs_to_be_set() -> None:
     assert DEFAULTS.sticky == ("engineio", "cookie")
     assert DEFAULTS.cookie == "gunicorn_worker"
     assert DEFAULTS.dir is None
+    assert (DEFAULTS.roll_surge, DEFAULTS.roll_unavailable) == (1, 0)
+    assert DEFAULTS.restart_limit == Rate(20, 60.0)
+    assert (DEFAULTS.drain_timeout, DEFAULTS.health_path, DEFAULTS.max_memory) == (None,) * 3
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,53 @@ def test_nothing_needs_to_be_set() -> None:
         ("dir", "/run/app", "/run/app"),
         ("dir", Path("/run/app"), "/run/app"),
         ("dir", "here", os.path.abspath("here")),
+        ("startup_timeout", 0, 0.0),
+        ("startup_timeout", 86_400, 86_400.0),
+        ("roll_surge", 2, 2),
+        ("roll_surge", 1_000, 1_000),
+        ("roll_surge", "3", 3),
+        ("roll_surge", 2.0, 2),
+        ("roll_surge", "25%", "25%"),
+        ("roll_surge", " 100% ", "100%"),
+        ("roll_unavailable", 1, 1),
+        ("roll_unavailable", "0%", "0%"),
+        ("roll_unavailable", "010%", "010%"),
+        ("roll_rollback", "keep", "keep"),
+        ("roll_rollback", "full", "full"),
+        ("roll_observe", 30, 30.0),
+        ("drain_timeout", None, None),
+        ("drain_timeout", "", None),
+        ("drain_timeout", 0, 0.0),
+        ("drain_timeout", 600, 600.0),
+        ("health_path", None, None),
+        ("health_path", "", None),
+        ("health_path", "/", "/"),
+        ("health_path", "/healthz?full=1&x=%20", "/healthz?full=1&x=%20"),
+        ("health_interval", 0.1, 0.1),
+        ("health_timeout", 3_600, 3_600.0),
+        ("health_failures", 1, 1),
+        ("restart_delay", 0, 0.0),
+        ("restart_delay_max", 86_400, 86_400.0),
+        ("min_uptime", 0, 0.0),
+        ("restart_limit", "1/1", Rate(1, 1.0)),
+        ("restart_limit", " 100/3600 ", Rate(100, 3_600.0)),
+        ("restart_limit", Rate(5, 2.5), Rate(5, 2.5)),
+        ("restart_limit", None, None),
+        ("restart_limit", "", None),
+        ("restart_policy", "halt", "halt"),
+        ("max_memory", None, None),
+        ("max_memory", "", None),
+        ("max_memory", "512M", 512 << 20),
+        ("max_memory", "512m", 512 << 20),
+        ("max_memory", "512MB", 512 << 20),
+        ("max_memory", "2G", 2 << 30),
+        ("max_memory", "1024K", 1 << 20),
+        ("max_memory", 1 << 20, 1 << 20),
+        ("max_memory", "1048576", 1 << 20),
+        ("max_memory", "1048576B", 1 << 20),
+        ("max_memory_hard", " 1G ", 1 << 30),
+        ("max_lifetime", 0, 0.0),
+        ("max_lifetime", 86_400, 86_400.0),
     ],
 )
 def test_a_value_is_accepted(name: str, value: Any, parsed: Any) -> None:
@@ -89,6 +140,15 @@ def test_a_value_is_accepted(name: str, value: Any, parsed: Any) -> None:
         ("head_timeout", "2.5", 2.5),
         ("handoff_timeout", "1", 1.0),
         ("dir", "/run/app", "/run/app"),
+        ("roll_surge", "2", 2),
+        ("roll_surge", "50%", "50%"),
+        ("drain_timeout", "12.5", 12.5),
+        ("drain_timeout", "", None),
+        ("restart_limit", "5/10", Rate(5, 10.0)),
+        ("restart_limit", "", None),
+        ("max_memory", "1G", 1 << 30),
+        ("health_path", "/health", "/health"),
+        ("roll_rollback", "full", "full"),
     ],
 )
 def test_the_environment_says_it_in_words(name: str, text: str, parsed: Any) -> None:
@@ -139,6 +199,66 @@ REFUSED = [
     ("handoff_timeout", "soon"),
     ("dir", 5),
     ("dir", ["/run"]),
+    ("startup_timeout", -1),
+    ("startup_timeout", None),
+    ("roll_surge", -1),
+    ("roll_surge", 1_001),
+    ("roll_surge", 1.5),
+    ("roll_surge", True),
+    ("roll_surge", None),
+    ("roll_surge", ""),
+    ("roll_surge", "101%"),
+    ("roll_surge", "-1%"),
+    ("roll_surge", "1.5%"),
+    ("roll_surge", "%"),
+    ("roll_surge", "25 %"),
+    ("roll_surge", "9999%"),
+    ("roll_unavailable", "half"),
+    ("roll_unavailable", math.inf),
+    ("roll_rollback", "Full"),
+    ("roll_rollback", ""),
+    ("roll_rollback", None),
+    ("roll_rollback", ["keep"]),
+    ("roll_observe", -1),
+    ("drain_timeout", -1),
+    ("drain_timeout", "soon"),
+    ("drain_timeout", False),
+    ("health_path", "health"),
+    ("health_path", "http://localhost/health"),
+    ("health_path", "/a b"),
+    ("health_path", "/a\r\nX: y"),
+    ("health_path", "/a\n"),
+    ("health_path", "/é"),
+    ("health_path", b"/health"),
+    ("health_interval", 0),
+    ("health_timeout", 0),
+    ("health_failures", 0),
+    ("restart_delay", -0.1),
+    ("restart_delay_max", math.nan),
+    ("restart_limit", "20"),
+    ("restart_limit", "20/"),
+    ("restart_limit", "0/60"),
+    ("restart_limit", "20/0"),
+    ("restart_limit", "-20/60"),
+    ("restart_limit", "20/60s"),
+    ("restart_limit", "1.5/60"),
+    ("restart_limit", "1234567/60"),
+    ("restart_limit", 20),
+    ("restart_limit", (20, 60)),
+    ("restart_policy", "stop"),
+    ("max_memory", 0),
+    ("max_memory", "1023K"),
+    ("max_memory", "512X"),
+    ("max_memory", "0.5G"),
+    ("max_memory", "-1G"),
+    ("max_memory", "G"),
+    ("max_memory", "1 G"),
+    ("max_memory", True),
+    ("max_memory", 2.0**21),
+    ("max_memory", "8589934592G"),
+    ("max_memory_hard", "much"),
+    ("max_lifetime", -1),
+    ("max_lifetime", 31_536_001),
 ]
 
 
@@ -180,6 +300,29 @@ def test_any_value_is_accepted_or_refused(name: str, value: Any) -> None:
     except SettingError:
         return
     assert value_of(name, taken) == taken
+
+
+@pytest.mark.parametrize("surge", [0, "0"])
+@pytest.mark.parametrize("unavailable", [0, "0"])
+def test_a_reload_must_be_able_to_replace_somebody(surge: Any, unavailable: Any) -> None:
+    with pytest.raises(SettingError, match=r"^cluster_roll_surge and cluster_roll_unavailable are"):
+        read({"cluster_roll_surge": surge, "cluster_roll_unavailable": unavailable}, {})
+
+
+@pytest.mark.parametrize(("surge", "unavailable"), [(0, 1), (1, 0), ("0%", "25%"), ("1%", "0%")])
+def test_one_of_two_is_enough(surge: Any, unavailable: Any) -> None:
+    settings = Settings(roll_surge=surge, roll_unavailable=unavailable)
+    assert (settings.roll_surge, settings.roll_unavailable) == (surge, unavailable)
+
+
+@given(st.integers(1, (1 << 63) - 1), st.sampled_from([("", 0), ("K", 10), ("M", 20), ("G", 30)]))
+def test_sizes_have_units(number: int, unit: tuple[str, int]) -> None:
+    size = number << unit[1]
+    if 1 << 20 <= size < 1 << 63:
+        assert value_of("max_memory", f"{number}{unit[0]}") == size
+    else:
+        with pytest.raises(SettingError, match="it is out of range"):
+            value_of("max_memory", f"{number}{unit[0]}")
 
 
 def test_settings_built_by_hand_are_checked_as_well() -> None:

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,224 +11,267 @@ from hypothesis.stateful import (
     rule,
 )
 
-from gunicorn_cluster_ext.board import SEATS_PER_SLOT
-from gunicorn_cluster_ext.slots import Place, SlotTable
+from gunicorn_cluster_ext.board import SEATS_PER_SLOT, State
+from gunicorn_cluster_ext.slots import Place, Process, Role, SlotTable
 
 
-def table_of(capacity: int, *processes: int) -> SlotTable:
-    table = SlotTable(capacity)
-    for process in processes:
-        table.seat(process, below=capacity)
-    return table
+def seat(table: SlotTable, key: int, slot: int = 0) -> Process:
+    return table.seat(key, slot, version=0, now=10.0)
 
 
-def test_the_first_processes_get_the_first_slots() -> None:
+def serve(table: SlotTable, process: Process) -> Process:
+    table.saw(process, State.READY, 11.0)
+    return process
+
+
+def test_a_new_process_boots_and_has_the_slot() -> None:
     table = SlotTable(3)
-    assert table.seat(11, table.capacity) == Place(slot=0, seat=0, generation=1)
-    assert table.seat(12, table.capacity) == Place(slot=1, seat=2, generation=1)
-    assert list(table.holders()) == [11, 12]
-    assert (table.capacity, repr(table)) == (3, "<SlotTable [11, 12]>")
+    process = table.seat(11, 2, version=5, now=10.0)
+    assert process.place == Place(slot=2, seat=4, generation=1)
+    assert (process.key, process.version, process.forked) == (11, 5, 10.0)
+    assert (process.role, process.state, process.ready) == (Role.CURRENT, State.BOOTING, None)
+    assert table.get(11) is table.current(2) is process
+    assert table.get(12) is table.current(1) is table.next(2) is None
+    assert (table.capacity, repr(table)) == (3, "<SlotTable [<CURRENT 2.1 booting>]>")
 
 
-def test_the_replacement_of_a_dead_process_takes_its_slot_and_seat() -> None:
-    table = table_of(3, 11, 12, 13)
-    assert table.leave(12) == Place(1, 2, 1)
-    assert table.place(12) is None
-    assert table.seat(14, table.capacity) == Place(1, 2, 2)
+def test_a_second_process_is_to_take_over() -> None:
+    table = SlotTable(1)
+    old, new = seat(table, 11), seat(table, 12)
+    assert (old.role, new.role) == (Role.CURRENT, Role.NEXT)
+    assert new.place == Place(0, 1, 2)
+    assert (table.current(0), table.next(0)) == (old, new)
 
 
-def test_a_successor_takes_the_slot_and_the_other_seat() -> None:
-    table = table_of(3, 11, 12)
-    table.retire(11)
-    assert not table.is_holder(11)
-    assert table.seat(13, table.capacity) == Place(0, 1, 2)
-    assert list(table.holders()) == [13, 12]
-    assert table.place(11) == Place(0, 0, 1), "it drains in its seat"
+@pytest.mark.parametrize("role", [Role.LEAVING, Role.PARKED])
+def test_when_the_current_process_goes_the_next_is_current(role: Role) -> None:
+    table = SlotTable(1)
+    old, new = seat(table, 11), seat(table, 12)
+    table.change(old, role)
+    assert (old.role, new.role) == (role, Role.CURRENT)
+
+
+def test_when_the_current_process_ends_the_next_is_current() -> None:
+    table = SlotTable(1)
+    old, new = seat(table, 11), seat(table, 12)
+    assert table.leave(11) is old
+    assert old.role is Role.LEAVING
+    assert list(table) == [new]
+    assert new.role is Role.CURRENT
+
+
+def test_the_current_process_stays_when_the_next_ends() -> None:
+    table = SlotTable(1)
+    old, new = seat(table, 11), seat(table, 12)
+    table.leave(12)
+    assert table.current(0) is old
+    assert seat(table, 13).place == Place(0, new.place.seat, 3)
+
+
+def test_a_parked_process_comes_back_as_any_successor() -> None:
+    table = SlotTable(1)
+    old, new = seat(table, 11), seat(table, 12)
+    table.change(old, Role.PARKED)
+    table.change(old, Role.NEXT)
+    assert (table.current(0), table.next(0)) == (new, old)
+    table.change(new, Role.LEAVING)
+    assert (table.current(0), table.next(0)) == (old, None)
+
+
+def test_a_parked_process_is_current_at_once_where_nobody_is() -> None:
+    table = SlotTable(1)
+    old = seat(table, 11)
+    table.change(old, Role.PARKED)
+    table.change(old, Role.NEXT)
+    assert old.role is Role.CURRENT
+
+
+def test_the_replacement_of_a_dead_process_takes_its_seat() -> None:
+    """What is queued in its inbox is read."""
+    table = SlotTable(3)
+    for slot in range(3):
+        seat(table, slot, slot)
+    table.leave(1)
+    assert seat(table, 4, 1).place == Place(1, 2, 2)
 
 
 def test_the_replacement_of_a_dead_successor_takes_the_successors_seat() -> None:
-    table = table_of(1, 11)
-    table.retire(11)
-    table.seat(12, table.capacity)
-    table.leave(11)
+    table = SlotTable(1)
+    old, _ = seat(table, 11), seat(table, 12)
+    table.change(old, Role.LEAVING)
     table.leave(12)
-    assert table.seat(13, table.capacity) == Place(0, 1, 3)
-
-
-def test_a_slot_with_two_draining_processes_has_no_room() -> None:
-    table = table_of(2, 11)
-    table.retire(11)
-    table.seat(12, table.capacity)
-    table.retire(12)
-    assert table.seat(13, table.capacity) == Place(1, 2, 1)
     table.leave(11)
-    assert table.seat(14, table.capacity) == Place(0, 0, 3)
+    assert seat(table, 13).place == Place(0, 1, 3)
 
 
-def test_a_process_that_drained_frees_its_seat_and_nothing_else() -> None:
-    table = table_of(1, 11)
-    table.retire(11)
-    table.seat(12, table.capacity)
+def test_a_successor_that_never_took_over_leaves_no_trace() -> None:
+    table = SlotTable(1)
+    seat(table, 11)
+    seat(table, 12)
+    table.leave(12)
     table.leave(11)
-    assert table.is_holder(12)
-    table.retire(12)
-    assert table.seat(13, table.capacity) == Place(0, 0, 3)
+    assert seat(table, 13).place == Place(0, 0, 3)
 
 
-def test_all_can_be_succeeded_at_once() -> None:
-    table = table_of(3, 11, 12)
-    table.retire_all()
-    assert list(table.holders()) == []
-    assert [table.seat(process, table.capacity) for process in (13, 14)] == [
-        Place(0, 1, 2),
-        Place(1, 3, 2),
-    ]
-
-
-def test_there_may_be_no_slot_left() -> None:
-    table = table_of(2, 11, 12)
-    with pytest.raises(LookupError, match="no slot below 2 is free"):
-        table.seat(13, table.capacity)
-
-
-def test_slots_beyond_the_wanted_stay_empty() -> None:
-    table = table_of(4, 11, 12)
-    assert table.free(below=2) is None
-    assert table.free(below=3) == 2
-    with pytest.raises(LookupError, match="no slot below 2 is free"):
-        table.seat(13, below=2)
+@pytest.mark.parametrize("role", [Role.CURRENT, Role.LEAVING, Role.PARKED])
+def test_a_slot_has_two_seats(role: Role) -> None:
+    table = SlotTable(2)
+    old, new = seat(table, 11), seat(table, 12)
+    if role is not Role.CURRENT:
+        table.change(old, role)
+        table.change(new, role)
+    assert not table.has_seat(0)
+    assert table.has_seat(1)
+    with pytest.raises(LookupError, match=r"no seat is free in slot 0: \["):
+        seat(table, 13)
+    assert table.get(13) is None
     table.leave(11)
-    assert table.seat(14, below=2) == Place(0, 0, 2)
+    assert table.has_seat(0)
 
 
-def crowded() -> SlotTable:
-    """In slot 0, process 12 holds and 11 drains; in slot 1, 13 holds."""
-    table = table_of(2, 11)
-    table.retire(11)
-    table.seat(12, below=2)
-    table.seat(13, below=2)
-    return table
+def test_who_comes_back_to_take_over_needs_no_help() -> None:
+    """Two processes are never NEXT, also where one seat is free."""
+    table = SlotTable(1)
+    table.change(seat(table, 11), Role.PARKED)
+    seat(table, 12)
+    table.change(next(iter(table)), Role.NEXT)
+    with pytest.raises(LookupError):
+        seat(table, 13)
 
 
-def test_who_stands_in_the_way_of_a_successor() -> None:
-    table = crowded()
-    assert table.crowding() == [11]
-    table.retire(12)
-    assert table.crowding() == [11, 12]
-    table.leave(11)
-    assert table.crowding() == []
+def test_a_process_serves_from_when_it_says_so_until_it_is_told() -> None:
+    table = SlotTable(1)
+    process = seat(table, 11)
+    assert not process.serves
+    table.saw(process, State.READY, 12.0)
+    assert process.serves
+    process.told = 13.0
+    assert not process.serves, "it may say READY until it has heard of it"
 
 
-def test_a_process_is_not_retired_while_no_successor_has_a_seat() -> None:
-    table = crowded()
-    table.retire_all()
-    assert list(table.holders()) == [12]
+@pytest.mark.parametrize("state", [State.GONE, State.BOOTING, State.DRAINING, State.PARKED])
+def test_only_who_is_ready_serves(state: State) -> None:
+    table = SlotTable(1)
+    process = serve(table, seat(table, 11))
+    table.saw(process, state, 12.0)
+    assert not process.serves
 
 
-def test_a_process_is_succeeded_as_soon_as_there_is_a_seat() -> None:
-    """Of two reloads in short order, the second must not be lost: it may bring new code."""
-    table = crowded()
-    table.retire_all()
-    assert table.seat(14, below=2).slot == 1
-    table.leave(11)
-    assert not table.is_holder(12)
-    assert table.seat(15, below=2) == Place(0, 0, 3)
+@pytest.mark.parametrize("role", list(Role))
+def test_only_current_and_next_serve(role: Role) -> None:
+    table = SlotTable(1)
+    old, _ = serve(table, seat(table, 11)), seat(table, 12)
+    if role is Role.NEXT:
+        table.change(old, Role.PARKED)
+    table.change(old, role)
+    assert old.serves is (role in (Role.CURRENT, Role.NEXT))
+
+
+def test_a_process_is_ready_since_it_said_so_first() -> None:
+    table = SlotTable(1)
+    process = seat(table, 11)
+    for now, state in enumerate([State.BOOTING, State.READY, State.PARKED, State.READY]):
+        table.saw(process, state, float(now))
+    assert process.ready == 1.0
+
+
+def test_slots_that_serve_are_counted_not_processes() -> None:
+    table = SlotTable(3)
+    for key, slot in [(1, 0), (2, 0), (3, 1)]:
+        serve(table, seat(table, key, slot))
+    seat(table, 4, 2)
+    assert table.serving() == 2
+    assert table.count(Role.CURRENT) == 3
+    assert table.count(Role.CURRENT, Role.NEXT) == 4
+    assert table.count(Role.PARKED) == 0
 
 
 def test_strangers_are_of_no_concern() -> None:
-    table = table_of(1, 11)
-    table.retire(99)
-    assert table.leave(99) is None
-    assert not table.is_holder(99)
-    assert list(table.holders()) == [11]
+    assert SlotTable(1).leave(99) is None
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Processes are forked, told to finish, and end, in any order."""
+    """Processes are forked, change their roles, and end, in any order."""
 
-    processes: Bundle[int] = Bundle("processes")
+    processes: Bundle[Process] = Bundle("processes")
 
-    @initialize(capacity=st.integers(1, 4))
+    @initialize(capacity=st.integers(1, 3))
     def start(self, capacity: int) -> None:
         self.table = SlotTable(capacity)
-        self.below = capacity
-        self.forked = 0
-        self.places: dict[int, Place] = {}
+        self.alive: list[Process] = []
         self.generations = [0] * capacity
+        self.forked = 0
 
-    def free_slots(self) -> Iterator[int]:
-        held = {self.places[process].slot for process in self.table.holders()}
-        for slot in range(self.below):
-            there = sum(place.slot == slot for place in self.places.values())
-            if slot not in held and there < SEATS_PER_SLOT:
-                yield slot
+    def there(self, slot: int) -> list[Process]:
+        return [each for each in self.alive if each.place.slot == slot]
 
-    def check_seated(self, process: int, slot: int) -> Place:
-        place = self.table.seat(process, self.below)
-        assert place.slot == slot
-        assert place.seat // SEATS_PER_SLOT == slot
-        assert place.seat not in {other.seat for other in self.places.values()}
-        self.generations[slot] += 1
-        assert place.generation == self.generations[slot]
-        assert self.table.is_holder(process)
-        self.places[process] = place
-        return place
-
-    @rule(target=processes)
-    def fork(self) -> object:
+    @rule(target=processes, slot=st.integers(0, 2))
+    def fork(self, slot: int) -> object:
+        slot %= self.table.capacity
+        roles = {each.role for each in self.there(slot)}
+        full = len(self.there(slot)) == SEATS_PER_SLOT
+        assert self.table.has_seat(slot) is not full
         self.forked += 1
-        slot = next(self.free_slots(), None)
-        if slot is None:
+        if full or Role.NEXT in roles:
             with pytest.raises(LookupError):
-                self.table.seat(self.forked, self.below)
+                self.table.seat(self.forked, slot, 0, 0.0)
             return multiple()
-        self.check_seated(self.forked, slot)
-        return self.forked
+        return self.seated(slot, Role.NEXT if Role.CURRENT in roles else Role.CURRENT)
 
-    @rule(below=st.integers(1, 4))
-    def want(self, below: int) -> None:
-        self.below = min(below, self.table.capacity)
+    def seated(self, slot: int, role: Role) -> Process:
+        process = self.table.seat(self.forked, slot, 0, 0.0)
+        self.generations[slot] += 1
+        assert process.role is role
+        assert process.place[::2] == (slot, self.generations[slot])
+        assert process.place.seat // SEATS_PER_SLOT == slot
+        self.alive.append(process)
+        return process
+
+    @rule(process=processes, role=st.sampled_from([Role.PARKED, Role.LEAVING]))
+    def dismiss(self, process: Process, role: Role) -> None:
+        if process.role is not Role.LEAVING:
+            self.table.change(process, role)
 
     @rule(process=processes)
-    def retire(self, process: int) -> None:
-        self.table.retire(process)
-        assert not self.table.is_holder(process)
-        assert self.table.place(process) == self.places[process]
-
-    @rule()
-    def retire_all(self) -> None:
-        self.table.retire_all()
+    def resume(self, process: Process) -> None:
+        if process.role is Role.PARKED and self.table.next(process.place.slot) is None:
+            self.table.change(process, Role.NEXT)
 
     @rule(process=consumes(processes))
-    def end(self, process: int) -> None:
-        assert self.table.leave(process) == self.places.pop(process)
-        assert self.table.place(process) is None
-        assert self.table.leave(process) is None
+    def end(self, process: Process) -> None:
+        assert self.table.leave(process.key) is process
+        assert self.table.leave(process.key) is None
+        self.alive.remove(process)
 
     @rule(target=processes, process=consumes(processes))
-    def crash(self, process: int) -> object:
+    def crash(self, process: Process) -> object:
         """And is replaced at once."""
-        held = self.table.is_holder(process)
-        before = self.places[process]
+        was, slot = process.role, process.place.slot
         self.end(process)
-        replacement = self.fork()
-        after = self.places.get(self.forked)
-        if held and after is not None and after.slot == before.slot:
-            assert after.seat == before.seat, "what is queued there is read"
+        if was is not Role.CURRENT or self.table.current(slot):
+            return multiple()
+        replacement = self.fork(slot)
+        assert isinstance(replacement, Process)
+        assert replacement.place.seat == process.place.seat, "what is queued there is read"
         return replacement
 
     @invariant()
+    def the_table_knows_all(self) -> None:
+        assert {each.key for each in self.table} == {each.key for each in self.alive}
+        for process in self.alive:
+            assert self.table.get(process.key) is process
+        slots = [each.place.slot for each in self.table]
+        assert slots == sorted(slots)
+
+    @invariant()
     def nobody_shares(self) -> None:
-        assert self.table.free(self.below) == next(self.free_slots(), None)
-        holders = list(self.table.holders())
-        slots = [self.places[process].slot for process in holders]
-        assert slots == sorted(set(slots))
-        assert [process for process in self.places if self.table.is_holder(process)] == sorted(
-            holders
-        )
-        seats = [place.seat for place in self.places.values()]
+        seats = [each.place.seat for each in self.alive]
         assert len(seats) == len(set(seats))
+        for slot in range(self.table.capacity):
+            roles = [each.role for each in self.there(slot)]
+            assert roles.count(Role.CURRENT) <= 1
+            assert roles.count(Role.NEXT) <= roles.count(Role.CURRENT)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestAnyHistory = AnyHistory.TestCase

@@ -1,0 +1,14 @@
+"""Keeps a megabyte for every request, for ever."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import whoami
+
+KEPT: list[bytes] = []
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    # Written to, or the kernel would not count it.
+    KEPT.append(b"x" * 1_000_000)
+    return whoami.app(environ, start_response)

@@ -1,0 +1,28 @@
+"""Code that is deployed: the module `deployed` in a server's own directory."""
+
+import os
+from pathlib import Path
+
+APP = "deployed:app"
+
+GOOD = "from whoami import app\n"
+
+
+def deploy(directory: Path, code: str) -> None:
+    """Replace the module at once, so that no worker loads half of it."""
+    path = directory / "deployed.py"
+    written = path.with_suffix(".new")
+    written.write_text(code)
+    os.replace(written, path)
+
+
+def slow(seconds: float) -> str:
+    """What takes some seconds to import."""
+    return f"import time\ntime.sleep({seconds})\n{GOOD}"
+
+
+def only_in(slots: tuple[int, ...], code: str) -> str:
+    """What is bad for some workers only."""
+    block = "\n".join(f"    {line}" for line in code.splitlines())
+    condition = f"from gunicorn_cluster_ext import worker_id\nif worker_id() in {slots}:\n"
+    return f"{condition}{block}\n{GOOD}"

@@ -1,0 +1,15 @@
+"""Fixtures for tests of what a server does over time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartGunicorn
+from tests.integration.site import StartSite
+
+
+@pytest.fixture
+def site(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> StartSite:
+    """Starts a Sticky server of three workers (see Site), and waits until all serve."""
+    return StartSite(gunicorn, new_directory)

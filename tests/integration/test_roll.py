@@ -1,0 +1,368 @@
+"""HUP replaces worker after worker, and clients notice nothing."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gunicorn_cluster_ext.board import RollState, State
+from tests.conftest import StartGunicorn
+from tests.harness.callers import run_callers
+from tests.harness.connection import request_bytes
+from tests.harness.deploy import APP, GOOD, deploy, slow
+from tests.harness.load import Load
+from tests.harness.waiting import wait_until
+from tests.integration.site import Site, StartSite
+from tests.integration.view import PATIENCE_S, STICKY, View, Watch
+
+# What the issue allows a request to take while workers are replaced.
+SLOWEST_S = 0.5
+
+
+def wait_more(load: Load, answers: int = 200) -> None:
+    """Let the load go on for a while."""
+    enough = load.report.answers + answers
+    wait_until(lambda: load.report.answers >= enough, PATIENCE_S, f"{answers} more answers")
+
+
+def check_renewed(site: Site, before: dict[int, int], generation: int | None = None) -> None:
+    """Every slot has a new process, and nothing is left of the old ones."""
+    pids = site.view.wait_slots(len(before), generation=generation)
+    assert not set(pids.values()) & set(before.values())
+    # They say on the board that they are gone; to be reaped takes a moment more.
+    for pid in before.values():
+        wait_until(lambda pid=pid: not psutil.pid_exists(pid), PATIENCE_S, f"the end of {pid}")
+
+
+def test_a_roll_with_a_slow_import(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(2))
+    with rolled.load(connections=16) as load, Watch(rolled.view) as watch:
+        wait_more(load)
+        assert set(load.report.pids) == set(rolled.pids.values())
+        roll = rolled.roll()
+        wait_more(load)
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert (roll.replaced, roll.total, roll.reason) == (3, 3, "")
+    assert load.report.complaints(SLOWEST_S) == []
+    assert load.report.connections == 16
+    # All the new ones have answered too.
+    assert set(load.report.pids) == {*rolled.pids.values(), *rolled.view.pids().values()}
+    assert watch.fewest_serving == 3
+    assert watch.most_active == 4
+
+
+# For anybody, for a slot (soft), for a process that is soon gone (hard), and with a body (which
+# the application must read, or gunicorn closes the connection).
+MIXED = [
+    request_bytes("GET", "/"),
+    request_bytes("GET", "/", {"Cookie": "gunicorn_worker=0"}),
+    request_bytes("GET", "/", {"Cookie": "gunicorn_worker=2"}),
+    request_bytes("GET", "/?EIO=4&sid=abc.1.1"),
+    request_bytes("POST", "/", body=b"x" * 100_000),
+]
+
+
+def test_ten_rolls_in_a_row(site: StartSite) -> None:
+    rolled = site("echo:app")
+    with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
+        for _ in range(10):
+            wait_more(load, 50)
+            rolled.roll()
+        wait_more(load)
+        check_renewed(rolled, rolled.pids, generation=11)
+    assert load.report.complaints(SLOWEST_S) == []
+    assert load.report.connections == 20
+    assert len(load.report.pids) > 20
+    assert watch.fewest_serving == 3
+    assert watch.most_active <= 4
+
+
+@pytest.mark.parametrize(
+    ("surge", "unavailable", "workers", "most", "fewest"),
+    [
+        pytest.param(2, 0, 4, 6, 4, id="surge 2"),
+        pytest.param("50%", 0, 4, 6, 4, id="surge 50%"),
+        pytest.param("100%", 0, 3, 6, 3, id="surge 100%"),
+        pytest.param(1, 1, 4, 5, 3, id="surge 1, unavailable 1"),
+    ],
+)
+def test_surge(
+    site: StartSite,
+    surge: int | str,
+    unavailable: int,
+    workers: int,
+    most: int,
+    fewest: int,
+) -> None:
+    """As many processes as are allowed boot together."""
+    rolled = site(workers=workers, cluster_roll_surge=surge, cluster_roll_unavailable=unavailable)
+    rolled.deploy(slow(1))
+    with rolled.load() as load, Watch(rolled.view) as watch:
+        rolled.roll()
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert load.report.complaints(SLOWEST_S) == []
+    assert fewest <= watch.fewest_serving <= workers
+    assert watch.most_booting >= most - workers
+    assert watch.most_active <= most
+
+
+@pytest.mark.parametrize(
+    ("unavailable", "fewest"),
+    [pytest.param(1, 2, id="1"), pytest.param("34%", 2, id="34%"), pytest.param(2, 1, id="2")],
+)
+def test_without_surge(site: StartSite, unavailable: int | str, fewest: int) -> None:
+    """For tight memory: never more processes than workers, those that drain included."""
+    rolled = site(cluster_roll_surge=0, cluster_roll_unavailable=unavailable)
+    with rolled.load() as load, Watch(rolled.view) as watch:
+        wait_more(load)
+        rolled.roll()
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert load.report.complaints() == []
+    assert watch.fewest_serving == fewest
+    assert watch.most_processes == 3
+
+
+def test_without_surge_a_process_that_drains_counts(site: StartSite) -> None:
+    rolled = site(cluster_roll_surge=0, cluster_roll_unavailable=1)
+    with rolled.server.connect() as busy, Watch(rolled.view) as watch:
+        busy.send(b"GET /?sleep=1 HTTP/1.1\r\nHost: x\r\nCookie: gunicorn_worker=0\r\n\r\n")
+        wait_until(lambda: rolled.view.total("busy") == 1, PATIENCE_S, "a busy worker")
+        rolled.roll()
+        assert busy.answer().json()["pid"] == rolled.pids[0]
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert watch.fewest_serving == 2
+    assert watch.most_processes == 3
+
+
+def test_a_single_worker(site: StartSite) -> None:
+    rolled = site(workers=1)
+    rolled.deploy(slow(1))
+    with rolled.load(connections=4) as load, Watch(rolled.view) as watch:
+        wait_more(load, 50)
+        rolled.roll()
+        wait_more(load, 50)
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert load.report.complaints(SLOWEST_S) == []
+    assert watch.fewest_serving == 1
+
+
+def test_requests_in_progress_are_finished(site: StartSite) -> None:
+    rolled = site()
+    request = b"GET /?sleep=0.3 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with rolled.load(connections=12, request=[request]) as load:
+        wait_more(load, 24)
+        rolled.roll()
+        wait_more(load, 24)
+    assert load.report.complaints() == []
+    assert load.report.connections == 12
+    check_renewed(rolled, rolled.pids, generation=2)
+
+
+def test_observation(site: StartSite) -> None:
+    """The roll is over when the new workers have proved themselves."""
+    rolled = site(cluster_roll_observe=1)
+    rolled.hup()
+    roll = rolled.view.wait_roll(1, RollState.OBSERVING)
+    assert roll.replaced == 3
+    observed = rolled.view.pids()
+    rolled.view.wait_roll(1, RollState.COMMITTED)
+    assert rolled.view.wait_slots(3, generation=2) == observed
+
+
+def test_parked_until_the_roll_commits(site: StartSite) -> None:
+    rolled = site(cluster_roll_rollback="full", cluster_roll_observe=1)
+    with rolled.load() as load, Watch(rolled.view) as watch:
+        wait_more(load)
+        rolled.hup()
+        rolled.view.wait_roll(1, RollState.OBSERVING)
+        # They wait for the case that they are needed, and answer nothing.
+        assert all(psutil.pid_exists(pid) for pid in rolled.pids.values())
+        wait_until(lambda: new_only(rolled, load), PATIENCE_S, "answers of new workers only")
+        rolled.view.wait_roll(1, RollState.COMMITTED)
+        wait_more(load)
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert watch.most_parked == 3
+    assert watch.fewest_serving == 3
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+def new_only(rolled: Site, load: Load) -> bool:
+    before = dict(load.report.pids)
+    wait_more(load, 50)
+    answered = {pid for pid, count in load.report.pids.items() if count > before.get(pid, 0)}
+    return not answered & set(rolled.pids.values())
+
+
+def test_preloaded_code_is_not_loaded_anew(site: StartSite) -> None:
+    """And whoever wonders why reads it in the log."""
+    rolled = site(preload_app=True)
+    rolled.deploy("raise RuntimeError('nobody loads this')\n")
+    rolled.roll()
+    check_renewed(rolled, rolled.pids, generation=2)
+    (line,) = rolled.lines("preload_app")
+    assert "[WARNING]" in line and "code" in line
+    assert rolled.server.get("/").status == 200
+
+
+def test_the_drain_timeout_ends_what_does_not_finish(site: StartSite) -> None:
+    rolled = site(workers=1, cluster_drain_timeout=1, graceful_timeout=60)
+    with rolled.server.connect() as busy:
+        busy.send(b"GET /?sleep=600 HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: rolled.view.total("busy") == 1, PATIENCE_S, "a busy worker")
+        rolled.roll()
+        check_renewed(rolled, rolled.pids, generation=2)
+        assert busy.closed_by_peer()
+
+
+@pytest.mark.parametrize(("transport", "calls"), [("polling", 150), ("websocket", 1500)])
+def test_socketio_clients_stay_with_their_process(
+    site: StartSite, transport: str, calls: int
+) -> None:
+    """Only that knows them. It goes on for them while it drains, though its slot is taken."""
+    rolled = site("chat:app", cluster_drain_timeout=30, threads=50)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_callers, rolled.server.url, 6, calls, [transport])
+        rolled.view.wait_total("sessions", 6)
+        wait_until(lambda: len(rolled.view.slots()) == 3, PATIENCE_S, "all workers")
+        rolled.roll()
+        assert not running.done()
+        assert State.DRAINING in {row.state for row in rolled.view.rows}
+        callers = running.result()
+    assert [caller.error for caller in callers if caller.error] == []
+    for caller in callers:
+        assert len(set(caller.pids)) == 1 and caller.pids[0] in rolled.pids.values()
+    check_renewed(rolled, rolled.pids, generation=2)
+
+
+def test_a_reload_while_the_first_workers_boot(
+    gunicorn: StartGunicorn, new_directory: Callable[[], Path]
+) -> None:
+    directory = new_directory()
+    deploy(directory, slow(1))
+    server = gunicorn(APP, "-k", STICKY, "-w", "3", directory=directory, wait=False)
+    view = View(server)
+    wait_until(lambda: len(view.rows) == 3, PATIENCE_S, "workers that boot")
+    server.signal(signal.SIGHUP)
+    view.wait_roll(1)
+    view.wait_slots(3)
+    assert server.get("/").status == 200
+
+
+def test_an_old_worker_that_dies_meanwhile(site: StartSite) -> None:
+    """Its replacement has the new code, and the roll goes on."""
+    rolled = site("release:app", raw_env=["RELEASE=old"])
+    rolled.configure(raw_env=["RELEASE=new", "IMPORT_S=0.7"])
+    rolled.hup()
+    rolled.view.wait_roll(1, RollState.ROLLING)
+    os.kill(rolled.pids[2], signal.SIGKILL)
+    rolled.view.wait_roll(1)
+    check_renewed(rolled, rolled.pids)
+    answer = rolled.server.get("/", cookie="gunicorn_worker=2").json()
+    assert (answer["worker"], answer["release"]) == (2, "new")
+
+
+def test_everything_at_once(site: StartSite) -> None:
+    """Rolls, recycling and TTIN do not get into each other's way."""
+    rolled = site("echo:app", max_requests=40, cluster_max_lifetime=2, cluster_roll_surge="100%")
+    with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
+        for _ in range(3):
+            wait_more(load, 300)
+            rolled.server.signal(signal.SIGTTIN)
+            rolled.roll()
+        wait_more(load, 300)
+        rolled.server.wait_for(
+            lambda: min(rolled.view.generations().values()) > 4, PATIENCE_S, "recycled workers"
+        )
+    assert load.report.complaints(SLOWEST_S) == []
+    assert load.report.connections == 20
+    assert watch.fewest_serving >= 3
+
+
+HOOKS = """
+def note(name):
+    with open("hooks.txt", "a") as file:
+        file.write(name + "\\n")
+
+def pre_fork(server, worker): note("pre_fork")
+def post_fork(server, worker): note("post_fork")
+def post_worker_init(worker): note("post_worker_init")
+def worker_exit(server, worker): note("worker_exit")
+def child_exit(server, worker): note("child_exit")
+def on_reload(server): note("on_reload")
+def nworkers_changed(server, new, old): note("nworkers_changed")
+"""
+
+
+@pytest.mark.parametrize("kind", [STICKY, "gthread"], ids=["Sticky", "gthread"])
+def test_the_users_hooks_run(site: StartSite, kind: str) -> None:
+    rolled = site(worker_class=kind, hooks=HOOKS)
+    rolled.configure(workers=2)
+    rolled.roll()
+    rolled.view.wait_slots(2, generation=2)
+    notes = rolled.directory / "hooks.txt"
+    wait_until(lambda: notes.read_text().count("child_exit") == 3, PATIENCE_S, "the last exit")
+    called = Counter(notes.read_text().split())
+    assert called["on_reload"] == 1
+    assert {called[name] for name in ("pre_fork", "post_fork", "post_worker_init")} == {3 + 2}
+    assert {called[name] for name in ("worker_exit", "child_exit")} == {3}
+    assert called["nworkers_changed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "app"), [("gthread", APP), ("sync", APP), ("asgi", "lifespan:app")]
+)
+def test_gunicorns_own_workers_roll_too(site: StartSite, kind: str, app: str) -> None:
+    """They cannot hand their connections over, so a client is told to connect anew."""
+    rolled = site(app, worker_class=kind)
+    rolled.configure(raw_env=["STARTUP_S=1"])
+    rolled.deploy(slow(1))
+    with rolled.load(connections=8) as load, Watch(rolled.view) as watch:
+        wait_more(load)
+        rolled.roll()
+        wait_more(load)
+        check_renewed(rolled, rolled.pids, generation=2)
+    assert set(load.report.statuses) == {200}
+    assert watch.fewest_serving == 3
+    assert watch.most_active == 4
+    # Those on a connection that its worker has just closed are theirs.
+    assert [each for each in load.report.failures if each.pid is None] == []
+
+
+# --- the arbiter's own time ---------------------------------------------------------------
+
+SLOWEST_TURN_S = 0.05
+
+
+def turn_of_a_busy_arbiter(site: StartSite) -> float:
+    """The longest turn while it rolls, mends, and changes its mind."""
+    rolled = site()
+    with rolled.load():
+        for _ in range(2):
+            rolled.roll()
+            generation = rolled.view.generations()[0]
+            os.kill(rolled.view.pids()[0], signal.SIGKILL)
+            rolled.view.wait_generation(0, generation + 1)
+            rolled.view.wait_slots(3)
+        rolled.deploy("raise RuntimeError\n")
+        rolled.roll(RollState.FAILED)
+        rolled.deploy(GOOD)
+        rolled.server.signal(signal.SIGTTIN)
+        rolled.view.wait_slots(4)
+    slowest = rolled.view.slowest_turn
+    rolled.server.stop()
+    assert slowest > 0
+    return slowest
+
+
+def test_no_turn_of_the_arbiter_takes_long(site: StartSite) -> None:
+    """Measured three times at most: the machine may be busy with something else for as long."""
+    turns: list[float] = []
+    while not turns or (min(turns) >= SLOWEST_TURN_S and len(turns) < 3):
+        turns.append(turn_of_a_busy_arbiter(site))
+    assert min(turns) < SLOWEST_TURN_S, turns

@@ -1,0 +1,306 @@
+"""A deploy that is no good never takes the site down: who served before goes on serving."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gunicorn_cluster_ext.board import Roll, RollState
+from tests.harness.deploy import GOOD, only_in
+from tests.harness.load import Load
+from tests.harness.waiting import wait_until
+from tests.integration.site import Site, StartSite
+from tests.integration.test_roll import SLOWEST_S, check_renewed, wait_more
+from tests.integration.view import PATIENCE_S, STICKY, Watch
+
+ILL = """
+import whoami
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/health":
+        return whoami.app(environ, start_response)
+    start_response("500 Ill", [("Content-Length", "0")])
+    return [b""]
+"""
+# It is ready some milliseconds after its import.
+CRASHES = f"import os, threading\nthreading.Timer(0.3, os._exit, (9,)).start()\n{GOOD}"
+HEALTH: dict[str, Any] = {
+    "cluster_health_path": "/health",
+    "cluster_health_interval": 0.2,
+    "cluster_health_timeout": 1,
+    "cluster_health_failures": 2,
+}
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Code that is no good, and a word of the reason that is given."""
+
+    code: str
+    word: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+BAD = {
+    "syntax error": Deploy("def app(:\n", "could not load"),
+    "import error": Deploy("import no_such_module\n", "could not load"),
+    "no application": Deploy("", "could not load"),
+    "error": Deploy("raise RuntimeError('not today')\n", "could not load"),
+    "exit": Deploy("import os\nos._exit(5)\n", "code 5"),
+    "sys.exit": Deploy("import sys\nsys.exit(0)\n", "code 0"),
+    "killed": Deploy("import os\nos.kill(os.getpid(), 9)\n", "SIGKILL"),
+    "hanging import": Deploy(
+        "import time\ntime.sleep(3600)\n", "ready within 1 s", {"cluster_startup_timeout": 1}
+    ),
+    "failing health": Deploy(ILL, "health", HEALTH),
+}
+
+
+def check_failed(failed: Site, roll: Roll, word: str) -> None:
+    """The reason stands on the board, and in one line of the log."""
+    assert word in roll.reason
+    (line,) = failed.lines("Roll failed")
+    assert "[ERROR]" in line and roll.reason in line
+
+
+def check_works_again(failed: Site, load: Load) -> None:
+    """A good deploy rolls as if nothing had been."""
+    before = failed.view.pids()
+    failed.deploy(GOOD)
+    assert failed.roll().reason == ""
+    wait_more(load, 50)
+    pids = failed.view.wait_slots(len(before))
+    assert not set(pids.values()) & set(before.values())
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_deploy(site: StartSite, name: str) -> None:
+    bad = BAD[name]
+    failed = site(**bad.settings)
+    failed.deploy(bad.code)
+    with failed.load() as load, Watch(failed.view) as watch:
+        wait_more(load, 50)
+        roll = failed.roll(RollState.FAILED)
+        wait_more(load)
+        assert failed.view.wait_slots(3) == failed.pids
+        check_failed(failed, roll, bad.word)
+        check_works_again(failed, load)
+    assert roll.replaced == 0
+    assert load.report.complaints(SLOWEST_S) == []
+    assert watch.fewest_serving == 3
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+@pytest.mark.parametrize("name", ["syntax error", "no application", "exit", "hanging import"])
+def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name: str) -> None:
+    bad = BAD[name]
+    failed = site(worker_class=kind, **bad.settings)
+    failed.deploy(bad.code)
+    with failed.load(connections=6) as load, Watch(failed.view) as watch:
+        wait_more(load, 50)
+        roll = failed.roll(RollState.FAILED)
+        wait_more(load, 50)
+        assert failed.view.wait_slots(3) == failed.pids
+    check_failed(failed, roll, bad.word)
+    assert (load.report.failures, set(load.report.statuses)) == ([], {200})
+    assert watch.fewest_serving == 3
+    failed.deploy(GOOD)
+    failed.roll()
+    check_renewed(failed, failed.pids)
+
+
+def test_bad_deploys_one_after_the_other(site: StartSite) -> None:
+    """Each is given up for its own reason, and none is held against the next."""
+    failed = site(cluster_restart_limit="2/60", cluster_restart_policy="halt")
+    with failed.load() as load:
+        for _ in range(4):
+            failed.deploy("import no_such_module\n")
+            failed.roll(RollState.FAILED)
+        check_works_again(failed, load)
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+# --- some are replaced already ----------------------------------------------------------------
+
+THIRD_FAILS = {
+    "load": Deploy(only_in((2,), "raise RuntimeError('no third')"), "could not load"),
+    "hang": Deploy(
+        only_in((2,), "import time; time.sleep(3600)"),
+        "ready within",
+        {"cluster_startup_timeout": 2},
+    ),
+    "exit": Deploy(only_in((2,), "import os; os._exit(5)"), "code 5"),
+}
+
+
+@pytest.mark.parametrize("name", THIRD_FAILS)
+def test_full_rollback(site: StartSite, name: str) -> None:
+    """The third of four fails: the two that were replaced come back, and nobody notices."""
+    bad = THIRD_FAILS[name]
+    failed = site(workers=4, cluster_roll_rollback="full", **bad.settings)
+    failed.deploy(bad.code)
+    with failed.load() as load, Watch(failed.view) as watch:
+        wait_more(load)
+        roll = failed.roll(RollState.FAILED)
+        assert failed.view.wait_slots(4) == failed.pids
+        before = dict(load.report.pids)
+        wait_until(
+            lambda: all(load.report.pids[pid] > before[pid] for pid in failed.pids.values()),
+            PATIENCE_S,
+            "answers of all old workers",
+        )
+        wait_more(load)
+        assert failed.view.wait_slots(4) == failed.pids
+        check_failed(failed, roll, bad.word)
+        check_works_again(failed, load)
+    assert watch.fewest_serving == 4 and watch.most_parked >= 2
+    assert len(load.report.pids) > 8, "new workers have answered before they were taken back"
+    assert load.report.connections == 16
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+def test_the_rollback_that_keeps(site: StartSite) -> None:
+    """What was replaced before the third failed stays new."""
+    failed = site(workers=4)
+    failed.deploy(THIRD_FAILS["load"].code)
+    with failed.load() as load, Watch(failed.view) as watch:
+        wait_more(load)
+        roll = failed.roll(RollState.FAILED)
+        wait_more(load)
+        pids = failed.view.wait_slots(4)
+        check_failed(failed, roll, "could not load")
+        check_works_again(failed, load)
+    assert roll[2:4] == (2, 4)
+    assert [pids[slot] == failed.pids[slot] for slot in range(4)] == [False, False, True, True]
+    assert (watch.fewest_serving, watch.most_parked) == (4, 0)
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+def test_a_crash_after_ready(site: StartSite) -> None:
+    """Only what the new process had in its hands when it died is lost."""
+    failed = site(workers=4, cluster_roll_rollback="full", cluster_roll_observe=5)
+    failed.deploy(CRASHES)
+    with failed.load(pause=0.1) as load, Watch(failed.view) as watch:
+        wait_more(load, 100)
+        roll = failed.roll(RollState.FAILED)
+        wait_more(load, 100)
+        assert failed.view.wait_slots(4) == failed.pids
+        check_failed(failed, roll, "code 9")
+        check_works_again(failed, load)
+    assert watch.fewest_serving >= 3
+    old = {None, *failed.pids.values()}
+    assert [str(each) for each in load.report.failures if each.pid in old] == []
+    assert set(load.report.statuses) == {200}
+
+
+def test_a_crash_after_ready_when_nothing_is_left_of_the_old(site: StartSite) -> None:
+    """The roll has failed, and the server lives: a good deploy mends it."""
+    failed = site(cluster_roll_observe=5)
+    failed.deploy(CRASHES)
+    roll = failed.roll(RollState.FAILED)
+    check_failed(failed, roll, "code 9")
+    failed.deploy(GOOD)
+    failed.roll()
+    check_renewed(failed, failed.pids)
+    assert failed.server.get("/").status == 200
+
+
+def test_ill_after_ready(site: StartSite) -> None:
+    """Healthy at first: it fails while it is observed."""
+    code = f"import time\nbegun = time.monotonic()\n{ILL}".replace(
+        '!= "/health":', '!= "/health" or time.monotonic() - begun < 2:'
+    )
+    failed = site(cluster_roll_rollback="full", cluster_roll_observe=20, **HEALTH)
+    failed.deploy(code)
+    with failed.load() as load, Watch(failed.view) as watch:
+        failed.hup()
+        failed.view.wait_roll(1, RollState.OBSERVING)
+        roll = failed.view.wait_roll(1, RollState.FAILED)
+        wait_more(load)
+        assert failed.view.wait_slots(3) == failed.pids
+    assert (watch.fewest_serving, watch.most_parked) == (3, 3)
+    check_failed(failed, roll, "health")
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+# --- what is refused before anything happens -----------------------------------------------------
+
+
+def append(line: str) -> Callable[[Site], None]:
+    def spoil(refused: Site) -> None:
+        path = refused.server.config_path
+        path.write_text(f"{path.read_text()}{line}\n")
+
+    return spoil
+
+
+def remove(refused: Site) -> None:
+    refused.server.config_path.unlink()
+
+
+REFUSED = {
+    "syntax error": append("workers = ("),
+    "error": append("raise RuntimeError('not today')"),
+    "import error": append("import no_such_module"),
+    "sys.exit": append("import sys; sys.exit(3)"),
+    "bad value": append("workers = 'many'"),
+    "bad hook": append("pre_fork = 5"),
+    "unknown setting": append("cluster_roll_surg = 1"),
+    "bad setting": append("cluster_roll_surge = -1"),
+    "no progress": append("cluster_roll_surge = cluster_roll_unavailable = 0"),
+    "no worker class": append("worker_class = 'no_such_module.Worker'"),
+    "gone": remove,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_broken_configuration(site: StartSite, name: str) -> None:
+    refused = site()
+    REFUSED[name](refused)
+    with refused.load() as load:
+        wait_more(load, 50)
+        refused.hup()
+        check_refused(refused)
+        wait_more(load, 50)
+        refused.configure()
+        refused.roll()
+        wait_more(load, 50)
+        check_renewed(refused, refused.pids, generation=2)
+    assert load.report.complaints(SLOWEST_S) == []
+
+
+def check_refused(refused: Site) -> None:
+    """One line says so, and nothing else happens."""
+    server = refused.server
+    server.wait_for(lambda: refused.lines("Reload refused"), PATIENCE_S, "a refusal")
+    (line,) = refused.lines("Reload refused")
+    assert "[ERROR]" in line
+    assert refused.view.wait_slots(3, generation=1) == refused.pids
+    assert refused.view.roll.state is RollState.NONE
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_a_broken_configuration_of_gunicorns_own_workers(site: StartSite, kind: str) -> None:
+    refused = site(worker_class=kind)
+    REFUSED["syntax error"](refused)
+    refused.hup()
+    check_refused(refused)
+    assert refused.server.get("/").status == 200
+
+
+def test_an_address_in_use(site: StartSite) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        refused = site(bind=["127.0.0.1:0"], worker_class=STICKY)
+        own = f"127.0.0.1:{refused.server.port}"
+        refused.configure(bind=[own, taken])
+        with refused.load() as load:
+            refused.hup()
+            check_refused(refused)
+            wait_more(load)
+        assert load.report.complaints() == []
+        assert refused.server.get("/").status == 200

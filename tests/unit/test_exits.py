@@ -1,0 +1,150 @@
+import os
+import signal
+import sys
+
+import pytest
+
+from gunicorn_cluster_ext.board import State
+from gunicorn_cluster_ext.exits import BOOT_ERROR, LOAD_ERROR, Exit
+from gunicorn_cluster_ext.slots import Place, Process, Role
+
+
+def process(
+    ready: float | None = 102.0, state: State = State.READY, blamed: str = "", why: str = ""
+) -> Process:
+    """Forked at 100; ``why`` it was told to finish, if it was."""
+    one = Process(1, Place(0, 0, 1), 0, 100.0, Role.CURRENT, state, ready=ready)
+    one.blamed, one.why = blamed, why
+    one.told = 110.0 if why or blamed else None
+    return one
+
+
+BOOTING = {"ready": None, "state": State.BOOTING}
+
+
+@pytest.mark.parametrize(
+    ("status", "exit"),
+    [
+        (0, Exit(0, None)),
+        (3 << 8, Exit(3, None)),
+        (255 << 8, Exit(255, None)),
+        (signal.SIGKILL, Exit(None, 9)),
+        (signal.SIGSEGV | 0x80, Exit(None, 11)),
+    ],
+)
+def test_a_status_is_taken_apart(status: int, exit: Exit) -> None:
+    assert Exit.of_code(os.waitstatus_to_exitcode(status)) == exit
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_so_is_the_status_of_a_real_process() -> None:
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "raise SystemExit(4)"], os.environ)
+    assert Exit.of_code(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == Exit(LOAD_ERROR, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(9, "SIGKILL"), (6, "SIGABRT"), (99, "signal 99"), (None, "signal None")]
+)
+def test_signals_have_names(number: int | None, name: str) -> None:
+    assert Exit(None, number).signal_name == name
+
+
+@pytest.mark.parametrize(
+    ("exit", "failed"),
+    [
+        (Exit(BOOT_ERROR, None), True),
+        (Exit(LOAD_ERROR, None), True),
+        (Exit(0, None), False),
+        (Exit(1, None), False),
+        (Exit(None, 3), False),
+        (Exit(None, 4), False),
+    ],
+)
+def test_gunicorn_says_by_two_codes_that_it_could_not_boot(exit: Exit, failed: bool) -> None:
+    assert exit.failed_to_boot is failed
+
+
+TERM, KILL, DONE = Exit(None, signal.SIGTERM), Exit(None, signal.SIGKILL), Exit(0, None)
+
+
+@pytest.mark.parametrize(
+    ("exit", "one"),
+    [
+        (DONE, process(why="roll")),
+        (KILL, process(why="roll")),
+        (Exit(1, None), process(why="roll")),
+        (Exit(LOAD_ERROR, None), process(**BOOTING, why="the roll failed")),
+        (TERM, process()),
+        (TERM, process(**BOOTING)),
+        (DONE, process(state=State.DRAINING)),
+    ],
+)
+def test_what_somebody_wanted_is_expected(exit: Exit, one: Process) -> None:
+    assert exit.is_expected(one)
+
+
+@pytest.mark.parametrize(
+    ("exit", "one"),
+    [
+        (DONE, process()),
+        (DONE, process(**BOOTING)),
+        (Exit(1, None), process()),
+        (Exit(1, None), process(state=State.DRAINING)),
+        (KILL, process()),
+        (KILL, process(state=State.DRAINING)),
+        (Exit(None, signal.SIGSEGV), process()),
+        (Exit(LOAD_ERROR, None), process(**BOOTING)),
+        (Exit(BOOT_ERROR, None), process(**BOOTING)),
+        (Exit(None, signal.SIGABRT), process(blamed="did not answer")),
+        (TERM, process(blamed="did not answer")),
+        (DONE, process(blamed="did not answer", why="roll")),
+    ],
+)
+def test_the_rest_is_not(exit: Exit, one: Process) -> None:
+    assert not exit.is_expected(one)
+
+
+@pytest.mark.parametrize(
+    ("exit", "one", "words"),
+    [
+        (DONE, process(why="roll"), "finished (roll) after serving for 18.0 s"),
+        (KILL, process(why="roll"), "ended (roll) after serving for 18.0 s"),
+        (
+            DONE,
+            process(**BOOTING, why="the roll failed"),
+            "finished (the roll failed) before it was ready, 20.0 s after its start",
+        ),
+        (TERM, process(), "finished, as somebody asked it to after serving for 18.0 s"),
+        (KILL, process(), "was ended by SIGKILL after serving for 18.0 s"),
+        (
+            Exit(None, 64),
+            process(**BOOTING),
+            "was ended by SIGRTMAX before it was ready, 20.0 s after its start",
+        ),
+        (
+            Exit(LOAD_ERROR, None),
+            process(**BOOTING),
+            "could not load the application (exit code 4) before it was ready, "
+            "20.0 s after its start",
+        ),
+        (
+            Exit(BOOT_ERROR, None),
+            process(**BOOTING),
+            "could not load the application (exit code 3) before it was ready, "
+            "20.0 s after its start",
+        ),
+        (
+            Exit(BOOT_ERROR, None),
+            process(),
+            "exited by itself with code 3 after serving for 18.0 s",
+        ),
+        (DONE, process(), "exited by itself with code 0 after serving for 18.0 s"),
+        (
+            Exit(None, signal.SIGABRT),
+            process(blamed="did not answer for 30 s", why="roll"),
+            "did not answer for 30 s after serving for 18.0 s",
+        ),
+    ],
+)
+def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
+    assert exit.words(one, 120.0) == words

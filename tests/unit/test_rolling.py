@@ -1,0 +1,675 @@
+"""What is planned, step by step. For whole clusters over time see test_supervisor.py."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from gunicorn_cluster_ext.board import RollState, State
+from gunicorn_cluster_ext.limits import Limits, RestartPolicy
+from gunicorn_cluster_ext.rolling import (
+    ROLL,
+    Action,
+    Ended,
+    Kill,
+    Park,
+    Replacer,
+    Resume,
+    RollPolicy,
+    RollProgress,
+    Spawn,
+    Tell,
+)
+from gunicorn_cluster_ext.slots import Process, Role, SlotTable
+
+RESTARTS = RestartPolicy(
+    delay=1.0, delay_max=30.0, min_uptime=10.0, limit=0, window=0.0, halt=False
+)
+POLICY = RollPolicy(
+    target=3,
+    surge=1,
+    unavailable=0,
+    full=False,
+    observe=0.0,
+    startup=60.0,
+    drain=30.0,
+    probing=False,
+)
+
+
+class Bench:
+    """A replacer whose processes do what the test says. The first have the keys 1, 2, ..."""
+
+    def __init__(self, serving: int = 3, **policy: Any) -> None:
+        self.now = 100.0
+        self.policy = dataclasses.replace(POLICY, **policy)
+        self.table = SlotTable(8)
+        self.limits = Limits(RESTARTS, lambda: 0.5)
+        self.replacer = Replacer(self.table, self.limits)
+        self.keys = 0
+        for slot in range(serving):
+            self.ready(self.spawn(slot), healthy=True)
+
+    def spawn(self, slot: int) -> Process:
+        self.keys += 1
+        return self.table.seat(self.keys, slot, self.replacer.version, self.now)
+
+    def ready(self, process: Process, healthy: bool = False) -> Process:
+        process.healthy, process.can_park = healthy, True
+        self.table.saw(process, State.READY, self.now)
+        return process
+
+    def gone(self, process: Process) -> None:
+        self.table.leave(process.key)
+
+    def process(self, key: int) -> Process:
+        process = self.table.get(key)
+        assert process is not None
+        return process
+
+    def current(self, slot: int) -> Process:
+        process = self.table.current(slot)
+        assert process is not None
+        return process
+
+    def next(self, slot: int) -> Process:
+        process = self.table.next(slot)
+        assert process is not None
+        return process
+
+    @property
+    def roll(self) -> RollProgress:
+        assert self.replacer.roll is not None
+        return self.replacer.roll
+
+    def begin(self, before: int = 3) -> list[Action]:
+        return self.replacer.begin(self.policy.target, before, self.now)
+
+    def plan(self, after: float = 0.0) -> list[Action]:
+        """What is planned, where what is to be spawned is not."""
+        self.now += after
+        return self.replacer.plan(self.policy, self.now)
+
+    def spawns(self) -> list[Process]:
+        """Spawn what is planned, which is nothing else."""
+        actions = self.plan()
+        assert all(isinstance(each, Spawn) for each in actions), actions
+        return [self.spawn(each.slot) for each in actions if isinstance(each, Spawn)]
+
+    def replace(self, slot: int) -> Process:
+        """One step of a roll with surge 1. Returns the predecessor, which is going."""
+        old = self.current(slot)
+        (new,) = self.spawns()
+        assert new.place.slot == slot
+        self.ready(new, healthy=True)
+        self.now += 1.0
+        return old
+
+
+# --- a roll, one after the other ----------------------------------------------------------------
+
+
+def test_where_all_serve_nothing_is_to_be_done() -> None:
+    assert Bench().plan() == []
+
+
+def test_the_first_processes_are_spawned_together() -> None:
+    assert Bench(serving=0).plan() == [Spawn(0), Spawn(1), Spawn(2)]
+
+
+def test_a_roll_replaces_one_after_the_other() -> None:
+    bench = Bench()
+    assert bench.begin() == []
+    for slot in range(3):
+        old = bench.current(slot)
+        assert bench.plan() == [Spawn(slot)]
+        new = bench.spawn(slot)
+        assert bench.plan(1.0) == [], "it boots"
+        bench.ready(new)
+        # The next one is spawned in the same turn.
+        expected = (
+            [Tell(old), Spawn(slot + 1)] if slot < 2 else [Tell(old), Ended(bench.roll, False)]
+        )
+        assert bench.plan(1.0) == expected
+        assert (old.role, old.why, new.role) == (Role.LEAVING, ROLL, Role.CURRENT)
+        assert bench.roll.replaced == slot + 1
+    assert bench.roll.state is RollState.COMMITTED
+    assert bench.plan(1.0) == []
+
+
+def test_a_surge_of_two_replaces_two_at_a_time() -> None:
+    bench = Bench(surge=2)
+    bench.begin()
+    assert [each.place.slot for each in bench.spawns()] == [0, 1]
+    old = bench.current(1)
+    bench.ready(bench.next(1))
+    assert bench.plan() == [Tell(old), Spawn(2)]
+
+
+def test_without_a_surge_the_old_one_is_gone_before_its_successor_starts() -> None:
+    bench = Bench(surge=0, unavailable=1)
+    bench.begin()
+    old = bench.current(0)
+    assert bench.plan() == [Tell(old)]
+    assert bench.plan(5.0) == [], "it finishes, and takes memory"
+    bench.gone(old)
+    (new,) = bench.spawns()
+    assert bench.plan(5.0) == []
+    bench.ready(new)
+    assert bench.plan() == [Tell(bench.process(2))]
+
+
+def test_a_surge_and_one_missing_are_two_at_a_time() -> None:
+    bench = Bench(surge=1, unavailable=1)
+    bench.begin()
+    dismissed = bench.current(1)
+    assert bench.plan() == [Spawn(0), Tell(dismissed)]
+    bench.spawn(0)
+    assert bench.plan() == [Spawn(1)], "who finishes does not count"
+    bench.spawn(1)
+    assert bench.plan() == []
+
+
+def test_all_may_be_missing_at_once() -> None:
+    bench = Bench(surge=0, unavailable=3)
+    bench.begin()
+    assert bench.plan() == [Tell(bench.process(key)) for key in (1, 2, 3)]
+
+
+def test_who_boots_when_a_roll_begins_is_not_waited_for() -> None:
+    bench = Bench(serving=2)
+    old = bench.spawn(2)
+    bench.begin()
+    assert bench.plan() == [Spawn(0), Tell(old)]
+    assert bench.plan() == [Spawn(2), Spawn(0)], "nobody has spawned it so far"
+
+
+def test_a_successor_of_before_the_roll_is_told_to_go() -> None:
+    bench = Bench()
+    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    (successor,) = bench.spawns()
+    assert bench.begin() == [Tell(successor)]
+    assert successor.why == "another roll began"
+    assert bench.current(1).due == ROLL
+
+
+def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
+    bench = Bench(target=1, serving=1)
+    bench.begin()
+    old = bench.replace(0)
+    bench.plan()
+    bench.begin()
+    assert bench.plan(1.0) == []
+    bench.gone(old)
+    assert bench.plan() == [Spawn(0)]
+
+
+def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.spawns()
+    bench.gone(bench.current(2))
+    (new,) = bench.spawns()
+    assert (new.place.slot, new.version) == (2, bench.roll.version)
+
+
+def test_new_code_does_not_wait_for_what_the_old_one_did() -> None:
+    bench = Bench()
+    bench.gone(bench.current(1))
+    bench.limits.failed(1, None, bench.now)
+    assert bench.plan() == []
+    bench.begin()
+    assert bench.plan() == [Spawn(1), Spawn(0)]
+
+
+def test_what_is_spawned_for_empty_slots_counts() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.gone(bench.current(1))
+    assert bench.plan() == [Spawn(1), Spawn(0)], "three and one"
+    bench.gone(bench.current(2))
+    assert bench.plan() == [Spawn(1), Spawn(2), Spawn(0)]
+
+
+def test_more_workers_are_there_before_any_is_replaced() -> None:
+    bench = Bench(target=5)
+    bench.begin()
+    assert [each.place.slot for each in bench.spawns()] == [3, 4, 0]
+
+
+def test_the_roll_counts_what_is_wanted_now() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.replace(0)
+    bench.policy = dataclasses.replace(bench.policy, target=2)
+    surplus = bench.current(2)
+    assert bench.plan()[0] == Tell(surplus)
+    assert (bench.roll.replaced, bench.roll.total) == (1, 2)
+
+
+def test_new_ones_that_are_to_be_recycled_wait_for_the_roll() -> None:
+    """A busy site whose workers live for a few requests would never see its end."""
+    bench = Bench()
+    bench.begin()
+    for slot in range(3):
+        new = bench.ready(bench.spawn(slot))
+        bench.replacer.want(new, "max_requests", bench.now)
+        actions = bench.plan(1.0)
+        assert bench.current(slot) is new
+        assert actions[1:] == ([Spawn(slot + 1)] if slot < 2 else [Ended(bench.roll, False)])
+    bench.gone(bench.process(1))
+    assert bench.plan(1.0) == [Spawn(0)]
+
+
+# --- readiness and health -----------------------------------------------------------------------
+
+
+def test_a_successor_takes_over_when_it_is_healthy() -> None:
+    bench = Bench(probing=True)
+    bench.begin()
+    (new,) = bench.spawns()
+    bench.ready(new)
+    assert bench.plan(1.0) == []
+    new.healthy = True
+    assert bench.plan()[0] == Tell(bench.process(1))
+
+
+def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
+    """Also where the old one went first: otherwise the roll would go through them all."""
+    bench = Bench(probing=True, surge=0, unavailable=1)
+    bench.begin()
+    old = bench.current(0)
+    assert bench.plan() == [Tell(old)]
+    bench.gone(old)
+    (new,) = bench.spawns()
+    bench.ready(new)
+    assert bench.plan(1.0) == []
+    new.healthy = True
+    assert bench.plan() == [Tell(bench.process(2))]
+
+
+def test_old_ones_need_not_have_passed_a_check() -> None:
+    """The check may be what the roll brings."""
+    bench = Bench(probing=True, surge=0, unavailable=1)
+    for old in bench.table:
+        old.healthy = False
+    bench.begin()
+    assert bench.plan() == [Tell(bench.process(1))]
+
+
+def test_who_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
+    bench = Bench(probing=True, surge=0, unavailable=1)
+    for process in bench.table:
+        process.healthy = False
+        bench.replacer.want(process, "is not healthy", bench.now)
+    assert bench.plan() == [Tell(bench.process(1))]
+
+
+def test_who_is_ended_by_force_does_not_take_over() -> None:
+    bench = Bench()
+    bench.begin()
+    (new,) = bench.spawns()
+    new.blamed, new.told = "did not become ready", bench.now
+    bench.ready(new)
+    assert bench.plan(1.0) == []
+
+
+# --- a roll that fails --------------------------------------------------------------------------
+
+
+def test_a_new_process_that_fails_ends_the_roll() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.replace(0)
+    bench.spawn(1)
+    bench.plan()
+    bench.gone(bench.next(1))
+    failed = Process(9, bench.current(1).place, bench.roll.version, 0.0, Role.LEAVING)
+    assert bench.replacer.failed(failed, "was ended by SIGKILL", bench.now) == [
+        Ended(bench.roll, undone=False)
+    ]
+    assert (bench.roll.state, bench.roll.reason) == (
+        RollState.FAILED,
+        "worker 1 was ended by SIGKILL",
+    )
+    assert [each.due for each in bench.table] == [""] * 4
+    assert bench.plan(1.0) == []
+
+
+def test_new_ones_that_have_not_taken_over_go() -> None:
+    bench = Bench(surge=2, probing=True)
+    bench.begin()
+    first, second = bench.spawns()
+    bench.ready(first)
+    actions = bench.replacer.fail("because", bench.now)
+    assert actions == [Tell(first), Tell(second), Ended(bench.roll, undone=True)]
+    assert second.why == "the roll failed"
+    assert bench.plan(1.0) == []
+
+
+def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
+    """It would load what has just been seen to fail; the arbiter may know better by then."""
+    bench = Bench(surge=0, unavailable=1)
+    bench.begin()
+    bench.plan()
+    bench.gone(next(iter(bench.table)))
+    (new,) = bench.spawns()
+    assert bench.replacer.fail("because", bench.now) == [Tell(new), Ended(bench.roll, undone=True)]
+    bench.gone(new)
+    assert bench.plan() == [Spawn(0)]
+
+
+def test_an_old_process_may_fail() -> None:
+    bench = Bench()
+    old = bench.current(0)
+    assert bench.replacer.failed(old, "died", bench.now) == []
+    bench.begin()
+    assert bench.replacer.failed(old, "died", bench.now) == []
+    assert bench.roll.is_active
+
+
+def test_a_roll_ends_once() -> None:
+    bench = Bench()
+    assert bench.replacer.fail("because", bench.now) == []
+    bench.begin()
+    assert len(bench.replacer.fail("because", bench.now)) == 1
+    assert bench.replacer.fail("because", bench.now) == []
+    new = bench.spawn(0)
+    assert bench.replacer.failed(new, "died", bench.now) == []
+
+
+def test_it_is_undone_if_only_slots_that_are_new_have_new_processes() -> None:
+    bench = Bench(target=4)
+    bench.begin(before=3)
+    new = bench.spawns()[0]
+    assert new.place.slot == 3
+    bench.ready(new)
+    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=True)
+
+
+def test_after_the_last_one_the_roll_is_observed() -> None:
+    bench = Bench(target=1, serving=1, observe=5.0)
+    bench.begin()
+    old = bench.replace(0)
+    assert bench.plan() == [Tell(old)]
+    assert bench.roll.state is RollState.OBSERVING
+    assert bench.plan(4.9) == []
+    assert bench.plan(0.2) == [Ended(bench.roll, undone=False)]
+    assert bench.roll.state is RollState.COMMITTED
+
+
+def test_a_crash_while_it_is_observed_fails_it() -> None:
+    bench = Bench(target=2, serving=2, observe=5.0)
+    bench.begin(before=2)
+    bench.replace(0)
+    bench.plan()
+    bench.ready(bench.spawn(1))
+    bench.plan()
+    crashed = bench.current(1)
+    bench.gone(crashed)
+    assert bench.replacer.failed(crashed, "crashed", bench.now) == [Ended(bench.roll, False)]
+    assert bench.plan() == [Spawn(1)]
+
+
+# --- all or nothing -----------------------------------------------------------------------------
+
+
+def roll_of_which_two_are_replaced(**policy: Any) -> Bench:
+    bench = Bench(full=True, **policy)
+    bench.begin()
+    for slot in range(2):
+        old = bench.replace(slot)
+        assert bench.plan()[0] == Park(old)
+        bench.table.saw(old, State.PARKED, bench.now)
+    return bench
+
+
+def test_the_parked_go_when_the_roll_is_committed() -> None:
+    bench = roll_of_which_two_are_replaced()
+    parked = [each for each in bench.table if each.role is Role.PARKED]
+    last = bench.current(2)
+    bench.ready(bench.spawn(2))
+    assert bench.plan() == [
+        Park(last),
+        Tell(parked[0]),
+        Tell(parked[1]),
+        Tell(last),
+        Ended(bench.roll, undone=False),
+    ]
+
+
+def test_the_parked_come_back_when_it_fails() -> None:
+    bench = roll_of_which_two_are_replaced()
+    parked = [each for each in bench.table if each.role is Role.PARKED]
+    new = [bench.current(0), bench.current(1)]
+    assert bench.replacer.fail("because", bench.now) == [
+        Resume(parked[0]),
+        Resume(parked[1]),
+        Ended(bench.roll, undone=True),
+    ]
+    assert bench.plan() == [], "the new ones serve until the old ones do"
+    bench.ready(parked[0])
+    assert bench.plan() == [Tell(new[0])]
+    bench.ready(parked[1])
+    assert bench.plan() == [Tell(new[1])]
+    assert [bench.current(slot).version for slot in range(3)] == [0, 0, 0]
+
+
+def test_one_comes_back_at_once_where_the_new_one_crashed() -> None:
+    bench = roll_of_which_two_are_replaced()
+    crashed = bench.current(0)
+    bench.gone(crashed)
+    assert bench.replacer.failed(crashed, "crashed", bench.now)[-1] == Ended(bench.roll, True)
+    assert bench.current(0).key == 1
+    assert bench.plan(1.0) == [], "it is on its way, so nobody is spawned"
+
+
+def test_who_is_being_killed_does_not_come_back() -> None:
+    bench = roll_of_which_two_are_replaced()
+    parked = [each for each in bench.table if each.role is Role.PARKED]
+    parked[0].blamed, parked[0].told = "hangs", bench.now
+    assert bench.replacer.fail("because", bench.now) == [
+        Resume(parked[1]),
+        Ended(bench.roll, undone=False),
+    ]
+
+
+def test_who_cannot_be_parked_goes() -> None:
+    bench = Bench(full=True)
+    bench.begin()
+    old = bench.current(0)
+    old.can_park = False
+    bench.replace(0)
+    assert bench.plan()[0] == Tell(old)
+    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=False)
+
+
+def test_without_a_surge_the_parked_make_room() -> None:
+    bench = Bench(full=True, surge=0, unavailable=1)
+    bench.begin()
+    assert bench.plan() == [Park(bench.process(1))]
+    assert bench.plan() == [Spawn(0)]
+
+
+def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
+    """What the second roll finds is a new process, and an old one that comes back for it."""
+    bench = roll_of_which_two_are_replaced()
+    oldest, first = [each for each in bench.table if each.place.slot == 0]
+    bench.replacer.fail("another roll began", bench.now)
+    bench.begin()
+    bench.ready(oldest)
+    assert bench.plan() == [Tell(first)], "not parked: that would leave no seat"
+    bench.gone(first)
+    bench.ready(bench.next(1))
+    assert Spawn(0) in bench.plan()
+
+
+# --- who does not go ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ready", "blamed", "patience"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
+)
+def test_who_does_not_go_is_killed_once(ready: bool, blamed: str, patience: float) -> None:
+    bench = Bench(serving=0, target=0)
+    process = bench.spawn(0)
+    if ready:
+        bench.ready(process)
+    process.blamed = blamed
+    bench.replacer.tell(process, "because", bench.now)
+    assert bench.plan(patience) == []
+    assert bench.plan(0.1) == [Kill(process, f"did not finish within {patience:g} s")]
+    assert bench.plan(9.0) == []
+
+
+def test_a_process_is_told_once() -> None:
+    bench = Bench()
+    process = bench.current(0)
+    assert bench.replacer.tell(process, "because", bench.now) == [Tell(process)]
+    assert bench.replacer.tell(process, "why not", bench.now + 1) == []
+    assert (process.told, process.why, process.due) == (100.0, "because", "")
+
+
+# --- more and fewer workers ---------------------------------------------------------------------
+
+
+def test_the_highest_slots_go_first() -> None:
+    bench = Bench(serving=4)
+    bench.policy = dataclasses.replace(bench.policy, target=2)
+    assert bench.plan() == [Tell(bench.process(4)), Tell(bench.process(3))]
+    assert bench.plan() == []
+
+
+def test_who_serves_stays_while_too_few_others_do() -> None:
+    bench = Bench(serving=0, target=1)
+    booting, serving = bench.spawn(0), bench.ready(bench.spawn(1))
+    assert bench.plan() == []
+    bench.ready(booting)
+    assert bench.plan() == [Tell(serving)]
+
+
+def test_who_does_not_serve_goes_at_once() -> None:
+    bench = Bench(serving=0, target=1)
+    bench.spawn(0)
+    surplus = bench.spawn(1)
+    assert bench.plan() == [Tell(surplus)]
+
+
+def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
+    bench = Bench(serving=0, target=2, surge=0, unavailable=1)
+    for slot in (2, 3):
+        bench.ready(bench.spawn(slot))
+    assert bench.plan()[0] == Tell(bench.process(2))
+    bench.gone(bench.process(2))
+    assert bench.plan() == [Spawn(0)]
+
+
+# --- empty slots --------------------------------------------------------------------------------
+
+
+def test_an_empty_slot_waits_for_its_time() -> None:
+    bench = Bench()
+    bench.gone(bench.current(1))
+    bench.limits.failed(1, None, bench.now)
+    assert bench.plan(0.9) == []
+    assert bench.plan(0.2) == [Spawn(1)]
+
+
+def test_when_nobody_is_left_one_is_tried_each_second() -> None:
+    bench = Bench(serving=0)
+    for slot in range(3):
+        for _ in range(10):
+            bench.limits.failed(slot, None, bench.now)
+    tried = [now for now in range(50) if bench.plan(0.1)]
+    assert len(tried) == 5
+    assert bench.plan(1.0) == [Spawn(0)]
+    bench.spawn(0)
+    assert bench.plan(2.0) == []
+
+
+# --- recycling ----------------------------------------------------------------------------------
+
+
+def test_who_is_due_is_replaced_by_a_successor() -> None:
+    bench = Bench()
+    old = bench.current(1)
+    bench.replacer.want(old, "max_requests", bench.now)
+    (new,) = bench.spawns()
+    assert new.role is Role.NEXT
+    assert bench.plan(1.0) == []
+    bench.ready(new)
+    assert bench.plan() == [Tell(old)]
+    assert old.why == "max_requests"
+
+
+@pytest.mark.parametrize("surge", [1, 3])
+def test_one_at_a_time_the_longest_due_first(surge: int) -> None:
+    bench = Bench(surge=surge)
+    for slot in (2, 0, 1):
+        bench.replacer.want(bench.current(slot), "max_requests", bench.now + 3 - slot)
+    for slot in (2, 1, 0):
+        old = bench.current(slot)
+        (new,) = bench.spawns()
+        assert bench.plan(1.0) == []
+        bench.ready(new)
+        assert bench.plan()[0] == Tell(old)
+
+
+def test_one_at_a_time_also_if_more_may_be_missing() -> None:
+    bench = Bench(surge=0, unavailable=3)
+    for slot in range(3):
+        bench.replacer.want(bench.current(slot), "max_requests", bench.now)
+    first = bench.current(0)
+    assert bench.plan() == [Tell(first)]
+    assert bench.plan() == []
+    bench.gone(first)
+    (new,) = bench.spawns()
+    assert bench.plan() == []
+    bench.ready(new)
+    assert bench.plan() == [Tell(bench.process(2))]
+
+
+def test_a_slot_whose_predecessor_drains_makes_nobody_wait() -> None:
+    bench = Bench()
+    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    bench.replace(0)
+    bench.plan()
+    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    assert bench.plan() == []
+    bench.replacer.want(bench.current(2), "max_requests", bench.now + 1)
+    assert bench.plan() == [Spawn(2)]
+
+
+def test_a_slot_that_waits_after_a_crash_makes_nobody_wait() -> None:
+    bench = Bench()
+    bench.gone(bench.current(0))
+    bench.limits.failed(0, None, bench.now)
+    bench.replacer.want(bench.current(2), "max_requests", bench.now)
+    assert bench.plan() == [Spawn(2)]
+
+
+def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
+    bench = Bench()
+    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    bench.gone(bench.spawns()[0])
+    bench.limits.failed(1, None, bench.now)
+    assert bench.plan(0.9) == []
+    assert bench.plan(0.2) == [Spawn(1)]
+
+
+def test_nor_does_it_make_others_wait() -> None:
+    bench = Bench()
+    for slot in (1, 2):
+        bench.replacer.want(bench.current(slot), "max_requests", bench.now + slot)
+    bench.limits.failed(1, None, bench.now)
+    assert bench.plan() == [Spawn(2)]
+
+
+def test_the_first_reason_stays_but_for_a_roll() -> None:
+    bench = Bench()
+    process = bench.current(0)
+    bench.replacer.want(process, "max_requests", 1.0)
+    bench.replacer.want(process, "memory", 2.0)
+    assert (process.due, process.due_since) == ("max_requests", 1.0)
+    bench.replacer.want(process, ROLL, 3.0)
+    assert (process.due, process.due_since) == (ROLL, 3.0)
