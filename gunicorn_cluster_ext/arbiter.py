@@ -24,7 +24,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
 from gunicorn_cluster_ext import listeners
-from gunicorn_cluster_ext.board import Order, Roll, RollState, Word
+from gunicorn_cluster_ext.board import Order, Roll, RollState, State, Word
 from gunicorn_cluster_ext.cluster import Cluster, roll_policy
 from gunicorn_cluster_ext.configuration import (
     Configuration,
@@ -302,7 +302,7 @@ class ClusterArbiter(Arbiter):
             return
         self._told = now
         for process in self.cluster.supervisor.table:
-            if process.role is Role.LEAVING and process.ready is None and not process.blamed:
+            if process.told_early and process.state not in (State.DRAINING, State.GONE):
                 self._signal(process, signal.SIGTERM)
 
     def _tell_strangers(self) -> None:

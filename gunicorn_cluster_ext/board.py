@@ -271,6 +271,11 @@ class Board:
         other = seat ^ 1
         return other if self.get(other, Word.STATE) == State.READY else None
 
+    def has_deaf(self) -> bool:
+        """Whether processes serve that read no inbox: a roll has brought another worker class."""
+        seats = range(self.capacity * SEATS_PER_SLOT)
+        return any(self.get(seat, Word.STATE) == State.READY | DEAF for seat in seats)
+
     def slots(self) -> Sequence[int]:
         """The slots in which a process is ready."""
         return [slot for slot in range(self.capacity) if self.serving(slot) is not None]

@@ -2,12 +2,18 @@
 
 Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.0.1).
 
-* ``arbiter.Arbiter``: ``setup``, ``reload``, ``manage_workers``, ``spawn_worker``,
-  ``kill_worker``, ``WORKERS``, ``_get_num_workers``/``_set_num_workers``,
-  ``_last_logged_active_worker_count``; that ``run`` calls them through ``self``; that
-  ``pre_fork`` runs right before the fork; that ``Worker.check_config`` runs in the arbiter.
+* ``arbiter.Arbiter``: ``setup``, ``stop``, ``spawn_worker``, ``kill_worker``,
+  ``wait_for_signals``, ``WORKERS``, ``LISTENERS``, ``_get_num_workers``/``_set_num_workers``,
+  ``_last_logged_active_worker_count``, ``_stats``, ``reexec_pid``, ``dirty_arbiter_pid``,
+  ``pidfile``, ``WORKER_BOOT_ERROR``, ``APP_LOAD_ERROR``; that ``reload``, ``manage_workers``,
+  ``murder_workers`` and ``reap_workers``, which are replaced, are called by ``run`` through
+  ``self``; that ``pre_fork`` runs right before the fork; that ``Worker.check_config`` runs in the
+  arbiter. ``app.base``: that ``reload`` makes a new ``cfg`` and exits when it cannot, and that the
+  executed file is ``sys.modules["__config__"]``. ``sock.create_sockets``.
 * ``workers.base.Worker``: ``age``, ``pid``, ``cfg``, ``sockets``, ``tmp``, ``wsgi``,
-  ``notify``; that ``post_worker_init`` runs between ``load_wsgi`` and ``run``.
+  ``notify``, ``nr``, ``max_requests``, ``alive``, ``init_signals``, ``handle_winch``; that every
+  class calls ``notify`` when it serves, and not before; that ``post_worker_init`` runs between
+  ``load_wsgi`` and ``run``.
 * ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``get_thread_pool``,
   ``handle_exit``, ``_keepalive_after``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``,
   ``max_keepalived``, ``is_parent_alive``, and that ``handle_request`` asks for

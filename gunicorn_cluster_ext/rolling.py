@@ -210,9 +210,18 @@ class Replacer:
     def _surplus(self, policy: RollPolicy, now: float) -> Iterator[Action]:
         """The highest slots go, unless they serve while too few of the others do."""
         for process in reversed(list(self.table)):
-            if process.place.slot >= policy.target and process.role is not Role.LEAVING:
+            is_surplus = process.place.slot >= policy.target and process.role is not Role.LEAVING
+            if is_surplus and not self.is_held(process, policy):
                 if not process.serves or self._may_go(process, policy):
                     yield from self.tell(process, "fewer workers are wanted", now)
+
+    def is_held(self, process: Process, policy: RollPolicy) -> bool:
+        """Whether it is kept although a reload wants fewer workers: the reload may still fail."""
+        roll = self.roll
+        if roll is None or not policy.target <= process.place.slot < roll.before:
+            return False
+        may_fail = roll.state is RollState.ROLLING or (roll.is_active and policy.full)
+        return may_fail and process.serves and process.version != roll.version
 
     def _take_over(self, policy: RollPolicy, now: float) -> Iterator[Action]:
         """A successor that serves replaces its predecessor."""
@@ -245,6 +254,7 @@ class Replacer:
             process.due = ""
             if process.told is None:
                 process.told, process.why = now, why
+                process.told_early = process.ready is None
                 return [Tell(process)]
         return []
 
@@ -277,7 +287,8 @@ class Replacer:
         roles = [Role.CURRENT, Role.NEXT]
         if policy.surge == 0:
             roles.append(Role.LEAVING)
-        return policy.target + policy.surge - self.table.count(*roles)
+        there = [each for each in self.table if not self.is_held(each, policy)]
+        return policy.target + policy.surge - sum(each.role in roles for each in there)
 
     def _fill(self, policy: RollPolicy, now: float) -> Iterator[Action]:
         """Where nobody is, somebody comes."""
@@ -310,13 +321,15 @@ class Replacer:
     def _may_go(self, process: Process, policy: RollPolicy) -> bool:
         """Whether enough others serve, so that it can go before a successor is there.
 
-        One that is known to be good does not go for others that have yet to show it.
+        One that is known to be good does not go for others that have yet to show it. Nor does
+        anyone for a successor that has not taken over: it may be told to go instead.
         """
         is_good = self._is_good(process, policy)
         others = {
             each.place.slot
             for each in self.table
-            if each.serves and (not is_good or self._is_good(each, policy))
+            if each.role is Role.CURRENT and each.serves
+            if self._is_good(each, policy) or not is_good
         }
         return len(others - {process.place.slot}) >= policy.target - policy.unavailable
 

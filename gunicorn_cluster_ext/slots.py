@@ -59,6 +59,7 @@ class Process:
     due_since: float = 0.0
     told: float | None = None  # when it was told to finish,
     why: str = ""  # and why
+    told_early: bool = False  # it booted then, and may not have heard it
     blamed: str = ""  # what it did, if the arbiter ends it by force
     killed: bool = False
     oversized: int = 0  # samples in a row of more memory than it may have

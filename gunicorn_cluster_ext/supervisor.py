@@ -92,13 +92,14 @@ class Supervisor:
         self.replacer.want(process, why, now)
 
     def turn(self, policy: RollPolicy, now: float) -> list[Action]:
-        """What is to be done now."""
+        """What is to be done now.
+
+        Nothing is planned in a turn that may end a roll: the policy can be another after that.
+        """
         late = [each for each in self.table if self._boots_too_long(each, policy, now)]
         reason = f"did not become ready within {policy.startup:g} s (cluster_startup_timeout)"
-        return [
-            *(action for each in late for action in self.blame(each, reason, now)),
-            *self.replacer.plan(policy, now),
-        ]
+        blamed = [action for each in late for action in self.blame(each, reason, now)]
+        return blamed or self.replacer.plan(policy, now)
 
     def _boots_too_long(self, process: Process, policy: RollPolicy, now: float) -> bool:
         is_booting = process.ready is None and process.told is None

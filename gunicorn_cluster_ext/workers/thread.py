@@ -205,7 +205,8 @@ class Sticky(StickyWorker, LoopWorker):
 
         For requests that are on their way, as in gunicorn 27. Otherwise somebody will.
         """
-        return self.cluster.board.stopping or bool(self.cfg.is_ssl)
+        board = self.cluster.board
+        return board.stopping or bool(self.cfg.is_ssl) or board.has_deaf()
 
     def _heir(self) -> int:
         """The seat that takes over what this worker leaves.
@@ -243,12 +244,11 @@ class Sticky(StickyWorker, LoopWorker):
         Returns whether the heir has got it.
         """
         conn.owned = False  # the heir must see for itself whose request it is
-        if self.cfg.is_ssl:
-            self.drop(conn)
-            return False
-        if self._send(conn, heir):
+        if heir != self.place.seat and not self.cfg.is_ssl and self._send(conn, heir):
             return True
-        if not self._send(conn, self.place.seat):
+        # Who comes next may be of a worker class that reads no inbox.
+        is_lost = self.cfg.is_ssl or self.cluster.board.has_deaf()
+        if is_lost or not self._send(conn, self.place.seat):
             self.drop(conn)
         return False
 

@@ -11,7 +11,7 @@ from gunicorn_cluster_ext.board import Roll, RollState
 from tests.harness.deploy import GOOD, only_in
 from tests.harness.load import Load
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
+from tests.integration.site import Site, StartSite, failures, for_each
 from tests.integration.test_roll import SLOWEST_S, check_renewed, wait_more
 from tests.integration.view import PATIENCE_S, STICKY, Watch
 
@@ -104,7 +104,8 @@ def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name:
         wait_more(load, 50)
         assert failed.view.wait_slots(3) == failed.pids
     check_failed(failed, roll, bad.word)
-    assert (load.report.failures, set(load.report.statuses)) == ([], {200})
+    assert failures(load.report, kind) == []
+    assert set(load.report.statuses) == {200}
     assert watch.fewest_serving == 3
     failed.deploy(GOOD)
     failed.roll()
@@ -141,11 +142,11 @@ def test_full_rollback(site: StartSite, name: str) -> None:
     bad = THIRD_FAILS[name]
     failed = site(workers=4, cluster_roll_rollback="full", **bad.settings)
     failed.deploy(bad.code)
-    with failed.load() as load, Watch(failed.view) as watch:
+    with failed.load(request=for_each(4)) as load, Watch(failed.view) as watch:
         wait_more(load)
         roll = failed.roll(RollState.FAILED)
         assert failed.view.wait_slots(4) == failed.pids
-        before = dict(load.report.pids)
+        before = load.report.pids.copy()
         wait_until(
             lambda: all(load.report.pids[pid] > before[pid] for pid in failed.pids.values()),
             PATIENCE_S,

@@ -77,6 +77,23 @@ def test_many_hups(site: StartSite) -> None:
     assert watch.fewest_serving == 3
 
 
+def test_a_second_hup_while_a_successor_is_forked(site: StartSite) -> None:
+    """Nobody hears a signal between the fork and the worker's handlers, so it must be repeated."""
+    late = "import time\ndef post_fork(server, worker):\n    time.sleep(0.15)\n"
+    rolled = site(hooks=late)
+    with rolled.load() as load:
+        for _ in range(3):
+            number = rolled.view.roll.number
+            rolled.hup()
+            rolled.view.wait_roll(number + 1, RollState.ROLLING)
+            wait_until(lambda: len(rolled.view.rows) > 3, PATIENCE_S, "a successor")
+            begun = time.monotonic()
+            rolled.roll()
+            assert time.monotonic() - begun < 10
+            rolled.view.wait_slots(3)
+    assert load.report.complaints(SLOWEST_S) == []
+
+
 def test_a_second_hup_instead_of_one_that_hangs(site: StartSite) -> None:
     rolled = site(cluster_roll_rollback="full")
     rolled.deploy(HANGS)

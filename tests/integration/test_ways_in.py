@@ -148,6 +148,12 @@ WAYS = {
         + OWN.replace('note("on_starting")', 'note("on_starting"); hooks.on_starting(server)')
         + "def when_ready(server):\n    hooks.on_starting(server)\n"
     ),
+    "our hooks by name": Way(
+        config="from gunicorn_cluster_ext.hooks import *\nworker_class = 'sync'\n", kind="sync"
+    ),
+    "our hooks by name, Sticky": Way(
+        config=f"from gunicorn_cluster_ext.hooks import *\nworker_class = {STICKY!r}\n"
+    ),
     "-k": Way(args=("-k", STICKY)),
     "-k over another in the file": Way(args=("-k", STICKY), config=OWN + "worker_class = 'sync'\n"),
     "GUNICORN_CMD_ARGS": Way(args=()),

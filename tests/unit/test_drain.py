@@ -1,6 +1,7 @@
 """Workers that leave or are parked beside others, as threads of this process."""
 
 import os
+import select
 import selectors
 import socket
 import threading
@@ -15,7 +16,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext.board import Board, Order, State, Word
-from gunicorn_cluster_ext.handoff import MAX_RECEIVED, Inboxes
+from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, Inboxes
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.slots import Place
 from gunicorn_cluster_ext.workers import thread
@@ -301,8 +302,14 @@ def test_parked_and_called_back(site: Site, connect: Connect) -> None:
     assert old.waits.wait(PATIENCE_S)
     new = site.start(3, generation=3)
     old.order(Order.PARK, State.PARKED)
-    assert {ask(idle), ask(idle, slot=1), ask(connect())} == {3}
+    assert {ask(idle), ask(idle, slot=1)} == {3}
     assert ask(idle, sid(old)) == 2
+    # What comes together with a request of the parked one is not served there, too.
+    idle.send(request_bytes("GET", sid(old)) + request_bytes("GET", "/"))
+    assert [seat_of(idle.answer()), seat_of(idle.answer())] == [2, 3]
+    handed = site.board.get(2, Word.HANDED_OUT)
+    assert {ask(connect()) for _ in range(10)} == {3}
+    assert site.board.get(2, Word.HANDED_OUT) == handed, "it accepts nothing"
     old.may_go_on.set()
     assert seat_of(busy.answer()) == 2
     assert ask(busy) == 3
@@ -352,43 +359,58 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
     assert ask(connection, slot=1) == 0
 
 
-def leave_in_inbox(site: Site, sender: Member, connection: Connection) -> None:
-    """A request of slot 1 is in the inbox of seat 2, whose process is gone."""
-    site.board.clear(2, generation=2, now=1)
-    site.board.set(2, Word.STATE, State.READY)
-    connection.send(request_bytes("GET", "/", {"Cookie": "gunicorn_worker=1"}))
-    wait_until(lambda: site.board.get(sender.seat, Word.HANDED_OUT), PATIENCE_S, "a hand-off")
-    site.board.set(2, Word.STATE, State.GONE)
+@pytest.fixture
+def sweeper(site: Site) -> Iterator[Sticky]:
+    """The worker that sweeps, with its main loop standing still; and what is in every inbox."""
+    for seat in (0, 2, 3, 4):
+        site.board.clear(seat, generation=2, now=1)
+        site.board.set(seat, Word.STATE, State.GONE if seat else State.READY)
+    worker = Member(site, 0, 2).worker
+    worker._open()
+    worker.serves = True
+    with ExitStack() as stack:
+        for seat in (0, 2, 3, 4):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            stack.enter_context(theirs)
+            message = HandOff(b"", ("192.0.2.1", 1), ("127.0.0.1", 80), 0, 0, False)
+            site.inboxes.send(seat, message, ours.fileno())
+        yield worker
+        for conn in worker._unbegun():
+            worker.drop(conn)
+    worker.close_loop()
+    worker.tmp.close()
 
 
-def test_what_a_dead_worker_left_waits_for_its_replacement(
-    site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
+def full(site: Site) -> list[int]:
+    """The seats with something in their inboxes."""
+    readers = {site.inboxes.reader(seat): seat for seat in range(6)}
+    return sorted(readers[reader] for reader in select.select(list(readers), [], [], 0)[0])
+
+
+def test_what_a_dead_worker_left_waits_for_its_replacement(site: Site, sweeper: Sticky) -> None:
+    sweeper._sweep()
+    assert full(site) == [0, 2, 3, 4]
+    site.board.set(4, Word.STATE, State.BOOTING)
+    sweeper._sweep()
+    assert full(site) == [0, 4]
+
+
+def test_what_a_dead_worker_left_beside_its_successor_waits_for_nobody(
+    site: Site, sweeper: Sticky
 ) -> None:
-    monkeypatch.setattr(thread, "SWEEP_INTERVAL", 0.4)
-    sender, connection = site.start(0), connect()
-    leave_in_inbox(site, sender, connection)
-    time.sleep(0.1)
-    site.start(2, generation=3)
-    assert seat_of(connection.answer()) == 2
+    site.board.set(3, Word.STATE, State.READY)
+    sweeper._sweep()
+    assert full(site) == [0, 3, 4]
 
 
-def test_what_a_dead_worker_left_does_not_wait_for_ever(
-    site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [State.DRAINING, State.PARKED])
+def test_only_who_serves_in_the_lowest_slot_sweeps(
+    site: Site, sweeper: Sticky, state: State
 ) -> None:
-    monkeypatch.setattr(thread, "SWEEP_INTERVAL", 0.4)
-    sender, connection = site.start(0), connect()
-    leave_in_inbox(site, sender, connection)
-    begun = time.monotonic()
-    assert seat_of(connection.answer()) == 0
-    assert time.monotonic() - begun > 0.3
-
-
-def test_what_a_dead_worker_left_beside_its_successor_is_taken_at_once(
-    site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sender, connection = site.start(0), connect()
-    leave_in_inbox(site, sender, connection)
-    site.start(3, generation=3)
-    begun = time.monotonic()
-    assert seat_of(connection.answer()) in (0, 3)
-    assert time.monotonic() - begun < 2 * thread.SWEEP_INTERVAL
+    site.board.clear(1, generation=3, now=1)
+    site.board.set(1, Word.STATE, State.READY)
+    sweeper._become(state)
+    sweeper._sweep()
+    sweeper._sweep()
+    assert full(site) == [0, 2, 3, 4]

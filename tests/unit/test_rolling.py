@@ -243,8 +243,23 @@ def test_the_roll_counts_what_is_wanted_now() -> None:
     bench.replace(0)
     bench.policy = dataclasses.replace(bench.policy, target=2)
     surplus = bench.current(2)
-    assert bench.plan()[0] == Tell(surplus)
+    assert bench.plan()[-1] == Spawn(1)
     assert (bench.roll.replaced, bench.roll.total) == (1, 2)
+    bench.ready(bench.spawn(1))
+    bench.plan()
+    assert bench.roll.state is RollState.COMMITTED
+    assert bench.plan() == [Tell(surplus)]
+
+
+def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
+    bench = Bench(serving=4, target=2)
+    bench.begin(before=4)
+    (new,) = bench.spawns()
+    bench.gone(new)
+    bench.replacer.failed(new, "exited", bench.now)
+    bench.policy = dataclasses.replace(bench.policy, target=4)
+    assert bench.plan() == []
+    assert bench.table.serving() == 4
 
 
 def test_new_ones_that_are_to_be_recycled_wait_for_the_roll() -> None:

@@ -233,7 +233,10 @@ class Cluster:
         fate = self.fates.popleft() if self.fates else GOOD
         self.workers[key] = Worker(process, fate, self.now)
         roles = [Role.CURRENT, Role.NEXT] + [Role.LEAVING] * (self.policy.surge == 0)
-        assert self.table.count(*roles) <= self.policy.target + self.policy.surge
+        replacer = self.supervisor.replacer
+        there = [each for each in self.table if not replacer.is_held(each, self.policy)]
+        most = self.policy.target + self.policy.surge
+        assert sum(each.role in roles for each in there) <= most
         if process.role is Role.NEXT and not self.is_rolling:
             assert self.table.count(Role.NEXT) == 1 and not self.gaps, "one at a time"
 
@@ -250,7 +253,7 @@ class Cluster:
     def check_told(self, process: Process) -> None:
         slot = process.place.slot
         if process.why == RECYCLED and self.table.current(slot) is None and not self.is_rolling:
-            assert not self.gaps and not self.table.count(Role.NEXT), "one at a time"
+            assert self.gaps <= {slot} and not self.table.count(Role.NEXT), "one at a time"
             self.gaps.add(slot)
 
     def over(self, ended: Ended) -> None:
