@@ -11,30 +11,20 @@ and nothing in it waits: an answer of a worker is looked for in the next turn.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
-from gunicorn.pidfile import Pidfile
 
-from gunicorn_cluster_ext import listeners
 from gunicorn_cluster_ext.board import Order, Roll, RollState, State, Word
+from gunicorn_cluster_ext.checkup import Checkup
 from gunicorn_cluster_ext.cluster import Cluster, roll_policy
-from gunicorn_cluster_ext.configuration import (
-    Configuration,
-    Unreadable,
-    forget_environment,
-    read_anew,
-)
+from gunicorn_cluster_ext.deployment import Deployment
 from gunicorn_cluster_ext.exits import Exit
-from gunicorn_cluster_ext.probe import Prober
-from gunicorn_cluster_ext.recycling import SAMPLE_INTERVAL, Recycler
 from gunicorn_cluster_ext.rolling import (
     Abort,
     Action,
@@ -46,7 +36,7 @@ from gunicorn_cluster_ext.rolling import (
     Spawn,
     Tell,
 )
-from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
+from gunicorn_cluster_ext.settings import Settings, of_config
 from gunicorn_cluster_ext.slots import Process, Role
 from gunicorn_cluster_ext.supervisor import Verdict
 
@@ -76,11 +66,12 @@ class ClusterArbiter(Arbiter):
     def oversee(self, cluster: Cluster, install: Install) -> None:
         """Called once, when the arbiter has become one of this class."""
         self.cluster, self.install = cluster, install
-        self._prober = Prober(cluster.inboxes)
+        self._checkup = Checkup(cluster, self.log)
         self._slot: int | None = None
         self._strangers = set(self.WORKERS)
-        self._before: Configuration | None = None
-        self._told = self._sampled = self._stopped = 0.0
+        self._deployment = Deployment(self)
+        self._published: Roll | None = None
+        self._told = self._stopped = 0.0
         self._turn_began: float | None = None  # the start is no turn
         self._forking = 0.0
         self._warn_of_limits()
@@ -89,11 +80,8 @@ class ClusterArbiter(Arbiter):
         """Called in each worker: it is not the arbiter any more."""
         self.WORKER_BOOT_ERROR = Arbiter.WORKER_BOOT_ERROR
         self.APP_LOAD_ERROR = Arbiter.APP_LOAD_ERROR
-        self._prober.close()
-        if self._before is not None:
-            # Or the kernel would go on accepting for them, when nobody else has them any more.
-            for listener in set(self._before.listeners) - set(self.LISTENERS):
-                listener.close()
+        self._checkup.close()
+        self._deployment.close_in_worker()
 
     @property
     def _has_inboxes(self) -> bool:
@@ -153,7 +141,7 @@ class ClusterArbiter(Arbiter):
             board.slowest_turn = max(board.slowest_turn, int(duration * 1e9))
 
     def _patience(self, timeout: float) -> float:
-        if self._prober.is_waiting or not self.cluster.supervisor.is_settled(self.num_workers):
+        if self._checkup.is_waiting or not self.cluster.supervisor.is_settled(self.num_workers):
             return BUSY_INTERVAL
         return timeout
 
@@ -162,7 +150,7 @@ class ClusterArbiter(Arbiter):
         now = time.monotonic()
         self.cluster.observe(now)
         self._drop_vanished(now)
-        self._check(now)
+        self._check(self._policy(), now)
         self._act(self.cluster.supervisor.turn(self._policy(), now))
         self._tell_again(now)
         self._tell_strangers()
@@ -178,9 +166,9 @@ class ClusterArbiter(Arbiter):
     def _publish(self) -> None:
         roll = self.cluster.supervisor.replacer.roll
         if roll is not None:
-            self.cluster.board.roll = Roll(
-                roll.state, roll.version, roll.replaced, roll.total, roll.reason
-            )
+            seen = Roll(roll.state, roll.version, roll.replaced, roll.total, roll.reason)
+            if seen != self._published:
+                self._published = self.cluster.board.roll = seen
 
     def _halt_if_hopeless(self, now: float) -> None:
         why = self.cluster.supervisor.limits.halts(self.num_workers, now)
@@ -201,39 +189,9 @@ class ClusterArbiter(Arbiter):
 
     # --- how the workers are ------------------------------------------------------------------
 
-    def _check(self, now: float) -> None:
-        """Health, requests, age and memory of those who serve."""
-        supervisor, settings = self.cluster.supervisor, self.cluster.settings
-        serving = [each for each in supervisor.table if each.serves and not each.blamed]
-        if settings.health_path and self._has_inboxes:
-            server = _plain(self.LISTENERS[0].getsockname()) if self.LISTENERS else ""
-            for process, reason in self._prober.turn(serving, settings, server, now):
-                self.log.error("Worker %s %s", self._name(process), reason)
-                self._act(supervisor.unhealthy(process, reason, now))
-        recycler = Recycler(settings, random.random)
-        for process in serving:
-            why = self._served(recycler, process) or recycler.age(process, now)
-            if why and not process.due:
-                supervisor.recycle(process, why, now)
-        if (settings.max_memory or settings.max_memory_hard) and now >= self._sampled:
-            self._sampled = now + SAMPLE_INTERVAL
-            self._check_memory(recycler, serving, now)
-
-    def _served(self, recycler: Recycler, process: Process) -> str:
-        board, seat = self.cluster.board, process.place.seat
-        return recycler.served(board.get(seat, Word.REQUESTS), board.get(seat, Word.MAX_REQUESTS))
-
-    def _check_memory(self, recycler: Recycler, serving: list[Process], now: float) -> None:
-        pids = self._pids()
-        for process in serving:
-            size = resident_memory(pids.get(process.key))
-            reason = recycler.hard_memory(size)
-            if reason:
-                self._act(self.cluster.supervisor.kill(process, reason, now))
-                continue
-            why = recycler.memory(process, size)
-            if why and not process.due:
-                self.cluster.supervisor.recycle(process, why, now)
+    def _check(self, policy: RollPolicy, now: float) -> None:
+        address = self.LISTENERS[0].getsockname() if self.LISTENERS else ""
+        self._act(self._checkup.turn(self._pids(), address, probing=policy.probing, now=now))
 
     def murder_workers(self) -> None:
         """End workers whose heart does not beat. One that boots has cluster_startup_timeout."""
@@ -419,13 +377,11 @@ class ClusterArbiter(Arbiter):
         self._stopped = time.monotonic()
         self.cluster.board.stopping = True
         self.cluster.observe(self._stopped)
-        self._prober.close()
+        self._checkup.close()
         for process in self.cluster.supervisor.table:
             if process.told is None:
                 process.told, process.why = self._stopped, "the server ends"
-        if self._before is not None:
-            listeners.close(self._before.listeners, kept=self.LISTENERS)
-            self._before = None
+        self._deployment.is_over(undone=False)
         super().stop(graceful)
 
     # --- a new configuration ----------------------------------------------------------------
@@ -446,76 +402,17 @@ class ClusterArbiter(Arbiter):
         self._stats["reloads"] += 1
         now = time.monotonic()
         self.cluster.observe(now)
-        wanted = self._read_anew()
+        wanted = self._deployment.read()
         if wanted is not None:
             reason = "another reload was asked for"
             self._act(self.cluster.supervisor.replacer.fail(reason, now))
-            if self._change_to(wanted):
+            if self._deployment.take(wanted):
                 self._begin_roll(now)
-
-    def _read_anew(self) -> Configuration | None:
-        present = Configuration(self)
-        forget_environment(self.cfg)
-        try:
-            read_anew(self.app)
-            of_config(self.app.cfg)
-        except (Unreadable, SettingError) as error:
-            present.put_back()
-            self._refuse(error)
-            return None
-        wanted = Configuration(self)
-        present.put_back()
-        return wanted
-
-    def _refuse(self, error: BaseException) -> None:
-        self.log.error("Reload refused: %s. Nothing has changed.", str(error).rstrip("."))
-
-    def _change_to(self, wanted: Configuration) -> bool:
-        """Whether ``wanted`` is now in use; ``_before`` is what was."""
-        before = Configuration(self)
-        wanted.put_back()
-        try:
-            self._listen(before)
-            self.setup(self.app)
-            self.log.reopen_files()
-            self.cfg.on_reload(self)
-        except (Exception, SystemExit) as error:
-            self.log.debug("Reload refused", exc_info=True)
-            self._return_to(before)
-            self._refuse(error)
-            return False
-        self._before = before
-        self._mark_process()
-        return True
-
-    def _listen(self, before: Configuration) -> None:
-        old, new = before.cfg, self.app.cfg
-        if old.address != new.address and not new.reuse_port:
-            self.LISTENERS = listeners.renewed(before.listeners, old, new, self.log)
-            self.log.info("Listening at: %s", ",".join(str(each) for each in self.LISTENERS))
-
-    def _return_to(self, before: Configuration) -> None:
-        before.put_back()
-        listeners.close(self.LISTENERS, kept=before.listeners)
-        self.LISTENERS = before.listeners
-        self.setup(self.app)
-        self.num_workers = before.workers
-        self._mark_process()
-
-    def _mark_process(self) -> None:
-        """The pid file and the title that the configuration wants."""
-        if self.pidfile is not None:
-            self.pidfile.unlink()
-        if self.cfg.pidfile is not None:
-            self.pidfile = Pidfile(self.cfg.pidfile)
-            self.pidfile.create(self.pid)
-        util._setproctitle(f"master [{self.proc_name}]")
 
     # --- a roll begins and ends ---------------------------------------------------------------
 
     def _begin_roll(self, now: float) -> None:
-        before = self._before.workers if self._before else 0
-        policy = self._policy()
+        policy, before = self._policy(), self._deployment.workers_before
         self._act(self.cluster.supervisor.replacer.begin(policy.target, before, now))
         self.log.info(
             "Replacing %d workers (surge %d, unavailable %d)",
@@ -525,16 +422,9 @@ class ClusterArbiter(Arbiter):
         )
 
     def _roll_ended(self, ended: Ended) -> None:
-        roll, before = ended.roll, self._before
-        self._before = None
         self._log_roll(ended)
         self._publish()
-        if before is None:
-            return
-        if roll.state is RollState.FAILED and ended.undone:
-            self._return_to(before)
-        else:
-            listeners.close(before.listeners, kept=self.LISTENERS)
+        self._deployment.is_over(undone=ended.undone)
 
     def _log_roll(self, ended: Ended) -> None:
         roll, seconds = ended.roll, time.monotonic() - ended.roll.begun
@@ -545,11 +435,6 @@ class ClusterArbiter(Arbiter):
         if not ended.undone:
             kept = f"{roll.replaced} of {roll.total} workers are new, and stay"
         self.log.error("Roll failed: %s; %s.", roll.reason, kept)
-
-
-def _plain(address: Any) -> Any:
-    """An address as a message can carry it: abstract Unix names are bytes."""
-    return address.decode("latin-1") if isinstance(address, bytes) else address
 
 
 def _stock_words(pid: int, exit: Exit, process: Process) -> str:
@@ -566,15 +451,6 @@ def _next_ended() -> tuple[int, int] | None:
     except ChildProcessError:
         return None
     return (pid, status) if pid else None
-
-
-def resident_memory(pid: int | None) -> int:
-    """The resident memory of a process in bytes; 0 if it is not known (proc(5), statm)."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def adopt(server: Any, settings: Settings, install: Install) -> ClusterArbiter:
