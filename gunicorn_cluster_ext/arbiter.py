@@ -362,8 +362,10 @@ class ClusterArbiter(Arbiter):
         log, stock = self.log.info, _stock_words(pid, exit, process)
         if not verdict.expected:
             log = self.log.error if exit.code or exit.signal == signal.SIGKILL else self.log.warning
-        delay = "" if verdict.expected else f"; its replacement waits {verdict.delay:.1f} s"
-        log("%sWorker %s (pid:%s) %s%s.", stock, process.place.slot, pid, verdict.words, delay)
+        slot, delay = process.place.slot, ""
+        if not verdict.expected and self.cluster.supervisor.table.current(slot) is None:
+            delay = f"; its replacement waits {verdict.delay:.1f} s"
+        log("%sWorker %s (pid:%s) %s%s.", stock, slot, pid, verdict.words, delay)
 
     def _hurry(self) -> None:
         """The server ends: those that boot serve nobody, and need not finish."""
