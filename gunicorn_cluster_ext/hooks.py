@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn import util
 
-from gunicorn_cluster_ext import identity
+from gunicorn_cluster_ext import identity, process
 from gunicorn_cluster_ext.arbiter import adopt
 from gunicorn_cluster_ext.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
@@ -56,6 +56,7 @@ def prepare(cfg: Any, log: Any) -> Settings:
 def install(cfg: Any, settings: Settings) -> None:
     """Chain our hooks with the user's in ``cfg``; a reload makes a new one."""
     cfg.cluster_settings = settings
+    process.use(settings)
     for name, (before, after) in _HOOKS.items():
         hook = getattr(cfg, name)
         hook = _chain(before, hook) if before else hook
@@ -97,6 +98,7 @@ def post_fork(server: Any, worker: Any) -> None:
     server.in_worker()
     board, seat = worker.cluster.board, worker.place.seat
     board.set(seat, Word.PID, worker.pid)
+    process.join(worker.cluster.settings, board, seat)
     util._setproctitle(f"worker {worker.place.slot} [{server.proc_name}]")
 
 

@@ -80,6 +80,18 @@ def _path(value: Any) -> str:
     return value
 
 
+def _cookie_path(value: Any) -> str:
+    if ";" in _path(value):
+        raise ValueError("a cookie's path has no ;")
+    return str(value)
+
+
+def _domain(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\.?[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*", value):
+        raise ValueError("it is not a host name")
+    return value
+
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -114,6 +126,21 @@ def _rate(value: Any) -> Rate:
 def _cookie_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value):
         raise ValueError("it is not the name of a cookie")
+    return value
+
+
+#: A store's address. Sentinel and Cluster have several, separated by commas.
+_STORES = {"unix"} | {f"redis{s}{way}" for s in ("", "s") for way in ("", "+sentinel", "+cluster")}
+
+
+def _store(value: Any) -> str:
+    if value == "embedded":
+        return "embedded"
+    scheme, found, rest = str(value).partition("://")
+    if not found or scheme not in _STORES or not rest or not isinstance(value, str):
+        raise ValueError("it is neither `embedded` nor the URL of a Redis")
+    if scheme.endswith("+sentinel") and not re.search(r"/[^/?]+", rest):
+        raise ValueError("a Sentinel needs the name of the service, after the addresses")
     return value
 
 
@@ -350,6 +377,111 @@ class Settings:
         "0 to 31536000; 0 means no limit",
         "A worker is replaced after this time, less up to a tenth at random.",
         "seconds",
+    )
+
+    store: str = _setting(
+        "embedded",
+        _store,
+        "word or URL",
+        "embedded, redis://host:port/db, rediss://..., unix:///socket?db=0, "
+        "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port",
+        "What all workers share is kept here: `embedded` on this machine (LMDB, no server to run), "
+        "or in a Redis, for several machines.",
+    )
+    store_path: str | None = _setting(
+        None,
+        _directory,
+        "path",
+        "a directory of the user that the workers run as, on a local disk; none: one in "
+        "$STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp, for each working directory",
+        "Where the embedded store has its files. Servers with the same path share them.",
+    )
+    store_size: int = _setting(
+        "256M",
+        _size,
+        "size",
+        "1M or more, with K, M or G",
+        "The size of the embedded store's file, at most. It holds values for about two thirds of "
+        "that (small ones, a fourth); then those that were used least recently go.",
+        "bytes",
+    )
+    store_timeout: float = _setting(
+        1.0,
+        _number(0.01, 60, float),
+        "number",
+        "0.01 to 60",
+        "How long a call to the store takes at most, connecting and trying again included.",
+        "seconds",
+    )
+    store_connections: int = _setting(
+        50,
+        _number(1, 10_000, int),
+        "integer",
+        "1 to 10000",
+        "Connections of each worker to a Redis (to each, in a Cluster), at most.",
+        "connections",
+    )
+    cache_ttl: float = _setting(
+        300.0,
+        _number(0, 31_536_000, float),
+        "number",
+        "0 to 31536000; 0 means as long as there is room",
+        "How long the cache keeps what is stored without a `ttl` of its own.",
+        "seconds",
+    )
+    session_cookie: str = _setting(
+        "gunicorn_session",
+        _cookie_name,
+        "name",
+        "a cookie name; one that begins with `__Host-` (which browsers then hold to https, this "
+        "host and the path /) makes the cookie so",
+        "The cookie of the session middleware.",
+    )
+    session_idle: float = _setting(
+        86_400.0,
+        _number(1, 31_536_000, float),
+        "number",
+        "1 to 31536000",
+        "How long a session lives without being used. It is written anew for that at most ten "
+        "times in this time.",
+        "seconds",
+    )
+    session_lifetime: float = _setting(
+        1_209_600.0,
+        _number(0, 315_360_000, float),
+        "number",
+        "0 to 315360000; 0 means no limit, and a cookie that goes with the browser",
+        "How long a session lives at most, used or not.",
+        "seconds",
+    )
+    session_samesite: str = _setting(
+        "Lax",
+        _one_of("Lax", "Strict", "None"),
+        "word",
+        "Lax, Strict or None",
+        "`SameSite` of the session's cookie. None makes it `Secure`, or browsers refuse it.",
+    )
+    session_secure: str = _setting(
+        "auto",
+        _one_of("auto", "always"),
+        "word",
+        "auto or always",
+        "`Secure` for the session's cookie: as the request's scheme is (see gunicorn's "
+        "`forwarded_allow_ips`), or always.",
+    )
+    session_domain: str | None = _setting(
+        None,
+        _optional(_domain),
+        "name",
+        "a host name; none: the host that set it",
+        "`Domain` of the session's cookie.",
+    )
+    session_path: str = _setting(
+        "/",
+        _cookie_path,
+        "path",
+        "the path of a URL, without `;`",
+        "`Path` of the session's cookie.",
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """A real redis-server that keeps nothing on disk."""
 
 from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any
 
 import redis
 
@@ -15,9 +17,20 @@ class Redis(Process):
     def __init__(self, directory: Path, *args: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.socket = directory / f"redis-{self.port}.sock"
         command = [find_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(directory)]
-        super().__init__("redis", [*command, *args], directory)
+        super().__init__(f"redis-{self.port}", [*command, *args], directory)
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{self.socket}?db=0"
+
+    def ask(self, *command: str | int) -> Any:
+        """What the server answers, as redis-py has it."""
+        with redis.Redis.from_url(self.url) as client:
+            return client.execute_command(*command)
 
     def subscribers(self, channel: str) -> int:
         with redis.Redis.from_url(self.url) as client:
@@ -25,3 +38,20 @@ class Redis(Process):
 
     def wait_ready(self) -> None:
         self.wait_for(lambda: accepts(self.port), 10, "a redis-server that accepts")
+
+    def halt(self) -> None:
+        """It is there, and answers nothing any more."""
+        self.signal(SIGSTOP)
+
+    def go_on(self) -> None:
+        self.signal(SIGCONT)
+
+    def crash(self) -> None:
+        self.signal(SIGKILL)
+        self.wait_exit(10)
+
+    def stop(self, number: int = 15, timeout: float = 40) -> None:
+        """Also one that was halted."""
+        if self.running():
+            self.go_on()
+        super().stop(number, timeout)

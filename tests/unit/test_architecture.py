@@ -7,10 +7,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gunicorn_cluster_ext"
 PURE = {
+    "codec",
     "exits",
+    "fields",
     "head",
     "limits",
     "recycling",
+    "responses",
     "rolling",
     "routing",
     "slots",

@@ -1,0 +1,33 @@
+"""Django's session middleware, that answers 503 when the store with the sessions is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.sessions import middleware
+from django.http import HttpResponse
+
+from gunicorn_cluster_ext.record import SessionAway
+from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
+
+
+class SessionMiddleware(middleware.SessionMiddleware):
+    """In place of ``django.contrib.sessions.middleware.SessionMiddleware``; for the engine
+    ``gunicorn_cluster_ext.django.sessions``."""
+
+    def process_exception(self, request: Any, exception: Exception) -> HttpResponse | None:
+        """A view has looked at its session in vain."""
+        return _unavailable() if isinstance(exception, SessionAway) else None
+
+    def process_response(self, request: Any, response: HttpResponse) -> HttpResponse:
+        """So has another middleware; or the session cannot be saved."""
+        if request.session.record.failed and response.status_code >= 500:
+            return _unavailable()
+        try:
+            return super().process_response(request, response)
+        except SessionAway:
+            return _unavailable()
+
+
+def _unavailable() -> HttpResponse:
+    return HttpResponse(UNAVAILABLE, status=503, headers=dict(UNAVAILABLE_HEADERS))

@@ -1,0 +1,151 @@
+"""A session engine: only what a request has changed is written, nested changes included.
+
+As elsewhere in Django a session ends ``SESSION_COOKIE_AGE`` (or ``set_expiry``) after it was last
+saved; with ``SESSION_SAVE_EVERY_REQUEST`` after it was last used, which is written at most ten
+times in that time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib.sessions.backends.base import SessionBase, UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+
+from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext.cookies import is_id
+from gunicorn_cluster_ext.record import Limits, Session, store_key
+from gunicorn_cluster_ext.script import Blocking, run
+
+
+class _Record(Session):
+    """The session itself, with Django's limits."""
+
+    def __init__(self, owner: SessionStore, sid: str | None) -> None:
+        super().__init__(process.default, Limits(0, 0), sid)
+        self._owner = owner
+
+    @property
+    def sid(self) -> str | None:
+        return self._sid
+
+    def limits(self) -> Limits:
+        return Limits(max(1.0, self._owner.get_expiry_age()), 0)
+
+    def is_changed(self) -> bool:
+        return self._fields is not None and bool(self._fields.changes())
+
+    def renew(self) -> _Record:
+        """Another session with the same data, stored, under another id."""
+        new = _Record(self._owner, None)
+        if self._fields is not None:
+            new.update(self)
+        self._owner.record = new
+        new.create()
+        return new
+
+    def create(self) -> None:
+        fields = self._read()
+        changes = fields.changes()
+        run(self._create(changes), Blocking(self._stores))
+        fields.stored(changes)
+
+
+class SessionStore(SessionBase):
+    """``request.session``. ``modified`` need not be set."""
+
+    record: _Record
+
+    def __init__(self, session_key: str | None = None) -> None:
+        super().__init__(session_key)
+
+    # --- the attributes of Django's sessions --------------------------------------------
+
+    def _get_key(self) -> str | None:
+        return self.record.sid
+
+    def _set_key(self, key: str | None) -> None:
+        self.record = _Record(self, key if is_id(key) else None)
+
+    session_key = property(_get_key)
+    _session_key = property(_get_key, _set_key)
+
+    @property
+    def _session_cache(self) -> _Record:
+        return self.record
+
+    async def _aget_session(self, no_load: bool = False) -> _Record:
+        self.accessed = True
+        await self.record.aload()
+        return self.record
+
+    @property
+    def modified(self) -> bool:
+        return self._modified or self.record.is_changed()
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._modified = value
+
+    def is_empty(self) -> bool:
+        return self.session_key is None and not len(self.record)
+
+    # --- the methods of a session engine ------------------------------------------------
+
+    def load(self) -> dict[str, Any]:
+        return dict(self.record)
+
+    def exists(self, session_key: str) -> bool:
+        return bool(process.default.store.fields(store_key(session_key)))
+
+    def create(self) -> None:
+        self.record.renew()
+        self.modified = True
+
+    def save(self, must_create: bool = False) -> None:
+        """Raises UpdateError when another request has ended the session, and SessionAway."""
+        if self.session_key is None or must_create:
+            self.create()
+            return
+        self.record.save(last=False)
+        if self.record.lost:
+            raise UpdateError
+
+    def delete(self, session_key: str | None = None) -> None:
+        session_key = session_key or self.session_key
+        if session_key is not None:
+            process.default.store.delete([store_key(session_key)])
+
+    def clear(self) -> None:
+        """Without data, but still the same session; ``flush`` ends it."""
+        for name in list(self._session):
+            del self[name]
+        self.accessed = self.modified = True
+
+    def flush(self) -> None:
+        """End the session at once."""
+        self.accessed = self.modified = True
+        self.record.clear()
+        self.record.save(last=False)
+
+    def cycle_key(self) -> None:
+        """At once, with what other requests have stored meanwhile."""
+        if self.record.new:
+            self.create()
+            return
+        self.record.regenerate()
+        self.record.save(last=False)
+        if self.record.lost:
+            raise SessionInterrupted("The session was ended by another request.")
+        self.modified = True
+
+    async def aflush(self) -> None:
+        await sync_to_async(self.flush)()
+
+    async def acycle_key(self) -> None:
+        await sync_to_async(self.cycle_key)()
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """The store does so by itself."""

@@ -1,0 +1,100 @@
+"""Named values over stored bytes, that know which of them were changed, also deep inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from gunicorn_cluster_ext import codec
+
+#: Values that cannot change in place, so they need not be compared.
+_FIXED = frozenset(
+    {type(None), bool, int, float, str, bytes, frozenset}
+    | {datetime, date, time, timedelta, Decimal, UUID}
+)
+
+
+class Changes(NamedTuple):
+    put: dict[bytes, bytes]
+    remove: list[bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.remove)
+
+
+class Fields(MutableMapping[str, Any]):
+    """A dictionary over a store's field map. Values are encoded when they are set, so that one
+    that cannot be stored is refused there, and once more in ``changes`` if they can change in
+    place and somebody has had them in hand. Raises CorruptValue when it is made."""
+
+    def __init__(self, stored: Mapping[bytes, bytes]) -> None:
+        self._stored = {_name(key): data for key, data in stored.items()}
+        self._values = {name: codec.decode(data) for name, data in self._stored.items()}
+        self._fixed: dict[str, bytes] = {}
+        self._in_hand: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._values[name]
+        if type(value) not in _FIXED:
+            self._in_hand.add(name)
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if not isinstance(name, str) or name.startswith("\0"):
+            raise TypeError(f"{name!r} is no name for a value: a string is")
+        data = codec.encode(value, name)
+        self._values[name] = value
+        self._fixed.pop(name, None)
+        self._in_hand.discard(name)
+        if type(value) in _FIXED:
+            self._fixed[name] = data
+        else:
+            self._in_hand.add(name)
+
+    def __delitem__(self, name: str) -> None:
+        del self._values[name]
+        self._fixed.pop(name, None)
+        self._in_hand.discard(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __ior__(self, other: Any) -> Fields:
+        self.update(other)
+        return self
+
+    def changes(self) -> Changes:
+        """What differs from what was stored. Raises UnknownType."""
+        now = {name: codec.encode(self._values[name], name) for name in self._in_hand}
+        put = {
+            _key(name): data
+            for name, data in (*self._fixed.items(), *now.items())
+            if data != self._stored.get(name)
+        }
+        return Changes(put, [_key(name) for name in self._stored if name not in self._values])
+
+    def stored(self, changes: Changes) -> None:
+        """The changes have been stored; from now on only others count."""
+        self._stored |= {_name(key): data for key, data in changes.put.items()}
+        for key in changes.remove:
+            self._stored.pop(_name(key), None)
+
+
+def _key(name: str) -> bytes:
+    return name.encode(errors="surrogatepass")
+
+
+def _name(key: bytes) -> str:
+    try:
+        return key.decode(errors="surrogatepass")
+    except UnicodeDecodeError:
+        raise codec.CorruptValue("the name of a field") from None

@@ -1,0 +1,103 @@
+"""``flask.session`` for all workers.
+
+    ClusterSession(app)
+    login: session.clear(), or session.regenerate(); then session["user"] = ...
+
+The cookie is as Flask's configuration wants it (``SESSION_COOKIE_*``), but ``SameSite=Lax`` where
+nothing is said, and ``Secure`` on https. How long the server keeps a session is said by
+``cluster_session_idle`` and ``cluster_session_lifetime``; of a permanent one by
+``PERMANENT_SESSION_LIFETIME`` since its last use. No secret key is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface, SessionMixin
+
+from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext.cookies import SessionCookie
+from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.record import Limits, Outcome, Session, SessionAway
+from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
+from gunicorn_cluster_ext.wsgi import is_public
+
+
+class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only
+    """What ``flask.session`` stands for."""
+
+    def __init__(
+        self, stores: Stores, limits: Limits, sid: str | None, permanent: float, https: bool
+    ) -> None:
+        super().__init__(stores, limits, sid)
+        self.https = https
+        self._permanent = Limits(permanent, 0)
+
+    def limits(self) -> Limits:
+        return self._permanent if self.permanent else self._limits
+
+
+class ClusterSession(SessionInterface):
+    """Flask's session interface, over the store."""
+
+    def __init__(self, app: Flask | None = None, *, stores: Stores = process.default) -> None:
+        self._stores = stores
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        app.session_interface = self
+        app.register_error_handler(SessionAway, _unavailable)
+
+    def open_session(self, app: Flask, request: Request) -> FlaskSession:
+        cookie = SessionCookie(self.get_cookie_name(app), None)
+        sid = cookie.find(request.environ.get("HTTP_COOKIE", ""))
+        limits = Limits.of(process.settings())
+        permanent = app.permanent_session_lifetime.total_seconds()
+        return FlaskSession(self._stores, limits, sid, permanent, request.is_secure)
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """An answer of the application below 500 is sent as it is, although the store is away."""
+        assert isinstance(session, FlaskSession)
+        try:
+            outcome, sid = session.save()
+        except SessionAway:
+            _refuse(response)
+            return
+        if session.failed and response.status_code >= 500:
+            _refuse(response)
+            return
+        if session.accessed:
+            response.vary.add("Cookie")
+        if outcome is Outcome.REMOVE:
+            response.delete_cookie(self.get_cookie_name(app), **self._attributes(app, session))
+        elif outcome is Outcome.PUT or (session.written and session.permanent):
+            self._put_cookie(app, session, response, sid)
+
+    def _put_cookie(self, app: Flask, session: FlaskSession, response: Response, sid: str) -> None:
+        expires = self.get_expiration_time(app, session)
+        attributes = self._attributes(app, session)
+        response.set_cookie(self.get_cookie_name(app), sid, expires=expires, **attributes)
+        if is_public(list(response.headers)):
+            response.cache_control.private = True
+
+    def _attributes(self, app: Flask, session: FlaskSession) -> dict[str, Any]:
+        return {
+            "domain": self.get_cookie_domain(app),
+            "path": self.get_cookie_path(app),
+            "secure": self.get_cookie_secure(app) or session.https,
+            "httponly": self.get_cookie_httponly(app),
+            "samesite": self.get_cookie_samesite(app) or "Lax",
+        }
+
+
+def _unavailable(_: Exception) -> Response:
+    return Response(UNAVAILABLE, 503, UNAVAILABLE_HEADERS)
+
+
+def _refuse(response: Response) -> None:
+    response.status_code = 503
+    response.headers.clear()
+    response.set_data(UNAVAILABLE)
+    response.headers.extend(UNAVAILABLE_HEADERS)

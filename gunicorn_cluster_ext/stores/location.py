@@ -1,0 +1,96 @@
+"""Where the embedded store keeps its files: on disk, in a directory that is ours alone.
+
+Not in /dev/shm: a container's is 64 MB, and a reboot empties it. Writes go to the page cache in
+either place, so neither is faster (measured: a set takes 6 us on both).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from gunicorn_cluster_ext.stores import StoreError
+
+_NAME = "gunicorn-cluster"
+
+
+def given(path: str) -> str:
+    """The directory that ``cluster_store_path`` names, made if it is missing. Raises StoreError.
+
+    Somebody chose it, so a link is followed, and others may read it (its files are not readable).
+    """
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        path = os.path.realpath(path)
+        _check(path, 0o022)
+    except OSError as error:
+        raise StoreError(f"cluster_store_path = {path!r} cannot be used: {error}") from None
+    return path
+
+
+def default(server: str) -> str:
+    """The directory of ``server`` (any words that stay the same over its restarts). Raises
+    StoreError when there is no place for one.
+    """
+    name = blake2b(server.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    refused = []
+    for base in _bases():
+        try:
+            return _make(base, name)
+        except (OSError, StoreError) as error:
+            refused.append(f"{base}: {error}")
+    where = "; ".join(refused)
+    raise StoreError(f"No place for the embedded store: set cluster_store_path. {where}")
+
+
+def _make(base: str, name: str) -> str:
+    """Each directory is made, or was made, by us, and nobody else can write there: what other
+    users have put in our way is refused, links included."""
+    path = os.path.join(base, name)
+    for each in (base, path):
+        os.makedirs(each, 0o700, exist_ok=True)
+        _check(each, 0o077)
+    return path
+
+
+def _bases() -> Iterator[str]:
+    """The best first. The user may have changed since ``HOME`` was set (gunicorn's ``user``), so a
+    home counts only if it is this user's."""
+    uid = os.geteuid()
+    if systemd := os.environ.get("STATE_DIRECTORY"):
+        yield os.path.join(systemd.split(":")[0], _NAME)
+    if (state := os.environ.get("XDG_STATE_HOME")) and _owned(state, uid):
+        yield os.path.join(state, _NAME)
+    for home in (os.environ.get("HOME"), _home(uid)):
+        if home and _owned(home, uid):
+            yield os.path.join(home, ".local", "state", _NAME)
+    yield f"/var/tmp/{_NAME}-{uid}"
+
+
+def _home(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return None
+
+
+def _owned(path: str, uid: int) -> bool:
+    try:
+        return os.path.isabs(path) and os.stat(path).st_uid == uid
+    except OSError:
+        return False
+
+
+def _check(path: str, forbidden: int) -> None:
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{path} is no directory")
+    if found.st_uid != os.geteuid():
+        raise StoreError(
+            f"{path} belongs to user {found.st_uid}, and this process is user {os.geteuid()}"
+        )
+    if found.st_mode & forbidden:
+        raise StoreError(f"{path} is open to others: mode {stat.S_IMODE(found.st_mode):o}")

@@ -1,0 +1,355 @@
+"""The store of many machines: a Redis, alone, watched by Sentinels, or a Cluster.
+
+Everything that a call may meet is dealt with in ``_Operations._ask``, once for both faces: what
+is tried again, what counts for the breaker, and what becomes of an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+from gunicorn_cluster_ext.settings import Settings
+from gunicorn_cluster_ext.stores import StoreAway, StoreError, scripts
+from gunicorn_cluster_ext.stores.breaker import Breaker
+from gunicorn_cluster_ext.stores.operation import (
+    Asynchronous,
+    Blocking,
+    Pause,
+    Steps,
+    immediate,
+    operation,
+)
+
+try:
+    from redis import exceptions
+
+    from gunicorn_cluster_ext.stores.address import parse
+    from gunicorn_cluster_ext.stores.clients import AsyncClient, BlockingClient, Call, Nodes
+except ImportError as error:
+    raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
+
+#: Pauses before it is tried again, varied by half so that not all come back at once.
+_AGAIN_S = (0.02, 0.06, 0.18)
+#: How long a request waits for a probe, which goes on without it: half of what p99 may be.
+_PROBE_S = 0.025
+_BATCH = 500
+
+_REFUSED = (ConnectionRefusedError, FileNotFoundError)
+#: The command was not carried out.
+_NOT_DONE = (
+    exceptions.BusyLoadingError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+_AWAY = (
+    *_NOT_DONE,
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.RedisClusterException,  # no node could be asked for the others
+    asyncio.TimeoutError,
+    TimeoutError,
+    OSError,
+)
+_DENIED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+
+
+class Probe(NamedTuple):
+    """A step: see whether there is an answer, aside, and wait for it so many seconds."""
+
+    seconds: float
+
+
+class _Operations:
+    _client: Any
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        try:
+            self.address = parse(settings.store)
+            self.address.options()
+        except ValueError as error:
+            raise StoreError(f"cluster_store is no URL of a Redis: {error}") from None
+        self._timeout = settings.store_timeout
+        self.forget()
+        _stores.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, after a fork."""
+        self._breaker = Breaker()
+        self._client = self._new_client()
+
+    def _new_client(self) -> Any:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}>"
+
+    # --- asking ---------------------------------------------------------------------------
+
+    def _ask(self, *commands: tuple[Any, ...], again: bool = True, node: Any = None) -> Steps[Any]:
+        """The answers to commands. ``again``: it does no harm to do them twice."""
+        yield from self._pass_breaker()
+        deadline = time.monotonic() + self._timeout
+        for pause in (*_AGAIN_S, None):
+            try:
+                answers = yield Call(commands, max(deadline - time.monotonic(), 0.001), node)
+            except _DENIED as error:
+                raise StoreError(f"{self.address}: {error}") from error
+            except _AWAY as error:
+                may = again or _is_not_done(error)
+                yield from self._pause(pause if may else None, deadline, error)
+            except exceptions.RedisError as error:
+                self._breaker.succeeded()
+                raise self._failure(error) from error
+            else:
+                self._breaker.succeeded()
+                return answers
+
+    def _pass_breaker(self) -> Steps[None]:
+        """Raises StoreAway while it is open. A request that comes when it may be tried again has
+        a probe sent, and goes on if that is answered at once."""
+        if self._breaker.is_closed:
+            return
+        if self._breaker.admits(time.monotonic()):
+            yield Probe(_PROBE_S)
+        if not self._breaker.is_closed:
+            raise StoreAway(f"{self.address} is away")
+
+    def _probe(self) -> Steps[None]:
+        """Ask for some key, in a Cluster of some node."""
+        try:
+            yield Call((("EXISTS", random.randbytes(4)),), self._timeout)
+        except _AWAY:
+            self._breaker.failed(time.monotonic())
+        except exceptions.RedisError:
+            self._breaker.succeeded()
+        else:
+            self._breaker.succeeded()
+
+    def _pause(self, pause: float | None, deadline: float, error: Exception) -> Steps[None]:
+        """Before trying again; or this was the last time."""
+        seconds = 0.0 if pause is None else pause * random.uniform(0.5, 1.5)
+        now = time.monotonic()
+        if pause is None or now + seconds >= deadline:
+            self._breaker.failed(now)
+            raise StoreAway(f"{self.address} does not answer: {_reason(error)}") from error
+        yield Pause(seconds)
+
+    def _one(self, *command: Any, again: bool = True, node: Any = None) -> Steps[Any]:
+        return (yield from self._ask(command, again=again, node=node))[0]
+
+    def _each(self, commands: list[tuple[Any, ...]]) -> Steps[list[Any]]:
+        """The answers to many. The first error among them is raised, except for the wrong kind."""
+        if not commands:
+            return []
+        answers = []
+        for start in range(0, len(commands), _BATCH):
+            answers += yield from self._ask(*commands[start : start + _BATCH])
+        for answer in answers:
+            if isinstance(answer, Exception) and not _is_wrong_kind(answer):
+                if isinstance(answer, _AWAY):
+                    raise StoreAway(f"{self.address}: {_reason(answer)}") from answer
+                raise self._failure(answer) from answer
+        return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+    def _run_script(self, script: scripts.Script, *args: Any, again: bool = True) -> Steps[Any]:
+        """By its digest; a server that does not know it (any more) gets it."""
+        try:
+            return (yield from self._one("EVALSHA", script.digest, 1, *args, again=again))
+        except StoreError as error:
+            if not isinstance(error.__cause__, exceptions.NoScriptError):
+                raise
+        return (yield from self._one("EVAL", script.text, 1, *args, again=again))
+
+    def _failure(self, error: Exception) -> StoreError:
+        if _is_wrong_kind(error):
+            return StoreError("The key holds the wrong kind of value: field maps and values differ")
+        return StoreError(f"{self.address}: {error}")
+
+    # --- values ---------------------------------------------------------------------------
+
+    @operation
+    def get(self, key: bytes) -> Steps[bytes | None]:
+        value: bytes | None = yield from self._one("GET", key)
+        return value
+
+    @operation
+    def get_many(self, keys: Iterable[bytes]) -> Steps[list[bytes | None]]:
+        wanted = list(keys)
+        if self.address.way == "cluster":
+            return (yield from self._each([("GET", key) for key in wanted]))
+        if not wanted:
+            return []
+        values: list[bytes | None] = yield from self._one("MGET", *wanted)
+        return values
+
+    @operation
+    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[None]:
+        yield from self._one(*_set(key, value, ttl))
+
+    @operation
+    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Steps[None]:
+        yield from self._each([_set(key, value, ttl) for key, value in items.items()])
+
+    @operation
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[bool]:
+        return bool((yield from self._one(*_set(key, value, ttl), "NX", again=False)))
+
+    @operation
+    def touch(self, key: bytes, ttl: float | None) -> Steps[bool]:
+        if ttl is None:
+            return bool((yield from self._run_script(scripts.PERSIST, key)))
+        return bool((yield from self._one("PEXPIRE", key, _ms(ttl))))
+
+    @operation
+    def delete(self, keys: Iterable[bytes]) -> Steps[int]:
+        return (yield from self._delete(list(keys)))
+
+    def _delete(self, keys: list[bytes]) -> Steps[int]:
+        if self.address.way == "cluster":
+            return sum((yield from self._each([("UNLINK", key) for key in keys])))
+        if not keys:
+            return 0
+        return int((yield from self._one("UNLINK", *keys)))
+
+    @operation
+    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Steps[int]:
+        if ttl is None:
+            return int((yield from self._one("INCRBY", key, by, again=False)))
+        return int((yield from self._run_script(scripts.INCR, key, by, _ms(ttl), again=False)))
+
+    @operation
+    def compare_and_delete(self, key: bytes, value: bytes) -> Steps[bool]:
+        script = scripts.COMPARE_AND_DELETE
+        return bool((yield from self._run_script(script, key, value, again=False)))
+
+    @operation
+    def clear(self, prefix: bytes) -> Steps[int]:
+        pattern, cleared = _escape(prefix) + b"*", 0
+        for node in (yield Nodes(self._timeout)):
+            cursor: Any = b"0"
+            while cursor is not None:
+                answer = yield from self._one(
+                    "SCAN", cursor, "MATCH", pattern, "COUNT", 1000, node=node
+                )
+                cursor, keys = _page(answer)
+                cleared += yield from self._delete(keys)
+        return cleared
+
+    # --- field maps -----------------------------------------------------------------------
+
+    @operation
+    def fields(self, key: bytes) -> Steps[dict[bytes, bytes]]:
+        fields: dict[bytes, bytes] = yield from self._one("HGETALL", key)
+        return fields
+
+    @operation
+    def change(
+        self,
+        key: bytes,
+        put: Mapping[bytes, bytes],
+        remove: Iterable[bytes] = (),
+        *,
+        ttl: float | None = None,
+        must_exist: bool = False,
+    ) -> Steps[bool]:
+        gone = list(remove)
+        pairs = [each for pair in put.items() for each in pair]
+        args = (0 if ttl is None else _ms(ttl), int(must_exist), len(gone), *gone, *pairs)
+        return bool((yield from self._run_script(scripts.CHANGE, key, *args)))
+
+
+class RedisStore(_Operations, Blocking):
+    def _new_client(self) -> BlockingClient:
+        return BlockingClient(self.address, self._timeout, self._settings.store_connections)
+
+    def carry_out(self, step: Any) -> Any:
+        if isinstance(step, Call):
+            return self._client.execute(step)
+        if isinstance(step, Nodes):
+            return self._client.nodes(step.limit)
+        if isinstance(step, Probe):
+            probe = threading.Thread(target=self.run, args=(self._probe(),), daemon=True)
+            probe.start()
+            return probe.join(step.seconds)
+        return super().carry_out(step)
+
+    @immediate
+    def close(self) -> None:
+        self._client.close()
+
+
+class AsyncRedisStore(_Operations, Asynchronous):
+    _probing: asyncio.Task[None] | None = None
+
+    def _new_client(self) -> AsyncClient:
+        return AsyncClient(self.address, self._timeout, self._settings.store_connections)
+
+    async def carry_out(self, step: Any) -> Any:
+        if isinstance(step, Call):
+            return await self._client.execute(step)
+        if isinstance(step, Nodes):
+            return await self._client.nodes(step.limit)
+        if isinstance(step, Probe):
+            self._probing = asyncio.create_task(self.run(self._probe()))
+            return await asyncio.wait({self._probing}, timeout=step.seconds)
+        return await super().carry_out(step)
+
+    async def close(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+        await self._client.close()
+
+
+def _set(key: bytes, value: bytes, ttl: float | None) -> tuple[Any, ...]:
+    return ("SET", key, value) if ttl is None else ("SET", key, value, "PX", _ms(ttl))
+
+
+def _ms(ttl: float) -> int:
+    return max(1, round(min(ttl, 1e12) * 1000))
+
+
+def _escape(prefix: bytes) -> bytes:
+    """So that SCAN's patterns mean it literally."""
+    return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", prefix)
+
+
+def _page(answer: Any) -> tuple[Any, list[bytes]]:
+    """Where SCAN goes on (None: nowhere), and what it found."""
+    cursor, keys = answer
+    if isinstance(cursor, dict):  # a Cluster's client says for which node
+        (cursor,) = cursor.values()
+    return (None if int(cursor) == 0 else cursor), list(keys)
+
+
+def _is_not_done(error: Exception) -> bool:
+    return isinstance(error, _NOT_DONE) or isinstance(error.__context__, _REFUSED)
+
+
+def _is_wrong_kind(error: Exception) -> bool:
+    return isinstance(error, exceptions.ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+_stores: WeakSet[_Operations] = WeakSet()
+
+
+def _after_fork() -> None:
+    for store in _stores:
+        store.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,54 @@
+"""What takes several commands at once, in Lua. Each has one key, so that it works in a Cluster."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    text: str
+    digest: str
+
+
+def _script(text: str) -> Script:
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+#: key, number, milliseconds
+INCR = _script("""
+local is_new = redis.call('EXISTS', KEYS[1]) == 0
+local sum = redis.call('INCRBY', KEYS[1], ARGV[1])
+if is_new then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return sum
+""")
+
+#: key, value
+COMPARE_AND_DELETE = _script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
+
+#: key
+PERSIST = _script("""
+redis.call('PERSIST', KEYS[1])
+return redis.call('EXISTS', KEYS[1])
+""")
+
+#: key, milliseconds or 0, whether it must exist, how many fields are removed, these, pairs to put
+CHANGE = _script("""
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' and ARGV[2] == '1' then return 0 end
+if kind ~= 'none' and kind ~= 'hash' then
+    return redis.error_reply('WRONGTYPE the key holds a value, not a field map')
+end
+local puts = 4 + tonumber(ARGV[3])
+for i = 4, puts - 1 do redis.call('HDEL', KEYS[1], ARGV[i]) end
+for i = puts, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if ARGV[1] == '0' then
+    redis.call('PERSIST', KEYS[1])
+else
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+return 1
+""")

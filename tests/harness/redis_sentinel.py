@@ -1,0 +1,92 @@
+"""A real Redis with a replica, watched by three Sentinels."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+
+from .ports import accepts, free_port
+from .process import Process
+from .program import find_program
+from .redis import Redis
+from .waiting import wait_until
+
+P = TypeVar("P", "Redis", "Sentinel")
+
+SERVICE = "main"
+
+_CONFIG = """
+port {port}
+bind 127.0.0.1
+dir {directory}
+sentinel monitor {service} 127.0.0.1 {master} 2
+sentinel down-after-milliseconds {service} 500
+sentinel failover-timeout {service} 3000
+"""
+
+
+class Sentinel(Process):
+    def __init__(self, directory: Path, master: int) -> None:
+        self.port = free_port()
+        config = directory / f"sentinel-{self.port}.conf"
+        config.write_text(
+            _CONFIG.format(port=self.port, directory=directory, master=master, service=SERVICE)
+        )
+        command = [find_program("redis-server"), str(config), "--sentinel"]
+        super().__init__(f"sentinel-{self.port}", command, directory)
+
+    def wait_ready(self) -> None:
+        self.wait_for(lambda: accepts(self.port), 10, "a Sentinel that accepts")
+
+    def ask(self, *command: str | int) -> Any:
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(*command)
+
+    def knows(self) -> tuple[int, int]:
+        """How many replicas of the service, and how many other Sentinels."""
+        with redis.Redis(port=self.port) as client:
+            state = client.sentinel_master(SERVICE)
+        return state["num-slaves"], state["num-other-sentinels"]
+
+
+class Watched:
+    """`nodes[0]` is the master at first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._stack = ExitStack()
+        try:
+            self._start(directory)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, directory: Path) -> None:
+        master = self._started(Redis(directory))
+        # Without a pause before the first copy, and a copy that does not touch the disk.
+        master.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
+        replica = self._started(Redis(directory, "--replicaof", f"127.0.0.1 {master.port}"))
+        self.nodes = [master, replica]
+        wait_until(lambda: b"state=online" in self._replication(master), 15, "a copy")
+        self.sentinels = [self._started(Sentinel(directory, master.port)) for _ in range(3)]
+        wait_until(
+            lambda: all(each.knows() == (1, 2) for each in self.sentinels), 15, "acquaintance"
+        )
+
+    def _started(self, process: P) -> P:
+        self._stack.callback(process.stop)
+        process.wait_ready()
+        return process
+
+    def _replication(self, node: Redis) -> bytes:
+        with redis.Redis(port=node.port) as client:
+            client.response_callbacks.clear()
+            return bytes(client.execute_command("INFO", "replication"))
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+
+    def stop(self) -> None:
+        self._stack.close()

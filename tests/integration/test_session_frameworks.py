@@ -1,0 +1,85 @@
+"""The sessions of Flask, Starlette and Django on four workers: the same promises for each."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from gunicorn_cluster_ext.record import store_key
+from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
+
+__all__ = ["shared"]
+
+APPS = {
+    "flask": ("shared_flask:app", STICKY),
+    "starlette": ("shared_starlette:app", "asgi"),
+    "django": ("shared_django:app", STICKY),
+    "django-asgi": ("shared_django:asgi", "asgi"),
+}
+
+
+@pytest.fixture(params=APPS)
+def client(request: Any, shared: Shared) -> Client:
+    app, kind = APPS[request.param]
+    threads = [] if kind == "asgi" else ["--threads", "16"]
+    return Client(shared.start(app, "-k", kind, *threads))
+
+
+def test_concurrent_requests_lose_nothing(client: Client) -> None:
+    client.get("/put?key=first&value=0")
+    pids = set()
+    for number in range(20):
+        targets = [f"/put?key=k{number}.{i}&value={i}&sleep=0.005" for i in range(8)]
+        for answer in client.get_all(targets):
+            assert answer.status == 200
+            assert answer.cookies().get(COOKIE, client.cookie) == client.cookie
+            pids.add(answer.json()["pid"])
+    assert len(pids) == 4
+    data = client.get("/read")
+    assert data.pop("first") == {"value": "0"}
+    assert data == {f"k{n}.{i}": {"value": str(i)} for n in range(20) for i in range(8)}
+
+
+def test_a_logout_is_never_undone(client: Client, shared: Shared) -> None:
+    client.get("/put?key=user&value=me")
+    old = client.cookie
+    with ThreadPoolExecutor(4) as crowd:
+        slow = [crowd.submit(client.send, f"/put?key=k{i}&value=1&sleep=0.4") for i in range(4)]
+        time.sleep(0.2)
+        assert client.send("/logout").cookies()[COOKIE] == ""
+    # Django says so with 400, the others drop the change.
+    assert {answer.result().status for answer in slow} <= {200, 400}
+    assert shared.stores.store.fields(store_key(old)) == {}
+    assert client.get("/read") == {}
+
+
+@pytest.mark.parametrize("shared", ["redis"], indirect=True)
+def test_without_redis_nobody_is_logged_out(client: Client, shared: Shared) -> None:
+    client.get("/put?key=a&value=1")
+    other = Client(client.server)
+    other.get("/put?key=a&value=1")
+    assert shared.redis is not None
+    shared.redis.signal(signal.SIGSTOP)
+    try:
+        for who, target in (
+            (client, "/read"),
+            (client, "/put?key=b&value=2"),
+            (other, "/logout"),  # whether that is done nobody knows
+        ):
+            answer = who.send(target)
+            assert answer.status == 503 and answer.headers["Retry-After"] == "2"
+            assert COOKIE not in answer.cookies()
+        assert client.send("/").status == 200
+    finally:
+        shared.redis.signal(signal.SIGCONT)
+    assert client.get_when_served("/read")["a"] == {"value": "1"}
+
+
+def test_a_forged_cookie_is_a_new_session(client: Client) -> None:
+    for cookie in ("x", "A" * 43, "A" * 7000):
+        client.cookie = cookie
+        client.get("/put?key=a&value=1")
+        assert client.cookie != cookie
+        assert client.get("/read") == {"a": {"value": "1"}}
