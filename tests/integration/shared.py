@@ -33,9 +33,9 @@ class Shared:
     def start(self, app: str, *args: str, workers: int = 4, **options: Any) -> Gunicorn:
         lines = [f"cluster_{name} = {value!r}" for name, value in self.settings.items()]
         config = "\n".join(["from gunicorn_cluster_ext.conf import *", *lines])
-        return self._gunicorn(
-            app, "-w", str(workers), *args, config=config, serving=workers, **options
-        )
+        # Gunicorn 25's asgi worker waits so long at its end for clients that keep their connection.
+        args = ("-w", str(workers), "--graceful-timeout", "3", *args)
+        return self._gunicorn(app, *args, config=config, serving=workers, **options)
 
 
 @pytest.fixture(params=["embedded", "redis"])
