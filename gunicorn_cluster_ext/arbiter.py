@@ -69,6 +69,7 @@ class ClusterArbiter(Arbiter):
         self._checkup = Checkup(cluster, self.log)
         self._slot: int | None = None
         self._strangers = set(self.WORKERS)
+        self._to_reopen: set[int] = set()
         self._deployment = Deployment(self)
         self._published: Roll | None = None
         self._told = self._stopped = 0.0
@@ -153,6 +154,7 @@ class ClusterArbiter(Arbiter):
         self._check(self._policy(), now)
         self._act(self.cluster.supervisor.turn(self._policy(), now))
         self._tell_again(now)
+        self._reopen_late()
         self._tell_strangers()
         self._publish()
         self._halt_if_hopeless(now)
@@ -262,6 +264,18 @@ class ClusterArbiter(Arbiter):
         for process in self.cluster.supervisor.table:
             if process.told_early and process.state not in (State.DRAINING, State.GONE):
                 self._signal(process, signal.SIGTERM)
+
+    def handle_usr1(self) -> None:
+        """Open log files anew. Workers that have no handler yet do so when they are ready."""
+        super().handle_usr1()
+        table = self.cluster.supervisor.table
+        self._to_reopen = {each.key for each in table if each.ready is None}
+
+    def _reopen_late(self) -> None:
+        for process in self.cluster.supervisor.table:
+            if process.key in self._to_reopen and process.ready is not None:
+                self._to_reopen.discard(process.key)
+                self._signal(process, signal.SIGUSR1)
 
     def _tell_strangers(self) -> None:
         """Workers that were forked before the arbiter was adopted (by a reload) are to go."""

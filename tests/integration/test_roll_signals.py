@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from gunicorn_cluster_ext.board import RollState
@@ -147,6 +148,13 @@ def test_ttin_and_ttou(site: StartSite, number: int, workers: int) -> None:
     assert watch.fewest_serving == min(3, workers)
 
 
+def writers(site: Site, name: str) -> list[int]:
+    """The workers that have a file of the server's directory open."""
+    path = str(site.directory / name)
+    pids = site.server.worker_pids()
+    return [pid for pid in pids if path in {f.path for f in psutil.Process(pid).open_files()}]
+
+
 def test_usr1(site: StartSite) -> None:
     """Log files are opened anew by old and new workers, and by those that boot."""
     rolled = site(accesslog="access.log", workers=2)
@@ -160,6 +168,8 @@ def test_usr1(site: StartSite) -> None:
         rolled.view.wait_roll(1)
         wait_until(lambda: log.exists() and log.read_text(), PATIENCE_S, "a new log")
         check_renewed(rolled, rolled.pids, generation=2)
+        # Who had no handler yet hears of it when it is ready.
+        wait_until(lambda: not writers(rolled, "old.log"), PATIENCE_S, "nobody at the old log")
         size = (rolled.directory / "old.log").stat().st_size
         wait_more(load)
     assert (rolled.directory / "old.log").stat().st_size == size
