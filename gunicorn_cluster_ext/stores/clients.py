@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 import threading
 import time
@@ -157,12 +158,16 @@ class _Pool(redis.ConnectionPool):
         super().__init__(connection_class=_CLASSES.get(connection_class, _Tcp), **options)
 
 
-class Reads(CacheConfig):
-    """What this process may keep a copy of: values. Not field maps: a session that another worker
-    has just ended must not be found here."""
+#: What this process may keep a copy of: values. Not field maps: a session that another worker has
+#: just ended must not be found here.
+CACHED = ("GET", "MGET")
+#: redis-py looks through all of them for each key that has changed (1,000: 0.1 ms).
+_COPIES = 1_000
 
+
+class Reads(CacheConfig):
     def is_allowed_to_cache(self, command: str) -> bool:
-        return command in ("GET", "MGET")
+        return command in CACHED
 
 
 class BlockingClient:
@@ -192,8 +197,7 @@ class BlockingClient:
 
     def _answers(self, client: Any, call: Call) -> list[Any]:
         if len(call.commands) == 1:
-            options = {} if call.node is None else {"target_nodes": call.node}
-            return [client.execute_command(*call.commands[0], **options)]
+            return [client.execute_command(*call.commands[0], **_options(call))]
         with client.pipeline(transaction=False) as pipeline:
             for command in call.commands:
                 pipeline.execute_command(*command)
@@ -222,10 +226,10 @@ class BlockingClient:
             return self._make_cluster()
         options = self._options()
         client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
-        if not _may_cache(client.info("server")):
+        if "protocol" in self._address.options() or not _may_cache(_info(client)):
             return client
         client.connection_pool.disconnect()
-        options.update(protocol=3, cache_config=Reads())
+        options.update(protocol=3, cache_config=Reads(max_size=_COPIES))
         return redis.Redis(connection_pool=redis.ConnectionPool(**options))
 
     def _options(self) -> dict[str, Any]:
@@ -297,8 +301,7 @@ class AsyncClient:
         async with _timeout(call.limit), self._room:
             client = self._made()
             if len(call.commands) == 1:
-                options = {} if call.node is None else {"target_nodes": call.node}
-                return [await client.execute_command(*call.commands[0], **options)]
+                return [await client.execute_command(*call.commands[0], **_options(call))]
             pipeline = client.pipeline(transaction=False)
             for command in call.commands:
                 pipeline.execute_command(*command)
@@ -372,6 +375,13 @@ class AsyncClient:
 # --- both --------------------------------------------------------------------------------------
 
 
+def _options(call: Call) -> dict[str, Any]:
+    if call.node is not None:
+        return {"target_nodes": call.node}
+    name, *keys = call.commands[0]
+    return {"keys": keys} if name in CACHED else {}
+
+
 def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those for asking Sentinels, taken from those for what they name."""
     asking = {name: each for name, each in options.items() if name not in ("host", "port", "db")}
@@ -390,7 +400,19 @@ def _sentinels(client: Any) -> list[Any]:
     return [] if manager is None else list(manager.sentinels)
 
 
+def _info(client: Any) -> dict[str, Any]:
+    try:
+        return dict(client.info("server"))
+    except redis.ResponseError:  # not every user may ask, nor every service answers
+        return {}
+
+
 def _may_cache(info: dict[str, Any]) -> bool:
-    """Whether the server tells its clients what has changed, in a way that redis-py accepts."""
-    version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
-    return version >= (7, 4) and "valkey_version" not in info
+    """Whether the server says what has changed, to a redis-py that understands it: before 8.0 that
+    compares keys as text, and ours never match."""
+    server = _version(info.get("redis_version", "0"))
+    return _version(redis.__version__) >= (8, 0) and server >= (7, 4)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])

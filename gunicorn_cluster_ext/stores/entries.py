@@ -12,6 +12,7 @@ reads later, and its next write, or every 256th such entry, tells the tree (``Wr
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -143,7 +144,8 @@ class Writer:
         for key in keys:
             entry = self.find(key)
             if entry is not None and entry.fresh < self.now:
-                self.put(key, entry.kind, entry.data, entry.expires)
+                with contextlib.suppress(StoreError):  # too large, since it may be less
+                    self.put(key, entry.kind, entry.data, entry.expires)
 
     def pages(self) -> int:
         """How many bytes the pages in use have."""

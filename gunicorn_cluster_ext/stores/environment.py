@@ -217,10 +217,9 @@ class Environment:
         state = self.enter()
         with self.lock:
             try:
-                if self._lmdb is not None:
-                    state.quit(lambda: self._lmdb.sync(True))
-            finally:
                 self._close_lmdb()
+                state.quit(lambda: _sync(self._path(state)))
+            finally:
                 self.state = None
                 # Not left: threads that still know this state find it taken, and take another.
                 state.close()
@@ -249,6 +248,14 @@ class Environment:
         self._forget()
         if state is not None:
             state.close()  # our copies: the parent's locks stay
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _state(directory: str) -> State:

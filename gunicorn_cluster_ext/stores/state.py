@@ -56,6 +56,7 @@ class State:
         self.directory = directory
         self.clock = since_boot
         self._thread = threading.Lock()
+        self._joined = False
         self._file = self._open("state")
         self._users = self._open("users")
         if os.fstat(self._file).st_size < mmap.PAGESIZE:
@@ -101,6 +102,7 @@ class State:
         if self._is_alone():
             trusted = self._resume()
         fcntl.flock(self._users, fcntl.LOCK_SH)
+        self._joined = True
         if self.words[Word.CLOSED]:
             self.words[Word.CLOSED] = 0
             self._map.flush()  # before any entry is written
@@ -130,7 +132,7 @@ class State:
 
     def quit(self, sync: Callable[[], object]) -> None:
         """Be no user any more; the last one puts all on disk. Called by a writer."""
-        if self._is_alone():
+        if self._joined and self._is_alone():
             sync()
             self.words[Word.CLOSED] = 1
             self._map.flush()

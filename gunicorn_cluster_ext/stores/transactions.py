@@ -186,7 +186,7 @@ class Transactions:
     def _tidy(self, writer: Writer, excess: int) -> None:
         if self._used:
             used, self._used = self._used, set()
-            writer.mark(used)
+            writer.mark(tuple(used))  # other threads may still add
         if excess < 0 and writer.pages() > self._crowded:
             excess = self._budget // 16
         writer.purge(_PURGED if excess < 0 else _EVICTED)

@@ -285,6 +285,24 @@ def test_it_outlives_a_reboot_if_it_was_closed(
     assert caplog.messages == []
 
 
+def test_it_outlives_a_reboot_if_it_was_closed_after_a_fork(
+    opened: OpenStore, boot: Callable[[], None]
+) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    assert os.waitpid(forked(), 0)[1] == 0
+    store.close()
+    boot()
+    assert opened().get(b"a") == b"1"
+
+
+def forked() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    return pid
+
+
 def crash(store: Store) -> None:
     """End its use as SIGKILL does: nothing is closed in order, and the kernel forgets the locks."""
     used = store._environment  # type: ignore[attr-defined]

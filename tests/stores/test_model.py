@@ -23,11 +23,12 @@ from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreError, environment, open_store, state
 from tests.harness.redis import Redis
 
-KEYS = st.sampled_from([b"a", b"a:1", b"a:2", b"b", b"\xff", b"k" * 700, b"k" * 701])
-VALUES = st.sampled_from([b"", b"0", b"-7", b"x", b"y" * 3_000, b"z" * 20_000])
+NAMES = [b"a", b"a:1", b"\xff", b"k" * 700, b"k" * 701]
+KEYS = st.sampled_from(NAMES)
+VALUES = st.sampled_from([b"", b"0", b"-7", b"y" * 3_000])
 FIELDS = st.sampled_from([b"f", b"g", b"\0"])
 MAPS = st.dictionaries(FIELDS, VALUES, max_size=3)
-TTLS = st.sampled_from([None, 1.0, 60.0, 3_600.0])
+TTLS = st.sampled_from([None, 1.0, 60.0])
 
 Item = bytes | dict[bytes, bytes]
 
@@ -99,7 +100,7 @@ class Machine(RuleBasedStateMachine):
             assert real() == wanted
 
     @precondition(lambda self: self.put_forward)
-    @rule(seconds=st.sampled_from([0.5, 2.0, 61.0]))
+    @rule(seconds=st.sampled_from([2.0, 61.0]))
     def wait(self, seconds: float) -> None:
         self.put_forward(seconds)
         self.model.now += seconds
@@ -187,10 +188,9 @@ class Machine(RuleBasedStateMachine):
     def all_values_are_there(self) -> None:
         if not hasattr(self, "model"):
             return
-        keys = [b"a", b"a:1", b"a:2", b"b", b"\xff", b"k" * 700, b"k" * 701]
-        items = [self.model.item(key, object) for key in keys]
+        items = [self.model.item(key, object) for key in NAMES]
         wanted = [item if isinstance(item, bytes) else None for item in items]
-        assert self.store.get_many(keys) == wanted
+        assert self.store.get_many(NAMES) == wanted
 
 
 def run(open_one: Callable[[], Any], examples: int) -> None:
@@ -239,7 +239,7 @@ def check_places(store: Any) -> None:
 
 
 def test_the_embedded_store() -> None:
-    run(opened_embedded, 60)
+    run(opened_embedded, 200)
 
 
 def test_redis(shared_redis: Redis) -> None:
