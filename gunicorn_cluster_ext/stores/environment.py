@@ -7,8 +7,9 @@ readers.)
 
 **Nothing is synced** to disk until the last process closes the file. The kernel has what was
 written, so a process, or all of them, may be killed at any time: LMDB's lock is robust, and a write
-that was not committed has not happened. Syncing would cost each write 1 to 10 ms, with the lock
-held, to save sessions from power cuts only; see state.py for what happens after one.
+that was not committed has not happened. Syncing each commit was measured at 23 to 38 times its cost
+(6 us; 140 without, 230 with the meta page) on a disk that is quick to sync, with the lock held, and
+would save sessions from power cuts only; see state.py for what happens after one.
 """
 
 from __future__ import annotations

@@ -415,6 +415,47 @@ def complain(monkeypatch: pytest.MonkeyPatch, transactions: object) -> None:
     raise lmdb.CorruptedError("page 7 is no page")
 
 
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [(lmdb.BadRslotError, b"1"), (lmdb.ReadersFullError, b"1"), (lmdb.CorruptedError, None)],
+)
+def test_a_read_that_fails(
+    opened: OpenStore, caplog: pytest.LogCaptureFixture, error: type[Exception], found: bytes
+) -> None:
+    """The next one does not, or the file is broken: then there is nothing, and a write mends it."""
+    store = opened()
+    store.set(b"a", b"1")
+    fail_reads(store, error("said LMDB"))
+    assert store.get(b"a") == found
+    assert len(caplog.messages) == (found is None)
+
+
+def test_a_read_that_cannot_be(opened: OpenStore) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    fail_reads(store, lmdb.MapResizedError("said LMDB"))
+    with pytest.raises(StoreError, match="another process has a larger cluster_store_size"):
+        store.get(b"a")
+
+
+def fail_reads(store: Store, error: Exception) -> None:
+    def begin() -> None:
+        raise error
+
+    used = store._environment  # type: ignore[attr-defined]
+    used.view = used.view._replace(begin=begin)
+
+
+def test_more_readers_than_there_are_places(opened: OpenStore) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    readers = [store._environment._lmdb.begin() for _ in range(1_024)]  # type: ignore[attr-defined]
+    with pytest.raises(StoreError, match="READERS_FULL"):
+        store.get(b"a")
+    readers.clear()
+    assert store.get(b"a") == b"1"
+
+
 def test_a_store_that_is_made_larger_and_smaller(opened: OpenStore) -> None:
     for size in ("4M", "16M", "1M"):
         store = opened(size)
