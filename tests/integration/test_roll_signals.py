@@ -177,7 +177,9 @@ def test_usr1(site: StartSite) -> None:
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["keep", "full"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=["TERM", "INT", "QUIT"]
+)
 def test_the_end_of_the_server(site: StartSite, number: int, full: bool) -> None:
     """An import that hangs does not keep it."""
     graceful = 4
