@@ -3,7 +3,7 @@
     words 0-15         the server: magic, layout, capacity, words per row, master's pid,
                        workers wanted, whether the server stops, the roll
     words 16-47        why the last roll failed, as text
-    words 48-...       a row of 32 words per seat; slot s has the seats 2s and 2s+1
+    words 128-...      a row of 64 words per seat; slot s has the seats 2s and 2s+1
 
 A slot has two *seats*, because two processes may hold it at once: the one that serves and
 one that drains. One value per aligned word, one writer per word at any time: a reader sees
@@ -32,10 +32,11 @@ from gunicorn_cluster_ext.routing import Load
 
 SEATS_PER_SLOT: Final = 2
 MAGIC: Final = int.from_bytes(b"gunclust", "big")
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 _TEXT: Final = 16
-_HEADER: Final = 48
-_ROW: Final = 32
+_TEXT_END: Final = 48
+_HEADER: Final = 128
+_ROW: Final = 64
 _WORD: Final = 8
 
 
@@ -106,6 +107,14 @@ class Word(enum.IntEnum):
     CACHE_HITS = 15
     CACHE_MISSES = 16
     CACHE_ERRORS = 17
+    WEBSOCKETS = 18  # open ones
+    BUS_LISTENS = 19  # whether it reads its lane: nothing is sent to others
+    BUS_SENT = 20  # messages, counted once for each worker that they went to
+    BUS_RECEIVED = 21
+    BUS_LOST = 22  # messages to workers that read too slowly
+    SESSION_READS = 23  # of the store
+    SESSION_WRITES = 24
+    SESSION_ERRORS = 25
 
 
 # Plain ints: adding an IntEnum member to a base costs 60 ns more, and this is the request path.
@@ -206,13 +215,13 @@ class Board:
         """Read again while it is being written, which word 12 says."""
         for _ in range(1_000):
             before = self.words[12]
-            data = self.words[_TEXT:_HEADER].tobytes()
+            data = self.words[_TEXT:_TEXT_END].tobytes()
             if before % 2 == 0 and self.words[12] == before:
                 return data.rstrip(b"\0").decode(errors="ignore")
         return ""
 
     def _set_text(self, text: str) -> None:
-        size = (_HEADER - _TEXT) * _WORD
+        size = (_TEXT_END - _TEXT) * _WORD
         data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
         self.words[12] += 1
         for index, word in enumerate(data, _TEXT):

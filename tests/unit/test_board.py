@@ -26,7 +26,7 @@ from gunicorn_cluster_ext.routing import Load
 from tests.unit.processes import in_child, spawn, status_of
 
 GONE, BOOTING, READY, DRAINING, PARKED = State
-HEADER, ROW = 48, 32
+HEADER, ROW = 128, 64
 
 
 @pytest.fixture
