@@ -378,11 +378,12 @@ def directories(base: str | None = None) -> Iterator[tuple[int, Path]]:
 
 def _remove_stale(base: Path, users: set[int]) -> None:
     for pid, path in directories(str(base)):
-        if path.lstat().st_uid in users and not _is_alive(pid):
+        if path.lstat().st_uid in users and not is_alive(pid):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process with that pid exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
