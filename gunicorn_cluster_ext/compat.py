@@ -14,7 +14,8 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``workers.base.Worker``: ``age``, ``pid``, ``cfg``, ``sockets``, ``tmp``, ``wsgi``,
   ``notify``, ``nr``, ``max_requests``, ``alive``, ``init_signals``, ``handle_winch``; that every
   class calls ``notify`` when it serves, and not before; that ``post_worker_init`` runs between
-  ``load_wsgi`` and ``run``.
+  ``load_wsgi`` and ``run``; that the application is ``wsgi``, in ``ASGIWorker`` ``asgi``, and is
+  asked for when a connection comes, not before.
 * ``workers.gthread``: ``TConn``; in ``ThreadWorker`` ``handle``, ``get_thread_pool``,
   ``handle_exit``, ``_keepalive_after``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``,
   ``max_keepalived``, ``is_parent_alive``, and that ``handle_request`` asks for
@@ -27,6 +28,7 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from gunicorn.http import get_parser
@@ -82,6 +84,12 @@ def smallest_limit(cfg: Any) -> int:
     """How many bytes of an incomplete head may pass a limit of gunicorn's; 2048 at most."""
     limits: list[int] = [cfg.limit_request_line, cfg.limit_request_field_size]
     return min([2048, *(limit for limit in limits if limit > 0)])
+
+
+def is_asgi(app: Any) -> bool:
+    """Whether ``app`` is an ASGI application: uvicorn's workers have it as ``wsgi``."""
+    call = app if inspect.isroutine(app) else type(app).__call__
+    return inspect.iscoroutinefunction(call)
 
 
 def can_read_heads(cfg: Any) -> bool:

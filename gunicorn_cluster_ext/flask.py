@@ -21,7 +21,7 @@ from gunicorn_cluster_ext.cookies import SessionCookie
 from gunicorn_cluster_ext.process import Stores
 from gunicorn_cluster_ext.record import Limits, Outcome, Session, SessionAway
 from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
-from gunicorn_cluster_ext.wsgi import is_public
+from gunicorn_cluster_ext.tagging import is_public
 
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only

@@ -12,11 +12,11 @@ from typing import Any
 
 from gunicorn import util
 
-from gunicorn_cluster_ext import identity, process
+from gunicorn_cluster_ext import asgi, compat, identity, process, wsgi
 from gunicorn_cluster_ext.arbiter import adopt
 from gunicorn_cluster_ext.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
-from gunicorn_cluster_ext.wsgi import Tagged
+from gunicorn_cluster_ext.tagging import Tagging
 
 Hook = Callable[..., Any]
 
@@ -109,15 +109,25 @@ def post_worker_init(worker: Any) -> None:
     goes, which by itself would be gone first.
     """
     board, seat = worker.cluster.board, worker.place.seat
-    if hasattr(worker, "wsgi") and not isinstance(worker.wsgi, Tagged):
-        cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
-        worker.wsgi = Tagged(worker.wsgi, worker.place.slot, cookie, board.serving)
+    _wrap_application(worker)
     board.set(seat, Word.THREADS, worker.cfg.threads)
     if worker.max_requests < sys.maxsize:
         board.set(seat, Word.MAX_REQUESTS, worker.max_requests)
         worker.max_requests = sys.maxsize
     if not _reads_inbox(worker) and "notify" not in vars(worker):
         worker.notify = _publishing(worker)
+
+
+def _wrap_application(worker: Any) -> None:
+    """Have the application's requests and responses know their worker."""
+    name = "asgi" if hasattr(worker, "asgi") else "wsgi"
+    app = getattr(worker, name)
+    if isinstance(app, wsgi.Tagged | asgi.Tagged):
+        return
+    cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
+    tagging = Tagging(worker.place.slot, cookie, worker.cluster.board.serving)
+    is_asgi = name == "asgi" or compat.is_asgi(app)
+    setattr(worker, name, (asgi if is_asgi else wsgi).Tagged(app, tagging))
 
 
 def _reads_inbox(worker: Any) -> bool:

@@ -23,7 +23,7 @@ from gunicorn_cluster_ext.cookies import SessionCookie
 from gunicorn_cluster_ext.process import Stores, log
 from gunicorn_cluster_ext.record import Limits, Outcome, Session, SessionAway
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.wsgi import is_public
+from gunicorn_cluster_ext.tagging import is_public
 
 __all__ = ["ASGISessionMiddleware", "Session", "SessionAway", "SessionMiddleware"]
 

@@ -68,6 +68,18 @@ def test_stock_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str)
     assert who["environment"] == str(who["worker_id"])
 
 
+@pytest.mark.parametrize("kind", ["asgi", "uvicorn.workers.UvicornWorker"])
+def test_asgi_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str) -> None:
+    conf = ("-c", "python:gunicorn_cluster_ext.conf")
+    server = gunicorn("names_asgi:app", *conf, "-k", kind, "-w", "2")
+    pids = View(server).wait_slots(2)
+    answer = server.get("/")
+    who = answer.json()
+    assert pids[who["worker_id"]] == who["pid"]
+    assert who["scope"] == who["worker_id"]
+    assert "Set-Cookie" not in answer.headers  # nobody would be routed by it
+
+
 def test_hooks_know_the_worker(gunicorn: StartGunicorn) -> None:
     config = """
 import os

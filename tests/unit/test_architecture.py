@@ -18,6 +18,7 @@ PURE = {
     "routing",
     "slots",
     "supervisor",
+    "tagging",
     "tags",
     "trust",
 }

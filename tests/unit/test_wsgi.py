@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.head import Head, scan
 from gunicorn_cluster_ext.routing import Cookie
-from gunicorn_cluster_ext.wsgi import WORKER_ID, Headers, Tagged, is_public
+from gunicorn_cluster_ext.tagging import WORKER_ID, Tagging, is_public
+from gunicorn_cluster_ext.wsgi import Tagged
+
+Headers = list[tuple[str, str]]
 
 #: Slots 0 to 3 serve; this worker is 2.
 OURS = 2
@@ -19,6 +22,9 @@ OURS = 2
 
 def serving(slot: int) -> int | None:
     return 2 * slot if slot < 4 else None
+
+
+TAGGING = Tagging(OURS, "gunicorn_worker", serving)
 
 
 class Everybody:
@@ -69,7 +75,7 @@ class Answer:
 
 
 def tagged(*headers: tuple[str, str], cookie: str | None = "gunicorn_worker") -> Tagged:
-    return Tagged(app_with(*headers), OURS, cookie, serving)
+    return Tagged(app_with(*headers), Tagging(OURS, cookie, serving))
 
 
 # --- the worker id ----------------------------------------------------------------------------
@@ -176,7 +182,7 @@ def test_the_applications_own_list_is_not_changed() -> None:
         start_response("200 OK", mine)
         return []
 
-    Answer(Tagged(app, OURS, "gunicorn_worker", serving))
+    Answer(Tagged(app, TAGGING))
     assert len(mine) == 1
 
 
@@ -193,7 +199,7 @@ def test_the_applications_iterable_is_passed_through() -> None:
         start_response("200 OK", [])
         return body
 
-    assert Answer(Tagged(app, OURS, "gunicorn_worker", serving)).result is body
+    assert Answer(Tagged(app, TAGGING)).result is body
 
 
 def test_an_error_response_gets_the_cookie_and_keeps_its_exception() -> None:
@@ -204,7 +210,7 @@ def test_an_error_response_gets_the_cookie_and_keeps_its_exception() -> None:
         start_response("500 Error", [], raised)
         return []
 
-    answer = Answer(Tagged(app, OURS, "gunicorn_worker", serving))
+    answer = Answer(Tagged(app, TAGGING))
     assert [len(call) for call in answer.calls] == [2, 3]
     assert answer.calls[1][2] is raised
     assert all(len(call[1]) == 1 for call in answer.calls)
@@ -216,7 +222,7 @@ def test_what_the_application_writes_is_passed_through() -> None:
         write(b"early")
         return []
 
-    assert Answer(Tagged(app, OURS, "gunicorn_worker", serving)).written == [b"early"]
+    assert Answer(Tagged(app, TAGGING)).written == [b"early"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, StopIteration, SystemExit])
@@ -225,13 +231,13 @@ def test_an_exception_passes_through(error: type[BaseException]) -> None:
         raise error("no luck")
 
     with pytest.raises(error, match="no luck"):
-        Answer(Tagged(app, OURS, "gunicorn_worker", serving))
+        Answer(Tagged(app, TAGGING))
 
 
 def test_it_keeps_to_wsgi() -> None:
     """On both sides, as the validator of the standard library has it."""
     inner = validator(app_with(("X-Key", "v")))
-    answer = Answer(validator(Tagged(inner, OURS, "gunicorn_worker", serving)))
+    answer = Answer(validator(Tagged(inner, TAGGING)))
     assert b"".join(answer.result) == b"body"
     answer.result.close()  # type: ignore[attr-defined]
     assert len(answer.cookies) == 1
