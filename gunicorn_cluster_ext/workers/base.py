@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from gunicorn_cluster_ext import compat, hooks, sids
 from gunicorn_cluster_ext.board import Word
 from gunicorn_cluster_ext.cluster import Cluster
-from gunicorn_cluster_ext.head import Head
+from gunicorn_cluster_ext.handoff import MAX_RECEIVED
+from gunicorn_cluster_ext.head import Head, blind
 from gunicorn_cluster_ext.routing import (
     Owner,
     Rule,
@@ -21,6 +23,22 @@ from gunicorn_cluster_ext.routing import (
 )
 from gunicorn_cluster_ext.slots import Place
 from gunicorn_cluster_ext.trust import Trust
+from gunicorn_cluster_ext.workers.arrival import Arrival
+from gunicorn_cluster_ext.workers.heads import Heads
+from gunicorn_cluster_ext.workers.member import Member
+from gunicorn_cluster_ext.workers.post import Post
+
+#: After so many hand-offs without being served a request is served where it is: workers that
+#: come and go must not play ball with it.
+MAX_HOPS: Final = 2
+
+
+class Way(enum.Enum):
+    """What becomes of a request."""
+
+    HERE = 1  # it is to be served here
+    SENT = 2  # another worker has the connection
+    WAIT = 3  # only one process can serve it, and its inbox is full
 
 
 class StickyWorker:
@@ -36,6 +54,11 @@ class StickyWorker:
     #: The arbiter sets these two in ``pre_fork``.
     cluster: Cluster
     place: Place
+
+    #: What a worker class makes when its application is loaded.
+    member: Member
+    heads: Heads
+    post: Post[Any]
 
     rules: Sequence[Rule]
     cfg: Any
@@ -121,6 +144,30 @@ class StickyWorker:
     def has_room(self) -> bool:
         """Whether a request can be served here at once."""
         raise NotImplementedError
+
+    def route(self, conn: Arrival, head: Head) -> Way:
+        """Bring the request that ``conn`` has received to who should serve it."""
+        if len(conn.received) > MAX_RECEIVED:
+            return Way.HERE
+        owner = self.owner_of(head)
+        conn.owned = owner is not None
+        seat = self.taker_of(head) if owner is None else owner.seat
+        is_hard = owner is not None and owner.hard
+        # Where hard affinity leads stays the same, however many workers come and go.
+        if seat == self.place.seat or (conn.hops >= MAX_HOPS and not is_hard):
+            return Way.HERE
+        if self.post.hand_over(conn, seat):
+            return Way.SENT
+        board, me = self.cluster.board, self.place.seat
+        board.set(me, Word.INBOX_FULL, board.get(me, Word.INBOX_FULL) + 1)
+        return Way.WAIT if is_hard else Way.HERE
+
+    def route_blindly(self, conn: Arrival) -> Way:
+        """The same for a connection whose heads cannot be read: by its address alone."""
+        owner = self.owner_of(blind(conn.address))
+        if owner is None or owner.seat == self.place.seat:
+            return Way.HERE
+        return Way.SENT if self.post.hand_over(conn, owner.seat) else Way.HERE
 
     @staticmethod
     def arguments(cfg: Any) -> list[str]:

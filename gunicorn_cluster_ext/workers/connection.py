@@ -14,6 +14,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
 
 from gunicorn_cluster_ext.handoff import HandOff
+from gunicorn_cluster_ext.workers.arrival import Arrival, family_of, ip_of
 
 
 class Stream(socket.socket):
@@ -73,28 +74,18 @@ class Listener:
         return sock, client
 
 
-NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
-
-
-class StickyConn(TConn):
+class StickyConn(Arrival, TConn):
     """A connection, with what the main loop has read from it.
 
-    ``served`` requests were answered on it by other workers, ``hops`` times it was handed on
-    since; it is ``owned`` when its request has an owner. ``waiting`` is where it waits: nowhere
-    while a thread has it. ``watched`` when the poller has it, and ``unread`` when the kernel may
-    hold input that the poller will not report again.
+    ``waiting`` is where it waits: nowhere while a thread has it. ``watched`` when the poller has
+    it, and ``unread`` when the kernel may hold input that the poller will not report again.
     """
 
     # Defaults of the class: an instance is made for each new connection and each hand-off.
-    received = b""
-    served = 0
-    hops = 0
-    owned = False
     unread = False
     watched = False
     callback: Callable[[bool], None] | None = None
     waiting: Waiting | None = None
-    judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         # gthread makes the socket non-blocking for its poller. Here it stays blocking, as threads
@@ -102,7 +93,7 @@ class StickyConn(TConn):
         super().__init__(cfg, _NO_SOCKET, client, server)
         self.sock = sock
         self.fd = sock.fileno()
-        self.address = str(client[0]) if isinstance(client, tuple) else ""
+        self.address = ip_of(client)
         self.data_ready = True  # it goes to a thread only when it is
 
     def init(self) -> None:
@@ -135,22 +126,13 @@ class StickyConn(TConn):
         except OSError:
             pass  # the client has reset it; the descriptor is free all the same
 
-    def pack(self) -> HandOff:
-        """What another worker must know to go on with the connection."""
-        # An idle connection has no request yet that could be handed on too often.
-        hops = self.hops + 1 if self.received else 0
-        client, server = _plain(self.client), _plain(self.server)
-        owned = self.owned and bool(self.received)
-        return HandOff(self.received, client, server, self.requests, hops, owned)
-
     @classmethod
     def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
         """The connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
-        sock = Stream(_family(message.server), _STREAM, 0, fd)
+        sock = Stream(family_of(message.server), _STREAM, 0, fd)
         conn = cls(cfg, sock, message.client, message.server)
-        conn.received, conn.served, conn.hops = message.received, message.requests, message.hops
-        conn.owned = message.owned
+        conn.take(message)
         return conn
 
     @property
@@ -198,20 +180,5 @@ class Waiting:
             yield conn
 
 
-def _plain(address: Any) -> Any:
-    """An address as a message can carry it: abstract Unix names are bytes."""
-    return address.decode("latin-1") if isinstance(address, bytes) else address
-
-
 _INT: Final = struct.Struct("i")
-# Plain ints: enums are slow.
-_STREAM: Final = int(socket.SOCK_STREAM)
-_UNIX: Final = int(socket.AF_UNIX)
-_INET: Final = int(socket.AF_INET)
-_INET6: Final = int(socket.AF_INET6)
-
-
-def _family(server: Any) -> int:
-    if isinstance(server, str):
-        return _UNIX
-    return _INET6 if len(server) == 4 else _INET
+_STREAM: Final = int(socket.SOCK_STREAM)  # a plain int: enums are slow

@@ -18,7 +18,8 @@ from typing import Any, Final
 from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE, Listener, StickyConn, Waiting
+from gunicorn_cluster_ext.workers.arrival import NOTHING_TO_JUDGE
+from gunicorn_cluster_ext.workers.connection import Listener, StickyConn, Waiting
 from gunicorn_cluster_ext.workers.poller import Poller
 from gunicorn_cluster_ext.workers.pool import Pool
 

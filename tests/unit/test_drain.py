@@ -19,7 +19,7 @@ from gunicorn_cluster_ext.board import Board, Order, State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, Inboxes
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.slots import Place
-from gunicorn_cluster_ext.workers import thread
+from gunicorn_cluster_ext.workers import member, post
 from gunicorn_cluster_ext.workers.thread import Sticky
 from tests.harness.connection import Answer, Connection, request_bytes
 from tests.harness.waiting import wait_until
@@ -124,8 +124,8 @@ class Site:
         return Connection(self.listener.getsockname(), timeout=PATIENCE_S)
 
     def close(self) -> None:
-        for member in self.members:
-            member.stop()
+        for each in self.members:
+            each.stop()
         self.inboxes.close()
         self.listener.close()
 
@@ -257,7 +257,7 @@ def test_the_end_of_the_drain(site: Site, connect: Connect) -> None:
 def test_a_session_goes_on_where_it_is(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread, "HARD_QUIET", 0.5)
+    monkeypatch.setattr(member, "HARD_QUIET", 0.5)
     leaving, connection = site.start(2), connect()
     site.board.set(2, Word.SESSIONS, 1)
     site.start(3, generation=3)
@@ -279,7 +279,7 @@ def test_without_sessions_nothing_is_waited_for(site: Site, connect: Connect) ->
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < thread.HARD_QUIET / 2
+    assert time.monotonic() - begun < member.HARD_QUIET / 2
 
 
 def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
@@ -289,7 +289,7 @@ def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < thread.HARD_QUIET / 2
+    assert time.monotonic() - begun < member.HARD_QUIET / 2
 
 
 # --- parking ----------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
         return send(seat, *args)
 
     monkeypatch.setattr(site.inboxes, "send", send_late)
-    monkeypatch.setattr(thread, "SWEEP_INTERVAL", 1_000)
+    monkeypatch.setattr(post, "SWEEP_INTERVAL", 1_000)
     site.board.clear(2, generation=2, now=1)
     site.board.set(2, Word.STATE, State.READY)
     assert ask(connection, slot=1) == 0
@@ -389,10 +389,10 @@ def full(site: Site) -> list[int]:
 
 
 def test_what_a_dead_worker_left_waits_for_its_replacement(site: Site, sweeper: Sticky) -> None:
-    sweeper._sweep()
+    sweeper.post.sweep(10)
     assert full(site) == [0, 2, 3, 4]
     site.board.set(4, Word.STATE, State.BOOTING)
-    sweeper._sweep()
+    sweeper.post.sweep(20)
     assert full(site) == [0, 4]
 
 
@@ -400,7 +400,7 @@ def test_what_a_dead_worker_left_beside_its_successor_waits_for_nobody(
     site: Site, sweeper: Sticky
 ) -> None:
     site.board.set(3, Word.STATE, State.READY)
-    sweeper._sweep()
+    sweeper.post.sweep(10)
     assert full(site) == [0, 3, 4]
 
 
@@ -410,7 +410,7 @@ def test_only_who_serves_in_the_lowest_slot_sweeps(
 ) -> None:
     site.board.clear(1, generation=3, now=1)
     site.board.set(1, Word.STATE, State.READY)
-    sweeper._become(state)
-    sweeper._sweep()
-    sweeper._sweep()
+    sweeper.member.become(state)
+    sweeper.post.sweep(10)
+    sweeper.post.sweep(20)
     assert full(site) == [0, 2, 3, 4]
