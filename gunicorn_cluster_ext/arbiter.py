@@ -439,6 +439,7 @@ class ClusterArbiter(Arbiter):
 
     def _roll_ended(self, ended: Ended) -> None:
         self._log_roll(ended)
+        self.cluster.board.count_roll(committed=ended.roll.state is RollState.COMMITTED)
         self._publish()
         self._deployment.is_over(undone=ended.undone)
 

@@ -3,7 +3,9 @@
     words 0-15         the server: magic, layout, capacity, words per row, master's pid,
                        workers wanted, whether the server stops, the roll
     words 16-47        why the last roll failed, as text
+    words 64-66        whether the ledger is being written; rolls committed, and failed
     words 128-...      a row of 64 words per seat; slot s has the seats 2s and 2s+1
+    after the rows     the ledger, 64 words per slot: what its processes that are gone have counted
 
 A slot has two *seats*, because two processes may hold it at once: the one that serves and
 one that drains. One value per aligned word, one writer per word at any time: a reader sees
@@ -24,17 +26,23 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from gunicorn_cluster_ext.routing import Load
 
+T = TypeVar("T")
+
 SEATS_PER_SLOT: Final = 2
 MAGIC: Final = int.from_bytes(b"gunclust", "big")
-LAYOUT: Final = 3
+LAYOUT: Final = 4
+_TEXT_VERSION: Final = 12
 _TEXT: Final = 16
 _TEXT_END: Final = 48
+_LEDGER_VERSION: Final = 64
+_COMMITTED: Final = 65
+_FAILED: Final = 66
 _HEADER: Final = 128
 _ROW: Final = 64
 _WORD: Final = 8
@@ -115,6 +123,48 @@ class Word(enum.IntEnum):
     SESSION_READS = 23  # of the store
     SESSION_WRITES = 24
     SESSION_ERRORS = 25
+    # Requests by the kind of rule that found their owner.
+    ROUTED_ENGINEIO = 26
+    ROUTED_COOKIE = 27
+    ROUTED_HASH_IP = 28
+    ROUTED_HASH_HEADER = 29
+    ROUTED_HASH_QUERY = 30
+    ROUTED_NONE = 31  # anybody's
+    ROUTED_HASH_COOKIE = 56
+    ROUTED_HASH_PATH = 57
+    ROUTED_FUNCTION = 58
+    ROUTED_LEARN = 59
+
+
+#: What a process counts, from 0 on. The ledger adds up what those that are gone have counted, so
+#: that a slot's sum never shrinks.
+COUNTERS: Final = (
+    Word.REQUESTS,
+    Word.SESSIONS,
+    Word.HANDED_OUT,
+    Word.HANDED_IN,
+    Word.INBOX_FULL,
+    Word.TIMED_OUT,
+    Word.CACHE_HITS,
+    Word.CACHE_MISSES,
+    Word.CACHE_ERRORS,
+    Word.BUS_SENT,
+    Word.BUS_RECEIVED,
+    Word.BUS_LOST,
+    Word.SESSION_READS,
+    Word.SESSION_WRITES,
+    Word.SESSION_ERRORS,
+    Word.ROUTED_ENGINEIO,
+    Word.ROUTED_COOKIE,
+    Word.ROUTED_HASH_IP,
+    Word.ROUTED_HASH_HEADER,
+    Word.ROUTED_HASH_QUERY,
+    Word.ROUTED_HASH_COOKIE,
+    Word.ROUTED_HASH_PATH,
+    Word.ROUTED_FUNCTION,
+    Word.ROUTED_LEARN,
+    Word.ROUTED_NONE,
+)
 
 
 # Plain ints: adding an IntEnum member to a base costs 60 ns more, and this is the request path.
@@ -142,8 +192,10 @@ class Board:
     def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
         self._memory = memory
         self.path = path
-        self.words = memoryview(memory).cast("Q")
-        self.capacity = self.words[2]
+        words = memoryview(memory).cast("Q")
+        self.capacity = words[2]
+        rows_end = _HEADER + self.capacity * SEATS_PER_SLOT * _ROW
+        self.words, self._ledger = words[:rows_end], words[rows_end:]
 
     @classmethod
     def create(cls, capacity: int, path: Path | None = None) -> Board:
@@ -212,21 +264,27 @@ class Board:
         words[8], words[9], words[10], words[11] = roll.state, *roll[1:4]
 
     def _text(self) -> str:
-        """Read again while it is being written, which word 12 says."""
-        for _ in range(1_000):
-            before = self.words[12]
-            data = self.words[_TEXT:_TEXT_END].tobytes()
-            if before % 2 == 0 and self.words[12] == before:
-                return data.rstrip(b"\0").decode(errors="ignore")
-        return ""
+        data = self._steady(_TEXT_VERSION, lambda: self.words[_TEXT:_TEXT_END].tobytes())
+        return (data or b"").rstrip(b"\0").decode(errors="ignore")
 
     def _set_text(self, text: str) -> None:
         size = (_TEXT_END - _TEXT) * _WORD
         data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
-        self.words[12] += 1
+        self.words[_TEXT_VERSION] += 1
         for index, word in enumerate(data, _TEXT):
             self.words[index] = word
-        self.words[12] += 1
+        self.words[_TEXT_VERSION] += 1
+
+    def _steady(self, version: int, read: Callable[[], T]) -> T | None:
+        """What ``read`` answers while nothing is written; the word ``version`` is odd meanwhile.
+
+        None if it is written all the time, or the writer was killed over it.
+        """
+        for _ in range(1_000):
+            before, answer = self.words[version], read()
+            if before % 2 == 0 and self.words[version] == before:
+                return answer
+        return None
 
     def row(self, seat: int) -> int:
         """The index of ``seat``'s first word."""
@@ -245,6 +303,48 @@ class Board:
         self.set(seat, Word.GENERATION, generation)
         self.set(seat, Word.STARTED, now)
         self.set(seat, Word.STATE, State.BOOTING)
+
+    # --- what is counted ----------------------------------------------------------------
+
+    def enter(self, seat: int) -> None:
+        """Enter what a process has counted, which is gone, in its slot's ledger.
+
+        Called in the arbiter.
+        """
+        entry = seat // SEATS_PER_SLOT * _ROW
+        self.words[_LEDGER_VERSION] += 1
+        for word in COUNTERS:
+            self._ledger[entry + word] += self.get(seat, word)
+            self.set(seat, word, 0)
+        self.words[_LEDGER_VERSION] += 1
+
+    def counted(self) -> list[dict[Word, int]]:
+        """What the processes of each slot have counted since the server's start, by slot."""
+        return self._steady(_LEDGER_VERSION, self._counted) or self._counted()
+
+    def _counted(self) -> list[dict[Word, int]]:
+        return [self._of_slot(slot) for slot in range(self.capacity)]
+
+    def _of_slot(self, slot: int) -> dict[Word, int]:
+        seat, entry = slot * SEATS_PER_SLOT, slot * _ROW
+        return {
+            word: self._ledger[entry + word] + self.get(seat, word) + self.get(seat + 1, word)
+            for word in COUNTERS
+        }
+
+    def used_slots(self) -> list[int]:
+        """The slots that a process has held."""
+        first_seats = range(0, self.capacity * SEATS_PER_SLOT, SEATS_PER_SLOT)
+        return [seat // SEATS_PER_SLOT for seat in first_seats if self.get(seat, Word.GENERATION)]
+
+    @property
+    def rolls(self) -> tuple[int, int]:
+        """How many rolls were committed, and how many failed."""
+        return self.words[_COMMITTED], self.words[_FAILED]
+
+    def count_roll(self, *, committed: bool) -> None:
+        """A roll has ended. Called in the arbiter."""
+        self.words[_COMMITTED if committed else _FAILED] += 1
 
     def state(self, seat: int) -> State:
         return State(self.get(seat, Word.STATE) & ~DEAF)
@@ -325,7 +425,7 @@ def _is_board(memory: mmap.mmap) -> bool:
 
 
 def _size(capacity: int) -> int:
-    return (_HEADER + capacity * SEATS_PER_SLOT * _ROW) * _WORD
+    return (_HEADER + capacity * (SEATS_PER_SLOT + 1) * _ROW) * _WORD
 
 
 def _map_new_file(path: Path, size: int) -> mmap.mmap:

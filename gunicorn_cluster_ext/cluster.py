@@ -11,6 +11,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
+from gunicorn_cluster_ext import multiproc
 from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word, make_directory
 from gunicorn_cluster_ext.handoff import Inboxes
 from gunicorn_cluster_ext.limits import RestartPolicy
@@ -74,6 +75,8 @@ class Cluster:
 
     def vacate(self, place: Place) -> None:
         """A process was reaped."""
+        self.board.enter(place.seat)
+        multiproc.forget_live(self.board.master_pid, place.seat)
         self.board.set(place.seat, Word.STATE, State.GONE)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn import util
 
-from gunicorn_cluster_ext import asgi, compat, identity, process, wsgi
+from gunicorn_cluster_ext import asgi, compat, identity, multiproc, process, wsgi
 from gunicorn_cluster_ext.arbiter import adopt
 from gunicorn_cluster_ext.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
@@ -99,6 +99,7 @@ def post_fork(server: Any, worker: Any) -> None:
     board, seat = worker.cluster.board, worker.place.seat
     board.set(seat, Word.PID, worker.pid)
     process.join(worker.cluster.settings, board, seat)
+    multiproc.join(board.master_pid, seat)
     util._setproctitle(f"worker {worker.place.slot} [{server.proc_name}]")
 
 
@@ -176,5 +177,7 @@ _HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
     "on_reload": (on_reload, None),
 }
 
-# Whichever way in is taken, this module is imported before the arbiter logs its first line.
+# Whichever way in is taken, this module is imported before the arbiter logs its first line or
+# loads an application.
 identity.watch()
+multiproc.watch()

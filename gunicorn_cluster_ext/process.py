@@ -27,6 +27,7 @@ log = logging.getLogger("gunicorn.error")
 _SAY_S = 10.0
 
 _server: Settings | None = None
+_board: Board | None = None
 
 
 def use(settings: Settings) -> None:
@@ -37,9 +38,16 @@ def use(settings: Settings) -> None:
 
 def join(settings: Settings, board: Board, seat: int) -> None:
     """This process is the worker in ``seat``. Called in the worker, after its fork."""
+    global _board
+    _board = board
     use(settings)
     for count in _COUNTS:
         count.publish(board, seat)
+
+
+def board() -> Board | None:
+    """The board of the server whose worker this process is; None outside a worker."""
+    return _board
 
 
 def settings() -> Settings:

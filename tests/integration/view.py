@@ -7,7 +7,7 @@ from types import TracebackType
 
 import psutil
 
-from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, directories
+from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word, directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 
@@ -66,6 +66,10 @@ class View:
     def total(self, word: str) -> int:
         """The sum of a word, such as "handed_in", over all workers."""
         return sum(row.words[word] for row in self.rows)
+
+    def counted(self, word: Word) -> int:
+        """What all processes have counted since the server's start."""
+        return sum(counted[word] for counted in self._board.counted())
 
     def slots(self) -> dict[int, Row]:
         """The workers that serve, by slot."""

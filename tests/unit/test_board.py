@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.board import (
+    COUNTERS,
     DEAF,
     LAYOUT,
     MAGIC,
@@ -247,6 +248,77 @@ def test_rows_show_everybody_in_slot_order(board: Board) -> None:
     assert set(rows[0].words) == {word.name.lower() for word in Word}
 
 
+# --- what is counted --------------------------------------------------------------------------
+
+
+def test_what_a_process_has_counted_stays_when_it_is_gone(board: Board) -> None:
+    put(board, 2, 1, READY, seat=0)
+    put(board, 2, 2, READY, seat=1)
+    for number, word in enumerate(COUNTERS):
+        board.set(4, word, 100 + number)
+        board.set(5, word, 1_000)
+    expected = {word: 1_100 + number for number, word in enumerate(COUNTERS)}
+    assert board.counted()[2] == expected
+    board.enter(4)
+    assert board.counted()[2] == expected
+    board.clear(4, generation=3, now=1)
+    board.set(4, Word.REQUESTS, 7)
+    assert board.counted()[2] == expected | {Word.REQUESTS: expected[Word.REQUESTS] + 7}
+    board.enter(5)
+    board.enter(4)
+    assert board.counted()[2] == expected | {Word.REQUESTS: expected[Word.REQUESTS] + 7}
+    assert [sum(counted.values()) for counted in board.counted()][:2] == [0, 0]
+
+
+def test_only_what_is_counted_goes_into_the_ledger(board: Board) -> None:
+    for word in Word:
+        board.set(0, word, 9)
+    board.enter(0)
+    assert {word for word in Word if board.get(0, word) == 0} == set(COUNTERS)
+
+
+def test_slots_that_were_used(board: Board) -> None:
+    assert board.used_slots() == []
+    put(board, 0, 1, READY)
+    put(board, 3, 1, GONE)
+    assert board.used_slots() == [0, 3]
+
+
+def test_rolls_are_counted(board: Board) -> None:
+    board.count_roll(committed=False)
+    board.count_roll(committed=True)
+    board.count_roll(committed=True)
+    assert board.rolls == (2, 1)
+    assert board.counted()[0][Word.REQUESTS] == 0
+
+
+def test_nothing_is_ever_counted_twice_or_missed(board: Board) -> None:
+    """The arbiter enters what processes have counted while another process reads."""
+
+    def write() -> None:
+        while True:
+            board.enter(0)
+            board.set(0, Word.REQUESTS, 1_000)
+
+    writer = spawn(write)
+    try:
+        seen, deadline = [0], time.monotonic() + 10
+        while seen[-1] < 1_000_000 and time.monotonic() < deadline:
+            seen.append(board.counted()[0][Word.REQUESTS])
+        assert seen == sorted(seen), "it went backwards"
+        assert seen[-1] >= 1_000_000 and not {each % 1_000 for each in seen} - {0}
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        status_of(writer)
+
+
+def test_an_entry_that_was_never_finished_hides_nothing(board: Board) -> None:
+    """The arbiter was killed over it."""
+    board.set(0, Word.REQUESTS, 5)
+    board.words[64] += 1
+    assert board.counted()[0][Word.REQUESTS] == 5
+
+
 # --- between processes ------------------------------------------------------------------------
 
 
@@ -347,7 +419,7 @@ def test_an_attached_board_is_for_reading_only(tmp_path: Path) -> None:
         attached.target = 9
 
 
-def words(*values: int, length: int = HEADER + 2 * ROW) -> bytes:
+def words(*values: int, length: int = HEADER + 3 * ROW) -> bytes:
     padded = (*values, *[0] * (length - len(values)))
     return b"".join(value.to_bytes(8, "little") for value in padded)
 
@@ -362,7 +434,7 @@ def words(*values: int, length: int = HEADER + 2 * ROW) -> bytes:
         words(0, LAYOUT, 1, ROW),
         words(MAGIC, LAYOUT + 1, 1, ROW),
         words(MAGIC, LAYOUT, 1, ROW, length=8),
-        words(MAGIC, LAYOUT, 1, ROW, length=HEADER + 2 * ROW - 1),
+        words(MAGIC, LAYOUT, 1, ROW, length=HEADER + 3 * ROW - 1),
         words(MAGIC, LAYOUT, 1000, ROW),
         words(MAGIC, LAYOUT, 2**64 - 1, ROW),
     ],
