@@ -1,4 +1,4 @@
-"""prometheus_client's files, by seat. Each case has a process of its own: it is patched for ever."""
+"""prometheus_client's files, by seat. Each case has a process of its own: patched is for ever."""
 
 import json
 from pathlib import Path
