@@ -20,6 +20,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from gunicorn_cluster_ext import titles
 from gunicorn_cluster_ext.board import Order, Roll, RollState, State, Word
 from gunicorn_cluster_ext.checkup import Checkup
 from gunicorn_cluster_ext.cluster import Cluster, roll_policy
@@ -171,6 +172,7 @@ class ClusterArbiter(Arbiter):
             seen = Roll(roll.state, roll.version, roll.replaced, roll.total, roll.reason)
             if seen != self._published:
                 self._published = self.cluster.board.roll = seen
+                titles.show_roll(f"master [{self.proc_name}]", seen)
 
     def _halt_if_hopeless(self, now: float) -> None:
         why = self.cluster.supervisor.limits.halts(self.num_workers, now)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn import util
 
-from gunicorn_cluster_ext import asgi, compat, identity, multiproc, process, wsgi
+from gunicorn_cluster_ext import asgi, compat, identity, multiproc, process, titles, wsgi
 from gunicorn_cluster_ext.arbiter import adopt
 from gunicorn_cluster_ext.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
@@ -100,7 +100,7 @@ def post_fork(server: Any, worker: Any) -> None:
     board.set(seat, Word.PID, worker.pid)
     process.join(worker.cluster.settings, board, seat)
     multiproc.join(board.master_pid, seat)
-    util._setproctitle(f"worker {worker.place.slot} [{server.proc_name}]")
+    titles.name(f"worker {worker.place.slot} [{server.proc_name}]")
 
 
 def post_worker_init(worker: Any) -> None:
@@ -147,6 +147,7 @@ def _publishing(worker: Any) -> Callable[[], None]:
         notify()
         board.set(seat, Word.REQUESTS, worker.nr)
         if board.state(seat) is State.BOOTING and worker.alive:
+            titles.show(State.READY)
             board.set(seat, Word.STATE, State.READY | DEAF)
 
     return notify_and_publish

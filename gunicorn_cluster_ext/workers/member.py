@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gunicorn_cluster_ext import titles
 from gunicorn_cluster_ext.board import Order, State, Word
 from gunicorn_cluster_ext.cluster import Cluster
 from gunicorn_cluster_ext.slots import Place
@@ -32,6 +33,7 @@ class Member:
 
     def become(self, state: State) -> None:
         self.serves = state is State.READY
+        titles.show(state)
         self.board.set(self.seat, Word.STATE, state)
 
     def obey(self) -> None:

@@ -5,7 +5,6 @@ import re
 import signal
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.conftest import StartGunicorn
@@ -164,22 +163,6 @@ def test_access_logs_can_name_the_worker(gunicorn: StartGunicorn) -> None:
     for slot, pid in pids.items():
         # %(p)s is gunicorn's own: "<pid>".
         assert f"<{pid}> 200 worker={slot}" in log.read_text().splitlines()
-
-
-def test_process_titles(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("names:app", "-k", STICKY, "-w", "3", "--name", "my shop")
-    view = View(server)
-    pids = view.wait_slots(3)
-
-    def title(pid: int) -> str:
-        return " ".join(psutil.Process(pid).cmdline()).strip()
-
-    for slot, pid in pids.items():
-        assert title(pid) == f"gunicorn: worker {slot} [my shop]"
-    assert title(server.master_pid) == "gunicorn: master [my shop]"
-    server.signal(signal.SIGHUP)
-    for slot, pid in view.wait_slots(3, generation=2).items():
-        assert title(pid) == f"gunicorn: worker {slot} [my shop]"
 
 
 def check_error_log(server: Gunicorn, numbers: dict[int, int]) -> None:
