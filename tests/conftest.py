@@ -16,6 +16,7 @@ from tests.harness.nginx import Nginx
 from tests.harness.node import Node
 from tests.harness.process import Process
 from tests.harness.redis import Redis
+from tests.integration.view import STICKY
 
 P = TypeVar("P", bound=Process)
 
@@ -89,6 +90,22 @@ def gunicorn(
         elif wait:
             server.wait_answering()
         return server
+
+    return start
+
+
+@pytest.fixture
+def kind() -> str:
+    """The worker class; tests that are marked EVERY_KIND run once with each."""
+    return STICKY
+
+
+@pytest.fixture
+def sticky(gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
+    """Starts a gunicorn with that worker class."""
+
+    def start(app: str, *args: str, **options: Any) -> Gunicorn:
+        return gunicorn(app, "-k", kind, *args, **options)
 
     return start
 

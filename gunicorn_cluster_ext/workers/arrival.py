@@ -36,6 +36,10 @@ class Arrival:
         """How many requests were served on this connection."""
         return self.served
 
+    def can_leave(self) -> bool:
+        """Whether this process has nothing left to send on it."""
+        return True
+
     def pack(self) -> HandOff:
         """What another worker must know to go on with the connection."""
         # An idle connection has no request yet that could be handed on too often.

@@ -132,13 +132,17 @@ class StickyWorker:
 
     def taker_of(self, head: Head) -> int:
         """The seat that takes a request of nobody: this one, if there is room."""
-        strictly = self.balances_sessions and begins_session(head)
+        strictly = self.opens_session(head)
         if not strictly and self.has_room():
             return self.place.seat
         return lightest(self.cluster.board.loads(), self.place.seat, strictly=strictly)
 
+    def opens_session(self, head: Head) -> bool:
+        """Whether the request chooses its worker for long, so that it is worth a hand-off."""
+        return self._balances_sessions and begins_session(head)
+
     @cached_property
-    def balances_sessions(self) -> bool:
+    def _balances_sessions(self) -> bool:
         return "engineio" in self.cluster.settings.sticky
 
     def has_room(self) -> bool:

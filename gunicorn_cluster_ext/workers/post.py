@@ -60,7 +60,7 @@ class Post(Generic[C]):
         return True
 
     def _send(self, conn: C, seat: int) -> bool:
-        if len(conn.received) > MAX_RECEIVED:
+        if len(conn.received) > MAX_RECEIVED or not conn.can_leave():
             return False
         if not self._inboxes.send(seat, conn.pack(), conn.fd):
             return False

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import whoami
+from both import Both
 
 
+@Both
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     if environ["PATH_INFO"] != "/health":
         return whoami.app(environ, start_response)

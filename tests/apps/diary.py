@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
+from both import Both
 
+
+@Both
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     note("begun", query.get("id", "-"))

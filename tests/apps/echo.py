@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
+from both import Both
+
 Environ = dict[str, Any]
 
 
+@Both
 def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     path = environ["PATH_INFO"]

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from both import Both
+
 import gunicorn_cluster_ext
 from gunicorn_cluster_ext import current_worker, worker_id
 
 AT_IMPORT = {"worker_id": worker_id(), "current": current_worker(), "pid": os.getpid()}
 
 
+@Both
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     print("printed by the application")
     print("complained by the application", file=sys.stderr)

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from both import Both
+
 RELEASE = os.environ.get("RELEASE", "")
 time.sleep(float(os.environ.get("IMPORT_S", "0")))
 
 
+@Both
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     worker = environ.get("gunicorn_cluster.worker_id")
     body = json.dumps({"release": RELEASE, "worker": worker, "pid": os.getpid()}).encode()

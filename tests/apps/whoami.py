@@ -4,6 +4,7 @@
 answer's headers; ?status=CODE answers so.
 """
 
+import asyncio
 import json
 import os
 import time
@@ -11,19 +12,37 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
+from both import Both, Receive, Scope, Send, answer, environ
+
 Environ = dict[str, Any]
 
 
-def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     query = parse_qs(environ["QUERY_STRING"])
     time.sleep(float(query.get("sleep", ["0"])[0]))
     body = json.dumps(describe(environ)).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    headers = [*wanted(query), ("Content-Length", str(len(body)))]
+    start_response(f"{query.get('status', ['200'])[0]} Whoami", headers)
+    return [body]
+
+
+async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        raise ValueError(f"nothing is here for {scope['type']}")
+    query = parse_qs(scope["query_string"].decode())
+    await asyncio.sleep(float(query.get("sleep", ["0"])[0]))
+    body = json.dumps(describe(environ(scope))).encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in wanted(query)]
+    await answer(send, body, int(query.get("status", ["200"])[0]), headers)
+
+
+def wanted(query: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """The headers of the answer."""
+    headers = [("Content-Type", "application/json")]
     for line in query.get("header", []):
         name, _, value = line.partition(":")
         headers.append((name, value.strip()))
-    start_response(f"{query.get('status', ['200'])[0]} Whoami", headers)
-    return [body]
+    return headers
 
 
 def describe(environ: Environ) -> dict[str, Any]:
@@ -42,3 +61,6 @@ def describe(environ: Environ) -> dict[str, Any]:
             if name.startswith("HTTP_")
         },
     }
+
+
+app = Both(wsgi, asgi)

@@ -10,6 +10,6 @@ from tests.integration.site import StartSite
 
 
 @pytest.fixture
-def site(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> StartSite:
-    """Starts a Sticky server of three workers (see Site), and waits until all serve."""
-    return StartSite(gunicorn, new_directory)
+def site(gunicorn: StartGunicorn, new_directory: Callable[[], Path], kind: str) -> StartSite:
+    """Starts a server of three workers (see Site), and waits until all serve."""
+    return StartSite(gunicorn, new_directory, kind)

@@ -13,7 +13,7 @@ from tests.harness.connection import request_bytes
 from tests.harness.deploy import APP, GOOD, deploy
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.load import Load, Report
-from tests.integration.view import STICKY, View
+from tests.integration.view import KINDS, View
 
 READY_MADE = "from gunicorn_cluster_ext.conf import *\n"
 
@@ -48,7 +48,6 @@ class Site:
         self.directory = directory
         self.hooks = hooks
         self.settings: dict[str, Any] = {
-            "worker_class": STICKY,
             "workers": 3,
             # With more threads than one, gunicorn makes gthread of sync.
             "threads": 1 if settings.get("worker_class") == "sync" else 8,
@@ -66,7 +65,7 @@ class Site:
     def _text(self) -> str:
         lines = [f"{name} = {value!r}" for name, value in self.settings.items()]
         # Our own workers bring the pack by themselves.
-        header = "" if self.settings["worker_class"] == STICKY else READY_MADE
+        header = "" if self.settings["worker_class"] in KINDS else READY_MADE
         return "\n".join([header, *lines, self.hooks])
 
     def configure(self, **settings: Any) -> None:
@@ -95,9 +94,15 @@ class Site:
 
 
 class StartSite:
-    def __init__(self, gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> None:
+    """`kind` is the worker class, if the settings name no other."""
+
+    def __init__(
+        self, gunicorn: StartGunicorn, new_directory: Callable[[], Path], kind: str
+    ) -> None:
         self._gunicorn = gunicorn
         self._new_directory = new_directory
+        self._kind = kind
 
     def __call__(self, app: str = APP, code: str = GOOD, hooks: str = "", **settings: Any) -> Site:
+        settings = {"worker_class": self._kind, **settings}
         return Site(self._gunicorn, self._new_directory(), app, code, hooks, settings)

@@ -9,22 +9,22 @@ import pytest
 
 from gunicorn_cluster_ext.routing import rendezvous
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Answer, request_bytes
+from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
+from tests.integration.view import EVERY_KIND, PATIENCE_S, View
+
+pytestmark = EVERY_KIND
 
 WORKERS = 4
 SLOTS = range(WORKERS)
 COOKIE = "gunicorn_worker"
 
 
-def start(gunicorn: StartGunicorn, *rules: str, app: str = "whoami:app", **more: Any) -> Gunicorn:
+def start(sticky: StartGunicorn, *rules: str, app: str = "whoami:app", **more: Any) -> Gunicorn:
     config = f"cluster_sticky = {list(rules)!r}\n" if rules else ""
     args = more.pop("args", ())
-    server = gunicorn(
-        app, "-k", STICKY, "-w", str(WORKERS), *args, config=config + more.pop("config", ""), **more
-    )
+    server = sticky(app, "-w", str(WORKERS), *args, config=config + more.pop("config", ""), **more)
     View(server).wait_slots(WORKERS)
     return server
 
@@ -68,8 +68,8 @@ def set_cookie(answer: Answer) -> list[str]:
     return answer.headers.get_all("Set-Cookie", [])
 
 
-def test_cookie_attributes(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_cookie_attributes(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     answer = server.get("/")
     slot = answer.json()["worker"]
     assert set_cookie(answer) == [f"{COOKIE}={slot}; Path=/; HttpOnly; SameSite=Lax"]
@@ -79,14 +79,14 @@ def test_cookie_attributes(gunicorn: StartGunicorn) -> None:
     assert set_cookie(answer) == [f"{COOKIE}={slot}; Path=/; HttpOnly; SameSite=Lax; Secure"]
 
 
-def test_a_stranger_does_not_make_the_cookie_secure(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn, args=("--forwarded-allow-ips", "192.0.2.1"))
+def test_a_stranger_does_not_make_the_cookie_secure(sticky: StartGunicorn) -> None:
+    server = start(sticky, args=("--forwarded-allow-ips", "192.0.2.1"))
     (cookie,) = set_cookie(server.get("/", x_forwarded_proto="https"))
     assert "Secure" not in cookie
 
 
-def test_cookie_where_it_is_set(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_cookie_where_it_is_set(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     assert set_cookie(server.get("/?header=Cache-Control:public,max-age=60")) == []
     assert set_cookie(server.get("/?header=Cache-Control:s-maxage=60")) == []
     assert set_cookie(server.get("/?header=Cache-Control:max-age=60")) == []
@@ -103,8 +103,8 @@ def test_cookie_where_it_is_set(gunicorn: StartGunicorn) -> None:
         assert set_cookie(answer) == []
 
 
-def test_cookie_brings_every_request_to_its_worker(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_cookie_brings_every_request_to_its_worker(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     view = View(server)
     slots = [slot for _ in range(5) for slot in SLOTS]
     requests = [("/", {"Cookie": f"a=1; {COOKIE}={slot}; b=2"}) for slot in slots]
@@ -113,8 +113,8 @@ def test_cookie_brings_every_request_to_its_worker(gunicorn: StartGunicorn) -> N
     assert len(slots) - 1 <= view.total("handed_in") - before <= len(slots)
 
 
-def test_the_cookie_of_a_slot_that_serves_no_more(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_the_cookie_of_a_slot_that_serves_no_more(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     view = View(server)
     assert server.get("/", cookie=f"{COOKIE}=3").json()["worker"] == 3
     server.signal(signal.SIGTTOU)
@@ -132,8 +132,8 @@ def test_the_cookie_of_a_slot_that_serves_no_more(gunicorn: StartGunicorn) -> No
     assert server.get("/", cookie=f"{COOKIE}=3").json()["worker"] == 3
 
 
-def test_the_cookie_follows_the_slot(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_the_cookie_follows_the_slot(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     view = View(server)
     old = view.pids()[2]
     os.kill(old, signal.SIGKILL)
@@ -144,15 +144,15 @@ def test_the_cookie_follows_the_slot(gunicorn: StartGunicorn) -> None:
     assert set_cookie(answer) == []
 
 
-def test_a_cookie_by_another_name(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn, config="cluster_cookie = 'home.of'\n")
+def test_a_cookie_by_another_name(sticky: StartGunicorn) -> None:
+    server = start(sticky, config="cluster_cookie = 'home.of'\n")
     assert server.get("/").cookies().keys() == {"home.of"}
     requests = [("/", {"Cookie": f"{COOKIE}=0; home.of={slot}"}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
 
 
-def test_no_cookie_without_the_rule(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn, "hash:ip")
+def test_no_cookie_without_the_rule(sticky: StartGunicorn) -> None:
+    server = start(sticky, "hash:ip")
     assert set_cookie(server.get("/")) == []
 
 
@@ -163,8 +163,8 @@ def polling(sid: str) -> str:
     return f"/socket.io/?EIO=4&transport=polling&sid={sid}&t=1"
 
 
-def test_a_tagged_sid_goes_to_its_process(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_a_tagged_sid_goes_to_its_process(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     view = View(server)
     slots = [slot for _ in range(3) for slot in SLOTS]
     before = view.total("handed_in")
@@ -173,14 +173,14 @@ def test_a_tagged_sid_goes_to_its_process(gunicorn: StartGunicorn) -> None:
     assert view.total("handed_in") - before >= len(slots) - 1
 
 
-def test_a_sid_of_an_unknown_generation_goes_to_the_slot(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_a_sid_of_an_unknown_generation_goes_to_the_slot(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     requests = [(polling(f"abc.{slot}.77"), {}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
 
 
-def test_the_sid_wins_over_the_cookie_by_default(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_the_sid_wins_over_the_cookie_by_default(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     requests = [(polling(f"abc.{slot}.1"), {"Cookie": f"{COOKIE}={3 - slot}"}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
     # What carries no tag leaves the request to the cookie.
@@ -189,8 +189,8 @@ def test_the_sid_wins_over_the_cookie_by_default(gunicorn: StartGunicorn) -> Non
         assert workers_of(server, requests) == list(SLOTS), sid
 
 
-def test_a_sid_follows_its_process_while_it_drains(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn)
+def test_a_sid_follows_its_process_while_it_drains(sticky: StartGunicorn) -> None:
+    server = start(sticky)
     view = View(server)
     old = view.pids()[2]
     with server.connect(timeout=60) as busy:
@@ -213,9 +213,9 @@ def test_a_sid_follows_its_process_while_it_drains(gunicorn: StartGunicorn) -> N
     assert server.get(polling("abc.2.1")).json()["pid"] == new["pid"]
 
 
-def test_new_sessions_go_to_the_emptiest_worker(gunicorn: StartGunicorn) -> None:
+def test_new_sessions_go_to_the_emptiest_worker(sticky: StartGunicorn) -> None:
     """Busy ones get none, however they are asked."""
-    server = start(gunicorn)
+    server = start(sticky)
     view = View(server)
     head = "GET /?sleep=6 HTTP/1.1\r\nHost: x\r\nCookie: " + COOKIE + "={}\r\n\r\n"
     connections = [server.connect(timeout=60) for _ in range(3)]
@@ -231,28 +231,13 @@ def test_new_sessions_go_to_the_emptiest_worker(gunicorn: StartGunicorn) -> None
             connection.close()
 
 
-def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGunicorn) -> None:
-    """On gthread it waits, while its siblings idle."""
-    server = start(gunicorn, args=("--threads", "1"))
-    view = View(server)
-    with server.connect(timeout=60) as slow, server.connect(timeout=60) as other:
-        for connection in (slow, other):  # both are with worker 1 now
-            assert connection.get("/", cookie=f"{COOKIE}=1").json()["worker"] == 1
-        slow.send(request_bytes("GET", "/?sleep=5", {"Cookie": f"{COOKIE}=1"}))
-        wait_until(lambda: view.slots()[1].words["busy"] == 1, PATIENCE_S, "a busy worker 1")
-        assert other.get("/").json()["worker"] != 1
-        assert len({server.get("/").json()["worker"] for _ in range(20)} & {1}) == 0
-        assert view.slots()[1].words["busy"] == 1, "too late to tell"
-        assert slow.answer().json()["worker"] == 1
-
-
 # --- hash ----------------------------------------------------------------------------------
 
 CLIENTS = [f"203.0.113.{number}" for number in range(12)]
 
 
-def test_hash_ip_of_a_trusted_proxy(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn, "hash:ip")
+def test_hash_ip_of_a_trusted_proxy(sticky: StartGunicorn) -> None:
+    server = start(sticky, "hash:ip")
     check_spread(
         server,
         [("/", {"X-Forwarded-For": client}) for client in CLIENTS],
@@ -267,22 +252,22 @@ def test_hash_ip_of_a_trusted_proxy(gunicorn: StartGunicorn) -> None:
     assert workers_of(server, [("/", {})]) == [owner(b"127.0.0.1")]
 
 
-def test_hash_ip_of_a_stranger(gunicorn: StartGunicorn) -> None:
-    server = start(gunicorn, "hash:ip", args=("--forwarded-allow-ips", "192.0.2.1"))
+def test_hash_ip_of_a_stranger(sticky: StartGunicorn) -> None:
+    server = start(sticky, "hash:ip", args=("--forwarded-allow-ips", "192.0.2.1"))
     claims = [("/", {"X-Forwarded-For": client}) for client in CLIENTS]
     assert set(workers_of(server, claims)) == {owner(b"127.0.0.1")}
     assert server.get("/").json()["worker"] == owner(b"127.0.0.1")
 
 
-def test_hash_header(gunicorn: StartGunicorn) -> None:
+def test_hash_header(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(12)]
-    server = start(gunicorn, "hash:header:X-Tenant")
+    server = start(sticky, "hash:header:X-Tenant")
     check_spread(server, [("/", {"x-tenant": n}) for n in names], [n.encode() for n in names])
 
 
-def test_hash_query(gunicorn: StartGunicorn) -> None:
+def test_hash_query(sticky: StartGunicorn) -> None:
     rooms = [f"room {number}" for number in range(12)]
-    server = start(gunicorn, "hash:query:room")
+    server = start(sticky, "hash:query:room")
     keys = [room.encode() for room in rooms]
     requests = [(f"/?a=1&room={room.replace(' ', '+')}&b", {}) for room in rooms]
     check_spread(server, requests, keys)
@@ -291,23 +276,23 @@ def test_hash_query(gunicorn: StartGunicorn) -> None:
     assert workers_of(server, requests) == [owner(key) for key in keys]
 
 
-def test_hash_cookie(gunicorn: StartGunicorn) -> None:
+def test_hash_cookie(sticky: StartGunicorn) -> None:
     sessions = [f"session{number}" for number in range(12)]
-    server = start(gunicorn, "hash:cookie:sessionid")
+    server = start(sticky, "hash:cookie:sessionid")
     requests = [("/", {"Cookie": f"x=1; sessionid={session}"}) for session in sessions]
     check_spread(server, requests, [session.encode() for session in sessions])
 
 
-def test_hash_path(gunicorn: StartGunicorn) -> None:
+def test_hash_path(sticky: StartGunicorn) -> None:
     documents = [f"doc{number}" for number in range(12)]
-    server = start(gunicorn, r"hash:path:^/documents/(\w+)")
+    server = start(sticky, r"hash:path:^/documents/(\w+)")
     requests = [(f"/documents/{document}/page/{document}", {}) for document in documents]
     check_spread(server, requests, [document.encode() for document in documents])
 
 
-def test_a_hash_moves_few_keys_when_a_slot_goes(gunicorn: StartGunicorn) -> None:
+def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(16)]
-    server = start(gunicorn, "hash:header:x-tenant")
+    server = start(sticky, "hash:header:x-tenant")
     requests = [("/", {"X-Tenant": name}) for name in names]
     four = workers_of(server, requests)
     server.signal(signal.SIGTTOU)
@@ -320,9 +305,9 @@ def test_a_hash_moves_few_keys_when_a_slot_goes(gunicorn: StartGunicorn) -> None
 # --- module:function -----------------------------------------------------------------------
 
 
-def test_a_function_of_the_application(gunicorn: StartGunicorn) -> None:
+def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     names = [f"tenant{number}" for number in range(12)]
-    server = start(gunicorn, "keys:tenant", app="keys:app")
+    server = start(sticky, "keys:tenant", app="keys:app")
     requests = [(f"/{name}/page", {}) for name in names]
     check_spread(server, requests, [name.encode() for name in names])
     assert server.get("/").status == 200  # None: anybody's
@@ -332,8 +317,8 @@ def test_a_function_of_the_application(gunicorn: StartGunicorn) -> None:
     ("tenant", "complaint"),
     [("raise", "RuntimeError('no such tenant')"), ("text", "bytes or None, not str")],
 )
-def test_a_function_that_fails(gunicorn: StartGunicorn, tenant: str, complaint: str) -> None:
-    server = start(gunicorn, "keys:tenant", "cookie", app="keys:app")
+def test_a_function_that_fails(sticky: StartGunicorn, tenant: str, complaint: str) -> None:
+    server = start(sticky, "keys:tenant", "cookie", app="keys:app")
     pids = server.worker_pids()
     for slot in SLOTS:
         lines = len(complaints(server))
@@ -353,9 +338,9 @@ def complaints(server: Gunicorn) -> list[str]:
 
 
 @pytest.mark.parametrize("rule", ["nowhere:tenant", "keys:nobody"])
-def test_a_function_that_is_not_there_fails_the_boot(gunicorn: StartGunicorn, rule: str) -> None:
+def test_a_function_that_is_not_there_fails_the_boot(sticky: StartGunicorn, rule: str) -> None:
     config = f"cluster_sticky = [{rule!r}]\n"
-    server = gunicorn("keys:app", "-k", STICKY, config=config, wait=False)
+    server = sticky("keys:app", config=config, wait=False)
     assert server.wait_exit(PATIENCE_S) == 3
     assert rule.split(":")[rule.startswith("keys")] in server.log_text()
 
@@ -363,9 +348,9 @@ def test_a_function_that_is_not_there_fails_the_boot(gunicorn: StartGunicorn, ru
 # --- order ---------------------------------------------------------------------------------
 
 
-def test_the_first_rule_that_finds_an_owner_wins(gunicorn: StartGunicorn) -> None:
+def test_the_first_rule_that_finds_an_owner_wins(sticky: StartGunicorn) -> None:
     server = start(
-        gunicorn,
+        sticky,
         *("hash:header:x-tenant", "cookie", "hash:query:room", "engineio", "keys:method"),
         app="keys:app",
     )
@@ -386,8 +371,8 @@ def test_the_first_rule_that_finds_an_owner_wins(gunicorn: StartGunicorn) -> Non
         ]
 
 
-def test_no_rules_at_all(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("whoami:app", "-k", STICKY, "-w", "2", config="cluster_sticky = []\n")
+def test_no_rules_at_all(sticky: StartGunicorn) -> None:
+    server = sticky("whoami:app", "-w", "2", config="cluster_sticky = []\n")
     view = View(server)
     view.wait_slots(2)
     answers = [server.get("/", cookie=f"{COOKIE}=1") for _ in range(6)]

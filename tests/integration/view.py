@@ -6,6 +6,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 import psutil
+import pytest
 
 from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word, directories
 from tests.harness.gunicorn import Gunicorn
@@ -14,6 +15,10 @@ from tests.harness.waiting import wait_until
 PATIENCE_S = 45
 
 STICKY = "gunicorn_cluster_ext.Sticky"
+#: Every worker class of the pack.
+KINDS = (STICKY, "gunicorn_cluster_ext.StickyASGI")
+#: Runs a test, or a module's, on each of them. Others run on Sticky alone (see the fixture kind).
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.rpartition(".")[2])
 
 
 class View:
