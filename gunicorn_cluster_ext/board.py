@@ -116,7 +116,7 @@ class Word(enum.IntEnum):
     CACHE_MISSES = 16
     CACHE_ERRORS = 17
     WEBSOCKETS = 18  # open ones
-    BUS_LISTENS = 19  # whether it reads its lane: nothing is sent to others
+    BUS_LISTENS = 19  # its generation, while it reads the bus; 0: nothing is sent to it
     BUS_SENT = 20  # messages, counted once for each worker that they went to
     BUS_RECEIVED = 21
     BUS_LOST = 22  # messages to workers that read too slowly
@@ -173,6 +173,7 @@ _GENERATION: Final = int(Word.GENERATION)
 _BUSY: Final = int(Word.BUSY)
 _THREADS: Final = int(Word.THREADS)
 _SESSIONS: Final = int(Word.SESSIONS)
+_BUS_LISTENS: Final = int(Word.BUS_LISTENS)
 _READY: Final = int(State.READY)
 _ALIVE: Final = (int(State.READY), int(State.DRAINING), int(State.PARKED))
 
@@ -406,6 +407,13 @@ class Board:
             if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
                 yield seat
 
+    def listening(self) -> bytes:
+        """Who reads the bus: a number for each seat, its process's generation or 0.
+
+        One copy in C, because every message asks.
+        """
+        return self.words[_HEADER + _BUS_LISTENS :: _ROW].tobytes()
+
     # --- for people ---------------------------------------------------------------------
 
     def rows(self) -> Iterator[Row]:
@@ -483,6 +491,7 @@ def _remove_stale(base: Path, users: set[int]) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process has that pid."""
     """Whether a process with that pid exists."""
     try:
         os.kill(pid, 0)

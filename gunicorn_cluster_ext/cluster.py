@@ -11,7 +11,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from gunicorn_cluster_ext import multiproc
+from gunicorn_cluster_ext import lanes, multiproc
 from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word, make_directory
 from gunicorn_cluster_ext.handoff import Inboxes
 from gunicorn_cluster_ext.limits import RestartPolicy
@@ -78,6 +78,9 @@ class Cluster:
         self.board.enter(place.seat)
         multiproc.forget_live(self.board.master_pid, place.seat)
         self.board.set(place.seat, Word.STATE, State.GONE)
+        if self.board.get(place.seat, Word.BUS_LISTENS) and self.directory is not None:
+            self.board.set(place.seat, Word.BUS_LISTENS, 0)
+            lanes.path(self.directory, place.seat, place.generation).unlink(missing_ok=True)
 
 
 def restart_policy(settings: Settings) -> RestartPolicy:

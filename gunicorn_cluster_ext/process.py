@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from gunicorn_cluster_ext import stores
@@ -27,7 +27,17 @@ log = logging.getLogger("gunicorn.error")
 _SAY_S = 10.0
 
 _server: Settings | None = None
-_board: Board | None = None
+
+
+class Member(NamedTuple):
+    """A worker's place among the others."""
+
+    pid: int
+    board: Board
+    seat: int
+
+
+_member: Member | None = None
 
 
 def use(settings: Settings) -> None:
@@ -38,16 +48,21 @@ def use(settings: Settings) -> None:
 
 def join(settings: Settings, board: Board, seat: int) -> None:
     """This process is the worker in ``seat``. Called in the worker, after its fork."""
-    global _board
-    _board = board
+    global _member
     use(settings)
+    _member = Member(os.getpid(), board, seat)
     for count in _COUNTS:
         count.publish(board, seat)
 
 
 def board() -> Board | None:
     """The board of the server whose worker this process is; None outside a worker."""
-    return _board
+    return _member.board if _member else None
+
+
+def member() -> Member | None:
+    """The worker that this process is, or was forked by; None in others."""
+    return _member
 
 
 def settings() -> Settings:
@@ -150,7 +165,10 @@ complain = Complaint()
 cache_hits = Count(Word.CACHE_HITS)
 cache_misses = Count(Word.CACHE_MISSES)
 cache_errors = Count(Word.CACHE_ERRORS)
-_COUNTS = (cache_hits, cache_misses, cache_errors)
+bus_sent = Count(Word.BUS_SENT)
+bus_received = Count(Word.BUS_RECEIVED)
+bus_lost = Count(Word.BUS_LOST)
+_COUNTS = (cache_hits, cache_misses, cache_errors, bus_sent, bus_received, bus_lost)
 
 
 def cache_failed(error: Exception) -> None:

@@ -484,6 +484,17 @@ class Settings:
         "`Path` of the session's cookie.",
     )
 
+    bus_timeout: float = _setting(
+        1.0,
+        _number(0, 60, float),
+        "number",
+        "0 to 60",
+        "How long whoever publishes on the bus waits for a worker that does not read it and for "
+        "which 8 MB are kept already. Then messages to that worker are lost, which is counted and "
+        "logged, and it is not waited for again until it reads.",
+        "seconds",
+    )
+
     def __post_init__(self) -> None:
         """Each value is checked here, whoever builds the object. Raises SettingError."""
         for field in dataclasses.fields(self):

@@ -7,9 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gunicorn_cluster_ext"
 PURE = {
+    "backlog",
     "codec",
     "exits",
     "fields",
+    "frames",
     "head",
     "limits",
     "recycling",

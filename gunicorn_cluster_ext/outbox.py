@@ -1,0 +1,290 @@
+"""What this process sends over the bus: to every worker that listens, and what waits for those
+that are slow.
+
+A message goes straight into a lane. If that is full it is kept, in order, and a thread (with gevent
+a greenlet) passes it on when there is room again. If too much is kept its publisher waits, up to a
+bound, and then the message is lost for that worker only; see backlog.py.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from gunicorn_cluster_ext import frames, lanes
+from gunicorn_cluster_ext.backlog import CHUNK, Backlog, Parcel, Verdict
+from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board
+from gunicorn_cluster_ext.process import bus_lost, bus_sent, log
+
+#: How often it is looked whether a worker that does not read still lives.
+_LOOK_MS: Final = 100
+#: When that is tried again of which nothing tells when it can be done.
+_AGAIN_S: Final = 0.02
+
+
+class Gone(Exception):
+    """The worker does not listen any more."""
+
+
+class Peer:
+    """A worker that listens. All of this is called under the outbox's lock."""
+
+    def __init__(self, seat: int, generation: int, directory: Path) -> None:
+        self.seat, self.generation = seat, generation
+        self.backlog = Backlog()
+        self.lane: socket.socket | None = None
+        self.is_gone = self.has_pump = False
+        self._path = lanes.path(directory, seat, generation)
+        self._unflushed = 0
+        self._is_short = False
+
+    def __str__(self) -> str:
+        return f"worker {self.seat // SEATS_PER_SLOT} (generation {self.generation})"
+
+    def take(self, parcel: Parcel, now: float, deadline: float) -> Verdict:
+        """Send it, or keep it. Raises Gone."""
+        if parcel.file is None and not self.backlog:
+            count = self._write((parcel.frame,), None)
+            if count < len(parcel.frame):
+                self.backlog.keep(parcel, count)
+            return Verdict.KEPT
+        self._collect()
+        given_up = self.backlog.given_up
+        verdict = self.backlog.offer(parcel, now, deadline)
+        if verdict is Verdict.KEPT:
+            # Not each time, so that there is more to write at once.
+            self._unflushed += parcel.size
+            if self._unflushed >= CHUNK:
+                self.flush()
+        elif self.backlog.given_up and not given_up:
+            log.warning("The %s does not read the bus: messages to it are lost from now on", self)
+        return verdict
+
+    def flush(self) -> None:
+        """Write what there is room for. Raises Gone."""
+        self._unflushed, self._is_short = 0, False
+        self._collect()
+        while self.backlog and (chunk := self.backlog.chunk()):
+            count = self._write(*chunk)
+            if not count:
+                return
+            self.backlog.written(count)
+            if self.backlog.given_up:
+                self._reads_again()
+
+    def _write(self, buffers: Sequence[bytes | bytearray | memoryview], file: Any) -> int:
+        try:
+            if self.lane is None:
+                self.lane = lanes.connect(self._path)
+            return lanes.send(self.lane, buffers, file)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in lanes.SHORTAGES:
+                raise Gone from error
+            self._is_short = True
+            return 0
+
+    def _collect(self) -> None:
+        """What it says of large messages: a byte for each that it has read. Raises Gone."""
+        if self.lane is None or not self.backlog.is_unread:
+            return
+        try:
+            answer = self.lane.recv(64)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Gone from error
+        if not answer:
+            raise Gone
+        self.backlog.read(len(answer))
+
+    def _reads_again(self) -> None:
+        self.backlog.given_up = False
+        log.warning(
+            "The %s reads the bus again: %d messages to it were lost", self, self.backlog.lost
+        )
+        self.backlog.lost = 0
+
+    def waiting(self) -> Callable[[], object]:
+        """What waits, for a moment, until it has read something. To be called without the lock."""
+        if self.lane is None or self._is_short:
+            return partial(time.sleep, _AGAIN_S)
+        poller = select.poll()
+        can_write = self.backlog and self.backlog.chunk()
+        poller.register(self.lane, select.POLLOUT if can_write else select.POLLIN)
+        return partial(poller.poll, _LOOK_MS)
+
+    def close(self) -> None:
+        """Throw away what is kept."""
+        self.is_gone = True
+        if self.backlog.given_up:
+            log.warning("The %s is gone; %d messages to it were lost", self, self.backlog.lost)
+        if self.lane is not None:
+            self.lane.close()
+
+
+class Delivery:
+    """One message, and the workers that have not taken it yet."""
+
+    def __init__(self, parcel: Parcel, deadline: float, peers: list[Peer]) -> None:
+        self.parcel, self.deadline, self.waiting = parcel, deadline, peers
+        self.taken = 0
+
+
+class Outbox:
+    """Everything that this process sends. ``send`` and ``finish`` may be called by any thread.
+
+    ``own`` is the seat of this process, which gets nothing; None for one that is no worker.
+    ``timeout`` is how long the publisher of a message waits, in seconds.
+    """
+
+    def __init__(self, board: Board, directory: Path, own: int | None, timeout: float) -> None:
+        self._board, self._directory, self._own, self._timeout = board, directory, own, timeout
+        self._changed = threading.Condition(threading.Lock())
+        self._column = b""
+        self._peers: dict[int, Peer] = {}
+
+    def close(self) -> None:
+        """Pass on what is kept, as far as that can be done within the bound, and end all lanes."""
+        with self._changed:
+            self._changed.wait_for(self._is_empty, self._timeout)
+            for peer in self._peers.values():
+                peer.close()
+            self._peers, self._column = {}, b""
+
+    def abandon(self) -> None:
+        """Give up this process's copies of the lanes of the one that has forked it."""
+        for peer in self._peers.values():
+            if peer.lane is not None:
+                peer.lane.close()
+
+    def send(self, channel: str, body: bytes) -> Delivery:
+        """Send it to all that listen. Never waits: if some still do, ``finish`` it.
+
+        Raises ValueError, and OSError when a large message cannot be made.
+        """
+        frames.check_channel(channel)
+        with self._changed:
+            self._look()
+            now = time.monotonic()
+            # Without anybody to read it, it need not be made.
+            parcel = _parcel(channel, body) if self._peers else _NOTHING
+            delivery = Delivery(parcel, now + self._timeout, list(self._peers.values()))
+            self._attempt(delivery, now)
+        return delivery
+
+    def finish(self, delivery: Delivery) -> None:
+        """Wait for those that have no room, up to the bound."""
+        with self._changed:
+            while delivery.waiting:
+                self._changed.wait(max(0, delivery.deadline - time.monotonic()))
+                self._look()
+                self._attempt(delivery, time.monotonic())
+
+    # --- under the lock ---------------------------------------------------------------------
+
+    def _attempt(self, delivery: Delivery, now: float) -> None:
+        taken, lost, waiting = 0, 0, []
+        for peer in delivery.waiting:
+            verdict = self._offer(peer, delivery, now)
+            taken += verdict is Verdict.KEPT
+            lost += verdict is Verdict.LOST
+            if verdict is Verdict.WAIT:
+                waiting.append(peer)
+        delivery.waiting = waiting
+        delivery.taken += taken
+        if taken:
+            bus_sent.add(taken)
+        if lost:
+            bus_lost.add(lost)
+            self._changed.notify_all()  # nobody else need wait for it
+
+    def _offer(self, peer: Peer, delivery: Delivery, now: float) -> Verdict | None:
+        """None: it is gone."""
+        if peer.is_gone:
+            return None
+        try:
+            verdict = peer.take(delivery.parcel, now, delivery.deadline)
+        except Gone:
+            again = self._gone(peer)
+            return self._offer(again, delivery, now) if again else None
+        if (peer.backlog or verdict is Verdict.WAIT) and not peer.has_pump:
+            peer.has_pump = True
+            threading.Thread(target=self._pump, args=(peer,), name="bus-out", daemon=True).start()
+        return verdict
+
+    def _gone(self, peer: Peer) -> Peer | None:
+        """It has ended its lane. Perhaps it only began to listen anew."""
+        self._part(peer)
+        again = None
+        if peer.lane is not None:
+            again = self._peers[peer.seat] = Peer(peer.seat, peer.generation, self._directory)
+        else:
+            self._peers.pop(peer.seat, None)
+            self._column = b""  # it is asked again as long as the board says that it listens
+        return again
+
+    def _look(self) -> None:
+        """Who listens now?"""
+        column = self._board.listening()
+        if column != self._column:
+            self._column = column
+            self._meet(memoryview(column).cast("Q").tolist())
+
+    def _meet(self, generations: list[int]) -> None:
+        before, self._peers = self._peers, {}
+        for seat, generation in enumerate(generations):
+            if generation and seat != self._own:
+                peer = before.pop(seat, None)
+                if peer is None or peer.generation != generation:
+                    if peer is not None:
+                        self._part(peer)
+                    peer = Peer(seat, generation, self._directory)
+                self._peers[seat] = peer
+        for peer in before.values():
+            self._part(peer)
+
+    def _part(self, peer: Peer) -> None:
+        peer.close()
+        self._changed.notify_all()
+
+    def _is_empty(self) -> bool:
+        return not any(peer.backlog and not peer.backlog.given_up for peer in self._peers.values())
+
+    # --- a thread for each worker that is slow ------------------------------------------------
+
+    def _pump(self, peer: Peer) -> None:
+        """Pass on what is kept until nothing is. Runs in a thread of its own, or a greenlet."""
+        while wait := self._pass_on(peer):
+            wait()
+
+    def _pass_on(self, peer: Peer) -> Callable[[], object] | None:
+        """What waits until there is more to do; None when nothing is kept any more."""
+        with self._changed:
+            self._look()
+            try:
+                if not peer.is_gone:
+                    peer.flush()
+            except Gone:
+                self._gone(peer)
+            self._changed.notify_all()
+            peer.has_pump = peer.backlog.is_pending and not peer.is_gone
+            return peer.waiting() if peer.has_pump else None
+
+
+_NOTHING: Final = Parcel(bytearray(), None, 0)
+
+
+def _parcel(channel: str, body: bytes) -> Parcel:
+    """Raises OSError."""
+    if len(body) <= frames.LARGE:
+        frame = frames.frame(channel, body)
+        return Parcel(frame, None, len(frame))
+    return Parcel(frames.frame(channel, len(body)), lanes.File(body), len(body))

@@ -1,0 +1,89 @@
+"""Servers whose workers tell each other things over the bus (tests/apps/gossip.py)."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tests.harness.waiting import wait_until
+from tests.integration.site import Site, StartSite
+
+PATIENCE_S = 30
+
+
+class Message(NamedTuple):
+    """As a worker has heard it."""
+
+    pid: int
+    thread: int
+    number: int
+    size: int
+    whole: bool
+
+
+class Gossip:
+    """A server, and what its workers publish and hear."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.server, self.view = site.server, site.view
+
+    @property
+    def pids(self) -> list[int]:
+        return sorted(self.view.pids().values())
+
+    def ask(self, pid: int, path: str, **query: Any) -> Any:
+        """What that worker answers. Whoever else accepts the connection does nothing."""
+        words = "&".join(f"{name}={value}" for name, value in {**query, "pid": pid}.items())
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            answer = self.server.get(f"/{path}?{words}").json()
+            if answer["pid"] == pid:
+                return answer["said"]
+        raise AssertionError(f"worker {pid} never answered")
+
+    def heard(self, pid: int) -> list[Message]:
+        return [Message(*each) for each in self.ask(pid, "said")["heard"]]
+
+    def wait_heard(self, pid: int, count: int) -> list[Message]:
+        """Wait until that worker has heard so many."""
+        heard: list[Message] = []
+
+        def complete() -> bool:
+            heard[:] = self.heard(pid)
+            return len(heard) >= count
+
+        wait_until(complete, PATIENCE_S, f"{count} messages at {pid}")
+        return heard
+
+    def wait_listening(self, count: int) -> None:
+        def listen() -> bool:
+            return sum(bool(row.words["bus_listens"]) for row in self.view.rows) == count
+
+        self.server.wait_for(listen, PATIENCE_S, f"{count} workers that listen")
+
+
+def in_order(heard: list[Message]) -> dict[tuple[int, int], list[int]]:
+    """The numbers of each sender's messages, by its pid and thread, as they came."""
+    numbers: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for message in heard:
+        numbers[message.pid, message.thread].append(message.number)
+    return dict(numbers)
+
+
+class StartGossip:
+    def __init__(self, site: StartSite) -> None:
+        self._site = site
+
+    def __call__(self, kind: str = "gunicorn_cluster_ext.Sticky", **settings: Any) -> Gossip:
+        """All workers listen: the application subscribes when it is imported."""
+        app = "gossip_asgi:app" if kind == "asgi" else "gossip:app"
+        hooks = "import os\nos.environ['LISTEN_AT_IMPORT'] = ''\n" if kind != "asgi" else ""
+        made = Gossip(self._site(app, hooks=hooks, worker_class=kind, **settings))
+        made.wait_listening(len(made.pids))
+        return made
+
+
+Start = Callable[..., Gossip]
