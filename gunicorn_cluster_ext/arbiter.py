@@ -25,7 +25,7 @@ from gunicorn_cluster_ext.board import Order, Roll, RollState, State, Word
 from gunicorn_cluster_ext.checkup import Checkup
 from gunicorn_cluster_ext.cluster import Cluster, roll_policy
 from gunicorn_cluster_ext.deployment import Deployment
-from gunicorn_cluster_ext.exits import Exit
+from gunicorn_cluster_ext.exits import SERVER_ENDS, Exit
 from gunicorn_cluster_ext.rolling import (
     Abort,
     Action,
@@ -39,7 +39,7 @@ from gunicorn_cluster_ext.rolling import (
 )
 from gunicorn_cluster_ext.settings import Settings, of_config
 from gunicorn_cluster_ext.slots import Process, Role
-from gunicorn_cluster_ext.supervisor import Verdict
+from gunicorn_cluster_ext.steering import Steering
 
 Install = Callable[[Any, Settings], None]
 
@@ -73,9 +73,11 @@ class ClusterArbiter(Arbiter):
         self._to_reopen: set[int] = set()
         self._deployment = Deployment(self)
         self._published: Roll | None = None
+        self._steering = Steering(self)
         self._told = self._stopped = 0.0
         self._turn_began: float | None = None  # the start is no turn
         self._forking = 0.0
+        cluster.reporter.event("start", f"{self.num_workers} workers are wanted")
         self._warn_of_limits()
 
     def in_worker(self) -> None:
@@ -124,6 +126,9 @@ class ClusterArbiter(Arbiter):
                 capacity,
             )
             value = capacity
+        if value != self.num_workers:
+            what = f"{value} are wanted instead of {self.num_workers}"
+            self.cluster.reporter.event("workers", what)
         self.cluster.board.target = value
         self._set_num_workers(value)
 
@@ -152,12 +157,13 @@ class ClusterArbiter(Arbiter):
         now = time.monotonic()
         self.cluster.observe(now)
         self._drop_vanished(now)
+        self._steering.turn()
         self._check(self._policy(), now)
         self._act(self.cluster.supervisor.turn(self._policy(), now))
         self._tell_again(now)
         self._reopen_late()
         self._tell_strangers()
-        self._publish()
+        self.publish()
         self._halt_if_hopeless(now)
         self._log_metrics()
 
@@ -166,13 +172,15 @@ class ClusterArbiter(Arbiter):
         probing = bool(settings.health_path) and self._has_inboxes
         return roll_policy(settings, self.cfg, self.num_workers, probing=probing)
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Say how the server is, on the board and beside it."""
         roll = self.cluster.supervisor.replacer.roll
         if roll is not None:
             seen = Roll(roll.state, roll.version, roll.replaced, roll.total, roll.reason)
             if seen != self._published:
                 self._published = self.cluster.board.roll = seen
                 titles.show_roll(f"master [{self.proc_name}]", seen)
+        self.cluster.describe(self)
 
     def _halt_if_hopeless(self, now: float) -> None:
         why = self.cluster.supervisor.limits.halts(self.num_workers, now)
@@ -318,6 +326,7 @@ class ClusterArbiter(Arbiter):
                 return None
         pid: int = super().spawn_worker()
         self._slot = None
+        self.cluster.booted(self.WORKERS[pid].age, pid)
         return pid
 
     def _empty_slot(self) -> int | None:
@@ -364,24 +373,13 @@ class ClusterArbiter(Arbiter):
         verdict = self.cluster.supervisor.ended(worker.age, exit, now)
         worker.tmp.close()
         if process is not None and verdict is not None:
-            self._log_exit(pid, process, exit, verdict)
-            self.cluster.vacate(process.place)
+            self.cluster.ended(process, pid, exit, verdict)
         self.cfg.child_exit(self, worker)
         if verdict is not None:
             self._act(verdict.actions)
             if verdict.halt:
                 what = "Worker failed to boot." if verdict.halt == 3 else "App failed to load."
                 raise HaltServer(what, verdict.halt)
-
-    def _log_exit(self, pid: int, process: Process, exit: Exit, verdict: Verdict) -> None:
-        """In gunicorn's words, where it has some, and ours."""
-        log, stock = self.log.info, _stock_words(pid, exit, process)
-        if not verdict.expected:
-            log = self.log.error if exit.code or exit.signal == signal.SIGKILL else self.log.warning
-        slot, delay = process.place.slot, ""
-        if not verdict.expected and self.cluster.supervisor.table.current(slot) is None:
-            delay = f"; its replacement waits {verdict.delay:.1f} s"
-        log("%sWorker %s (pid:%s) %s%s.", stock, slot, pid, verdict.words, delay)
 
     def _hurry(self) -> None:
         """The server ends: those that boot serve nobody, and need not finish."""
@@ -392,13 +390,15 @@ class ClusterArbiter(Arbiter):
                 self._signal(process, signal.SIGQUIT if patient else signal.SIGKILL)
 
     def stop(self, graceful: bool = True) -> None:
+        if not self.cluster.board.stopping:
+            self.cluster.reporter.event("stop", "")
         self._stopped = time.monotonic()
         self.cluster.board.stopping = True
         self.cluster.observe(self._stopped)
         self._checkup.close()
         for process in self.cluster.supervisor.table:
             if process.told is None:
-                process.told, process.why = self._stopped, "the server ends"
+                process.told, process.why = self._stopped, SERVER_ENDS
         self._deployment.is_over(undone=False)
         super().stop(graceful)
 
@@ -422,46 +422,26 @@ class ClusterArbiter(Arbiter):
         self.cluster.observe(now)
         wanted = self._deployment.read()
         if wanted is not None:
-            reason = "another reload was asked for"
-            self._act(self.cluster.supervisor.replacer.fail(reason, now))
+            self.fail_roll("another reload was asked for", now)
             if self._deployment.take(wanted):
                 self._begin_roll(now)
 
     # --- a roll begins and ends ---------------------------------------------------------------
 
+    def fail_roll(self, reason: str, now: float) -> None:
+        """End the roll that is under way, if one is."""
+        self._act(self.cluster.supervisor.replacer.fail(reason, now))
+
     def _begin_roll(self, now: float) -> None:
         policy, before = self._policy(), self._deployment.workers_before
         self._act(self.cluster.supervisor.replacer.begin(policy.target, before, now))
-        self.log.info(
-            "Replacing %d workers (surge %d, unavailable %d)",
-            policy.target,
-            policy.surge,
-            policy.unavailable,
-        )
+        self.cluster.reporter.roll_began(policy)
 
     def _roll_ended(self, ended: Ended) -> None:
-        self._log_roll(ended)
+        self.cluster.reporter.roll_ended(ended)
         self.cluster.board.count_roll(committed=ended.roll.state is RollState.COMMITTED)
-        self._publish()
+        self.publish()
         self._deployment.is_over(undone=ended.undone)
-
-    def _log_roll(self, ended: Ended) -> None:
-        roll, seconds = ended.roll, time.monotonic() - ended.roll.begun
-        if roll.state is RollState.COMMITTED:
-            self.log.info("Replaced %d workers in %.1f s", roll.replaced, seconds)
-            return
-        kept = "every worker serves on as before"
-        if not ended.undone:
-            kept = f"{roll.replaced} of {roll.total} workers are new, and stay"
-        self.log.error("Roll failed: %s; %s.", roll.reason, kept)
-
-
-def _stock_words(pid: int, exit: Exit, process: Process) -> str:
-    """What gunicorn itself logs of such an exit."""
-    if exit.signal and not process.killed and process.told is None:
-        perhaps = " Perhaps out of memory?" if exit.signal == signal.SIGKILL else ""
-        return f"Worker (pid:{pid}) was sent {exit.signal_name}!{perhaps} "
-    return f"Worker (pid:{pid}) exited with code {exit.code}. " if exit.code else ""
 
 
 def _next_ended() -> tuple[int, int] | None:

@@ -3,14 +3,17 @@
     words 0-15         the server: magic, layout, capacity, words per row, master's pid,
                        workers wanted, whether the server stops, the roll
     words 16-47        why the last roll failed, as text
+    words 48-63        wishes of the command line (wishes.py), and the crash budget
     words 64-66        whether the ledger is being written; rolls committed, and failed
-    words 128-...      a row of 64 words per seat; slot s has the seats 2s and 2s+1
+    words 128-...      a row of 64 words per seat; slot s has the seats 2s and 2s+1. Those that
+                       stay when the process goes are in restarts.py
     after the rows     the ledger, 64 words per slot: what its processes that are gone have counted
 
 A slot has two *seats*, because two processes may hold it at once: the one that serves and
 one that drains. One value per aligned word, one writer per word at any time: a reader sees
 whole values without a lock (several words written by one ``pack_into`` tore in 3.7 % of
-reads; single words in none of 4.2 million). The arbiter writes a row while no process holds
+reads; single words in none of 4.2 million). Of several words that belong together a counter
+says whether they are being changed (``together``). The arbiter writes a row while no process holds
 the seat, the process from its fork to its end.
 
 The memory is a file in a private directory, so that other processes of the same user can
@@ -26,7 +29,9 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -37,10 +42,10 @@ T = TypeVar("T")
 SEATS_PER_SLOT: Final = 2
 MAGIC: Final = int.from_bytes(b"gunclust", "big")
 LAYOUT: Final = 4
-_TEXT_VERSION: Final = 12
+_ROLL_CHANGES: Final = 12
 _TEXT: Final = 16
 _TEXT_END: Final = 48
-_LEDGER_VERSION: Final = 64
+_LEDGER_CHANGES: Final = 64
 _COMMITTED: Final = 65
 _FAILED: Final = 66
 _HEADER: Final = 128
@@ -93,8 +98,8 @@ class Roll(NamedTuple):
 class Word(enum.IntEnum):
     """The words of a row, by who writes them.
 
-    Arbiter: GENERATION (0: the seat was never used), STARTED (monotonic, ns), ORDER. Process,
-    from its fork on: the others.
+    Arbiter: GENERATION (0: the seat was never used), STARTED (monotonic, ns), ORDER, RATE.
+    Process, from its fork on: the others.
     """
 
     STATE = 0
@@ -123,6 +128,7 @@ class Word(enum.IntEnum):
     SESSION_READS = 23  # of the store
     SESSION_WRITES = 24
     SESSION_ERRORS = 25
+    RATE = 40  # requests in 1000 seconds, as it was in the last few
     # Requests by the kind of rule that found their owner.
     ROUTED_ENGINEIO = 26
     ROUTED_COOKIE = 27
@@ -253,39 +259,66 @@ class Board:
         self.words[7] = value
 
     @property
+    def recent_exits(self) -> int:
+        """Unexpected exits that count towards cluster_restart_limit. Written by the arbiter."""
+        return self.words[54]
+
+    @recent_exits.setter
+    def recent_exits(self, value: int) -> None:
+        self.words[54] = value
+
+    @property
     def roll(self) -> Roll:
         """The last roll. Written by the arbiter."""
         words = self.words
-        return Roll(RollState(words[8]), words[9], words[10], words[11], self._text())
+        return self.together(
+            _ROLL_CHANGES,
+            lambda: Roll(
+                RollState(words[8]), words[9], words[10], words[11], self.text(_TEXT, _TEXT_END)
+            ),
+        )
 
     @roll.setter
     def roll(self, roll: Roll) -> None:
         words = self.words
-        self._set_text(roll.reason)
-        words[8], words[9], words[10], words[11] = roll.state, *roll[1:4]
+        with self.changing(_ROLL_CHANGES):
+            self.set_text(_TEXT, _TEXT_END, roll.reason)
+            words[8], words[9], words[10], words[11] = roll.state, *roll[1:4]
 
-    def _text(self) -> str:
-        data = self._steady(_TEXT_VERSION, lambda: self.words[_TEXT:_TEXT_END].tobytes())
-        return (data or b"").rstrip(b"\0").decode(errors="ignore")
+    # --- several words that belong together ---------------------------------------------
 
-    def _set_text(self, text: str) -> None:
-        size = (_TEXT_END - _TEXT) * _WORD
-        data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
-        self.words[_TEXT_VERSION] += 1
-        for index, word in enumerate(data, _TEXT):
-            self.words[index] = word
-        self.words[_TEXT_VERSION] += 1
+    def together(self, counter: int, read: Callable[[], T]) -> T:
+        """What ``read`` finds in words that belong together, and not half of a change.
 
-    def _steady(self, version: int, read: Callable[[], T]) -> T | None:
-        """What ``read`` answers while nothing is written; the word ``version`` is odd meanwhile.
-
-        None if it is written all the time, or the writer was killed over it.
+        The word ``counter`` is odd while they are being changed. A writer that lost the processor
+        in it is waited for; should it never end, because the writer was stopped, what is there
+        counts.
         """
         for _ in range(1_000):
-            before, answer = self.words[version], read()
-            if before % 2 == 0 and self.words[version] == before:
-                return answer
-        return None
+            before = self.words[counter]
+            found = read()
+            if before % 2 == 0 and self.words[counter] == before:
+                break
+            time.sleep(0.0002)
+        return found
+
+    @contextmanager
+    def changing(self, counter: int) -> Iterator[None]:
+        """Words that belong together are changed in this block, by their only writer."""
+        self.words[counter] += 1
+        yield
+        self.words[counter] += 1
+
+    def text(self, begin: int, end: int) -> str:
+        """The text in these words."""
+        return self.words[begin:end].tobytes().rstrip(b"\0").decode(errors="ignore")
+
+    def set_text(self, begin: int, end: int, text: str) -> None:
+        """What does not fit is cut off."""
+        size = (end - begin) * _WORD
+        data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
+        for index, word in enumerate(data, begin):
+            self.words[index] = word
 
     def row(self, seat: int) -> int:
         """The index of ``seat``'s first word."""
@@ -313,15 +346,14 @@ class Board:
         Called in the arbiter.
         """
         entry = seat // SEATS_PER_SLOT * _ROW
-        self.words[_LEDGER_VERSION] += 1
-        for word in COUNTERS:
-            self._ledger[entry + word] += self.get(seat, word)
-            self.set(seat, word, 0)
-        self.words[_LEDGER_VERSION] += 1
+        with self.changing(_LEDGER_CHANGES):
+            for word in COUNTERS:
+                self._ledger[entry + word] += self.get(seat, word)
+                self.set(seat, word, 0)
 
     def counted(self) -> list[dict[Word, int]]:
         """What the processes of each slot have counted since the server's start, by slot."""
-        return self._steady(_LEDGER_VERSION, self._counted) or self._counted()
+        return self.together(_LEDGER_CHANGES, self._counted)
 
     def _counted(self) -> list[dict[Word, int]]:
         return [self._of_slot(slot) for slot in range(self.capacity)]
@@ -440,6 +472,7 @@ def _map_new_file(path: Path, size: int) -> mmap.mmap:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(file, size)
+        give_away(file, path.parent)
         return mmap.mmap(file, size)
     finally:
         os.close(file)
@@ -467,6 +500,13 @@ def make_directory(base: str | None, uid: int, gid: int) -> Path:
             os.chown(made, uid, gid)
         return Path(made)
     raise error
+
+
+def give_away(file: int, directory: Path) -> None:
+    """Let an open file in a private directory belong to whom the directory does. For root only."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def _places() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 from gunicorn_cluster_ext.board import Word
 from gunicorn_cluster_ext.cluster import Cluster
 from gunicorn_cluster_ext.probe import Prober
+from gunicorn_cluster_ext.rates import Rates
 from gunicorn_cluster_ext.recycling import SAMPLE_INTERVAL, Recycler
 from gunicorn_cluster_ext.rolling import Action
 from gunicorn_cluster_ext.slots import Process
+from gunicorn_cluster_ext.usage import resident_memory
 
 
 class Checkup:
@@ -22,6 +23,7 @@ class Checkup:
         self._cluster, self._log = cluster, log
         self._prober = Prober(cluster.inboxes)
         self._sampled = 0.0
+        self._rates = Rates()
 
     @property
     def is_waiting(self) -> bool:
@@ -41,6 +43,8 @@ class Checkup:
         if probing:
             yield from self._check_health(serving, address, now)
         self._check_age(serving, now)
+        if self._rates.is_due(now):
+            self._publish_rates(now)
         settings = self._cluster.settings
         if (settings.max_memory or settings.max_memory_hard) and now >= self._sampled:
             self._sampled = now + SAMPLE_INTERVAL
@@ -65,6 +69,13 @@ class Checkup:
             if why:
                 self._cluster.supervisor.recycle(process, why, now)
 
+    def _publish_rates(self, now: float) -> None:
+        board = self._cluster.board
+        seats = {each.key: each.place.seat for each in self._cluster.supervisor.table}
+        requests = {key: board.get(seat, Word.REQUESTS) for key, seat in seats.items()}
+        for key, rate in self._rates.turn(requests, now).items():
+            board.set(seats[key], Word.RATE, int(rate * 1000))
+
     def _check_memory(
         self, serving: list[Process], pids: Mapping[int, int], now: float
     ) -> Iterator[Action]:
@@ -81,12 +92,3 @@ class Checkup:
 def _plain(address: Any) -> Any:
     """An address as a message can carry it: abstract Unix names are bytes."""
     return address.decode("latin-1") if isinstance(address, bytes) else address
-
-
-def resident_memory(pid: int | None) -> int:
-    """The resident memory of a process in bytes; 0 if it is not known (proc(5), statm)."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

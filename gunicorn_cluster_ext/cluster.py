@@ -11,14 +11,17 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from gunicorn_cluster_ext import lanes, multiproc
+from gunicorn_cluster_ext import description, lanes, multiproc, restarts
 from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word, make_directory
+from gunicorn_cluster_ext.events import Journal
+from gunicorn_cluster_ext.exits import Exit
 from gunicorn_cluster_ext.handoff import Inboxes
 from gunicorn_cluster_ext.limits import RestartPolicy
+from gunicorn_cluster_ext.reporter import Reporter
 from gunicorn_cluster_ext.rolling import RollPolicy
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.slots import Place
-from gunicorn_cluster_ext.supervisor import Supervisor
+from gunicorn_cluster_ext.slots import Place, Process
+from gunicorn_cluster_ext.supervisor import Supervisor, Verdict
 
 _FEWEST_SLOTS = 16
 
@@ -33,9 +36,10 @@ class Cluster:
         self.directory = self._make_directory(cfg, log)
         path = self.directory / "board" if self.directory else None
         self.board = Board.create(self.capacity, path)
-        if path is not None and os.geteuid() == 0:
-            os.chown(path, cfg.uid, cfg.gid)
         self.board.target = cfg.workers
+        self.reporter = Reporter(log, Journal(self.directory, log))
+        self._log = log
+        self._described: Any = None
         self.inboxes = Inboxes(self.capacity * SEATS_PER_SLOT)
         self._pid = os.getpid()
         # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
@@ -59,6 +63,15 @@ class Cluster:
         self.board.clear(place.seat, place.generation, time.monotonic_ns())
         return place
 
+    def describe(self, arbiter: Any) -> None:
+        """Let other processes read what the server is now, if its configuration is a new one."""
+        if self.directory is not None and self._described is not arbiter.cfg:
+            self._described = arbiter.cfg
+            try:
+                description.write(self.directory, description.of(arbiter, self.settings))
+            except OSError as error:
+                self._log.warning("The server's description cannot be written: %s", error)
+
     def close(self) -> None:
         """Remove the server's files. Called in the arbiter; nothing happens in a worker."""
         if self.directory is not None and os.getpid() == self._pid:
@@ -71,10 +84,30 @@ class Cluster:
         for process in list(self.supervisor.table):
             state = self.board.state(process.place.seat)
             if state is not process.state:
+                was_ready = process.ready is not None
                 self.supervisor.saw(process, state, now)
+                if process.ready is not None and not was_ready:
+                    self.reporter.ready(process, self.board.get(process.place.seat, Word.PID))
+
+    def booted(self, key: int, pid: int) -> None:
+        """A process was forked."""
+        process = self.supervisor.table.get(key)
+        if process is not None:
+            self.reporter.booted(process, pid)
+
+    def ended(self, process: Process, pid: int, exit: Exit, verdict: Verdict) -> None:
+        """A process was reaped."""
+        slot, seat, _ = process.place
+        delay = ""
+        if not verdict.expected and self.supervisor.table.current(slot) is None:
+            delay = f"; its replacement waits {verdict.delay:.1f} s"
+        self.reporter.ended(process, pid, exit, f"{verdict.words}{delay}")
+        now = time.monotonic_ns()
+        restarts.note(self.board, seat, exit.cause(process), exit.reason(process), now)
+        self.vacate(process.place)
 
     def vacate(self, place: Place) -> None:
-        """A process was reaped."""
+        """Nobody sits there any more."""
         self.board.enter(place.seat)
         multiproc.forget_live(self.board.master_pid, place.seat)
         self.board.set(place.seat, Word.STATE, State.GONE)

@@ -6,6 +6,7 @@ sockets: if the roll comes to nothing, it is in force again.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from gunicorn import util
@@ -50,7 +51,9 @@ class Deployment:
 
     def _refuse(self, error: BaseException) -> None:
         reason = str(error).rstrip(".")
-        self._arbiter.log.error("Reload refused: %s. Nothing has changed.", reason)
+        cluster = self._arbiter.cluster
+        cluster.reporter.refused(reason)
+        cluster.supervisor.replacer.refuse(reason, self._arbiter.num_workers, time.monotonic())
 
     def take(self, wanted: Configuration) -> bool:
         """Whether ``wanted`` is now in use; if it cannot be, all is as it was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import signal
 from typing import NamedTuple
 
@@ -11,6 +12,39 @@ from gunicorn_cluster_ext.slots import Process
 #: What gunicorn's workers exit with when they cannot boot, and when the application cannot load.
 BOOT_ERROR = 3
 LOAD_ERROR = 4
+
+#: Why processes are told to finish. Any other reason is one to recycle it.
+ROLL = "the reload replaced it"
+ANOTHER_ROLL = "another roll began"
+ROLL_FAILED = "the roll failed"
+ASKED = "somebody asked it to"
+REPLACED = "it was replaced"
+RESTART = "gunicorn-cluster restart"
+FEWER = "fewer workers are wanted"
+SERVER_ENDS = "the server ends"
+
+
+class Cause(enum.IntEnum):
+    """What kind of end a process had. Nobody wanted the first three."""
+
+    BOOT = 0  # it was never ready
+    CRASH = 1  # by itself, or by a signal
+    FORCE = 2  # by the arbiter: it hung, or used far too much memory
+    ROLL = 3
+    RECYCLE = 4  # requests, memory, age, health
+    REQUEST = 5  # somebody asked for it
+
+
+_CAUSES = {
+    ROLL: Cause.ROLL,
+    ANOTHER_ROLL: Cause.ROLL,
+    ROLL_FAILED: Cause.ROLL,
+    REPLACED: Cause.ROLL,
+    ASKED: Cause.REQUEST,
+    RESTART: Cause.REQUEST,
+    FEWER: Cause.REQUEST,
+    SERVER_ENDS: Cause.REQUEST,
+}
 
 
 class Exit(NamedTuple):
@@ -45,11 +79,19 @@ class Exit(NamedTuple):
         asked = process.state in (State.DRAINING, State.GONE) and self.code == 0
         return process.told is not None or asked or self.signal == signal.SIGTERM
 
-    def words(self, process: Process, now: float) -> str:
-        """Why it ended, as one phrase."""
-        return f"{self._reason(process)} {_when(process, now)}"
+    def cause(self, process: Process) -> Cause:
+        if process.blamed:
+            return Cause.FORCE
+        if not self.is_expected(process):
+            return Cause.BOOT if process.ready is None else Cause.CRASH
+        return _CAUSES.get(process.why or ASKED, Cause.RECYCLE)
 
-    def _reason(self, process: Process) -> str:
+    def words(self, process: Process, now: float) -> str:
+        """Why it ended, and when, as one phrase."""
+        return f"{self.reason(process)} {_when(process, now)}"
+
+    def reason(self, process: Process) -> str:
+        """Why it ended, as one phrase."""
         if process.blamed:
             return process.blamed
         if process.told is not None:

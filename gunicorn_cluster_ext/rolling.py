@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.board import RollState, State
+from gunicorn_cluster_ext.exits import ANOTHER_ROLL, FEWER, REPLACED, ROLL, ROLL_FAILED
 from gunicorn_cluster_ext.limits import Limits
 from gunicorn_cluster_ext.slots import Process, Role, SlotTable
 
-ROLL = "the reload replaced it"
 #: A process that was told to go while it booted has nothing to finish.
 BOOTING_LEAVES = 2.0
 #: A process that was told, by SIGABRT, that it is ended by force.
@@ -131,10 +131,17 @@ class Replacer:
         actions: list[Action] = []
         for process in list(self.table):
             if process.role is Role.NEXT and process.ready is None:
-                actions += self.tell(process, "another roll began", now)
+                actions += self.tell(process, ANOTHER_ROLL, now)
             elif process.role in (Role.CURRENT, Role.NEXT):
                 self.want(process, ROLL, now)
         return actions
+
+    def refuse(self, reason: str, target: int, now: float) -> None:
+        """A reload that cannot begin is a roll that has failed, unless another is under way."""
+        if self.roll is None or not self.roll.is_active:
+            self.version += 1
+            self.roll = RollProgress(self.version, now, target, target, RollState.FAILED)
+            self.roll.reason = f"the reload was refused: {reason}"
 
     def fail(self, reason: str, now: float) -> list[Action]:
         """Give up the roll that is under way, if one is: as its policy says, undo it."""
@@ -148,7 +155,7 @@ class Replacer:
                 process.due = ""
             is_new = process.version == roll.version
             if is_new and (process.role is Role.NEXT or process.ready is None):
-                actions += self.tell(process, "the roll failed", now)
+                actions += self.tell(process, ROLL_FAILED, now)
         parked = [each for each in self.table if each.role is Role.PARKED and each.told is None]
         actions += [self._resume(each) for each in parked]
         return [*actions, Ended(roll, undone=self._is_undone(roll))]
@@ -213,7 +220,7 @@ class Replacer:
             is_surplus = process.place.slot >= policy.target and process.role is not Role.LEAVING
             if is_surplus and not self.is_held(process, policy):
                 if not process.serves or self._may_go(process, policy):
-                    yield from self.tell(process, "fewer workers are wanted", now)
+                    yield from self.tell(process, FEWER, now)
 
     def is_held(self, process: Process, policy: RollPolicy) -> bool:
         """Whether it is kept although a reload wants fewer workers: the reload may still fail."""
@@ -238,7 +245,7 @@ class Replacer:
         if policy.full and self._is_undoable(process) and process.can_park and process.serves:
             self.table.change(process, Role.PARKED)
             return [Park(process)]
-        return self.tell(process, process.due or "it was replaced", now)
+        return self.tell(process, process.due or REPLACED, now)
 
     def _is_undoable(self, process: Process) -> bool:
         """Whether the roll replaces it, and not one from before the roll that comes back."""

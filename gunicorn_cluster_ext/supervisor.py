@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.board import State
-from gunicorn_cluster_ext.exits import Exit
+from gunicorn_cluster_ext.exits import ASKED, Exit
 from gunicorn_cluster_ext.limits import Limits, RestartPolicy
 from gunicorn_cluster_ext.rolling import Abort, Action, Kill, Replacer, RollPolicy
 from gunicorn_cluster_ext.slots import Process, Role, SlotTable
@@ -47,7 +47,7 @@ class Supervisor:
         self.table.saw(process, state, now)
         self.has_served = self.has_served or process.ready is not None
         if state is State.DRAINING and process.told is None:
-            process.told, process.why = now, "somebody asked it to"
+            process.told, process.why = now, ASKED
             self.table.change(process, Role.LEAVING)
 
     def ended(self, key: int, exit: Exit, now: float) -> Verdict | None:

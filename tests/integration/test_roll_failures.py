@@ -273,13 +273,16 @@ def test_a_broken_configuration(site: StartSite, name: str) -> None:
 
 
 def check_refused(refused: Site) -> None:
-    """One line says so, and nothing else happens."""
+    """One line and the board say so, and nothing else happens."""
     server = refused.server
     server.wait_for(lambda: refused.lines("Reload refused"), PATIENCE_S, "a refusal")
     (line,) = refused.lines("Reload refused")
     assert "[ERROR]" in line
     assert refused.view.wait_slots(3, generation=1) == refused.pids
-    assert refused.view.roll.state is RollState.NONE
+    roll = refused.view.wait_roll(1, RollState.FAILED)
+    reason = roll.reason.removeprefix("the reload was refused: ")
+    assert reason != roll.reason and f"Reload refused: {reason}" in line
+    assert roll.replaced == 0
 
 
 @pytest.mark.parametrize("kind", ["gthread", "sync"])

@@ -14,6 +14,7 @@ PURE = {
     "frames",
     "head",
     "limits",
+    "rates",
     "recycling",
     "responses",
     "rolling",

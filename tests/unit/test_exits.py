@@ -5,7 +5,16 @@ import sys
 import pytest
 
 from gunicorn_cluster_ext.board import State
-from gunicorn_cluster_ext.exits import BOOT_ERROR, LOAD_ERROR, Exit
+from gunicorn_cluster_ext.exits import (
+    BOOT_ERROR,
+    FEWER,
+    LOAD_ERROR,
+    RESTART,
+    ROLL,
+    ROLL_FAILED,
+    Cause,
+    Exit,
+)
 from gunicorn_cluster_ext.slots import Place, Process, Role
 
 
@@ -148,3 +157,25 @@ def test_the_rest_is_not(exit: Exit, one: Process) -> None:
 )
 def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
     assert exit.words(one, 120.0) == words
+
+
+@pytest.mark.parametrize(
+    ("exit", "one", "cause"),
+    [
+        (Exit(LOAD_ERROR, None), process(**BOOTING), Cause.BOOT),
+        (KILL, process(**BOOTING), Cause.BOOT),
+        (KILL, process(), Cause.CRASH),
+        (DONE, process(), Cause.CRASH),
+        (KILL, process(blamed="was silent for 30 s"), Cause.FORCE),
+        (KILL, process(**BOOTING, blamed="did not become ready"), Cause.FORCE),
+        (DONE, process(why=ROLL), Cause.ROLL),
+        (DONE, process(**BOOTING, why=ROLL_FAILED), Cause.ROLL),
+        (DONE, process(why="max_requests: it has served 10"), Cause.RECYCLE),
+        (DONE, process(why=FEWER), Cause.REQUEST),
+        (DONE, process(why=RESTART), Cause.REQUEST),
+        (TERM, process(), Cause.REQUEST),
+        (DONE, process(state=State.DRAINING), Cause.REQUEST),
+    ],
+)
+def test_the_cause(exit: Exit, one: Process, cause: Cause) -> None:
+    assert exit.cause(one) is cause

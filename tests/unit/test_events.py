@@ -1,0 +1,101 @@
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gunicorn_cluster_ext import events
+from gunicorn_cluster_ext.events import FILE, LIMIT, OLDER, Event, Journal
+
+LOG = logging.getLogger("test.events")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path, LOG)
+
+
+def texts(directory: Path) -> list[str]:
+    return [each.text for each in events.read(directory)]
+
+
+def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
+    began, wall = time.monotonic(), time.time()
+    journal.write("exit", "was ended by SIGKILL", worker=2, generation=3, pid=4711, cause="crash")
+    journal.write("stop")
+    first, second = events.read(tmp_path)
+    assert first == Event(
+        first.at, first.monotonic, "exit", "was ended by SIGKILL", 2, 3, 4711, "crash"
+    )
+    assert began <= first.monotonic <= second.monotonic <= time.monotonic()
+    assert wall <= first.at <= time.time()
+    assert (second.event, second.text, second.worker, second.lost) == ("stop", "", None, 0)
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_each_is_one_line(journal: Journal, tmp_path: Path) -> None:
+    journal.write("wish", "two\nlines \u2028 and quotes \"'")
+    assert len((tmp_path / FILE).read_text().split("\n")) == 2
+    assert texts(tmp_path) == ["two\nlines \u2028 and quotes \"'"]
+
+
+def test_nothing_is_open_between_two(journal: Journal) -> None:
+    before = os.listdir("/dev/fd")
+    journal.write("stop")
+    assert os.listdir("/dev/fd") == before
+
+
+def test_they_are_bounded(journal: Journal, tmp_path: Path) -> None:
+    """The newest stay, and not a line is lost between the two files."""
+    line = "x" * 4_000
+    for number in range(400):
+        journal.write("wish", f"{number} {line}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([FILE, OLDER])
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * (LIMIT + 5_000)
+    numbers = [int(text.split()[0]) for text in texts(tmp_path)]
+    assert numbers == list(range(numbers[0], 400))
+    assert len(numbers) > LIMIT / 4_200
+
+
+def test_without_a_directory_nothing_happens() -> None:
+    Journal(None, LOG).write("stop")
+
+
+def test_what_cannot_be_written_is_said_once_and_counted(
+    journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).mkdir()
+    journal.write("boot", "lost")
+    journal.write("boot", "lost too")
+    (tmp_path / FILE).rmdir()
+    journal.write("ready", "written")
+    journal.write("exit", "written")
+    assert [(each.text, each.lost) for each in events.read(tmp_path)] == [
+        ("written", 2),
+        ("written", 0),
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Events cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_nobody_leads_the_server_to_another_file(
+    journal: Journal, tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    """The directory belongs to the workers' user, and the arbiter may be root."""
+    other = tmp_path / "passwd"
+    other.write_text("root\n")
+    make(other, tmp_path / FILE)
+    journal.write("boot", "x")
+    assert other.read_text() == "root\n"
+
+
+def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> None:
+    journal.write("boot", "first")
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"at": 1, "mono')
+    journal._lost = 1  # as it is when a disk is full in the middle of an event
+    journal.write("boot", "second")
+    assert texts(tmp_path) == ["first", "second"]

@@ -1,0 +1,114 @@
+"""A command in this process, and an arbiter in a child that serves the same board."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from gunicorn_cluster_ext import wishes
+from gunicorn_cluster_ext.board import Board
+from gunicorn_cluster_ext.wishes import Answer, Kind, Unanswered, Wish
+from tests.unit.processes import spawn, status_of
+
+
+@contextmanager
+def arbiter(board: Board, decide: Callable[[Wish], Answer]) -> Iterator[int]:
+    """A process that looks at the board all the time."""
+
+    def look() -> None:
+        while True:
+            wish = wishes.pending(board)
+            if wish is not None:
+                wishes.answer(board, wish, decide(wish))
+            time.sleep(0.001)
+
+    pid = spawn(look)
+    board.words[4] = pid
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    return Board.create(2, tmp_path / "board")
+
+
+def path(board: Board) -> Path:
+    assert board.path is not None
+    return board.path
+
+
+def test_nothing_is_wished_for(board: Board) -> None:
+    assert wishes.pending(board) is None
+
+
+@pytest.mark.parametrize("of", [0, 3, -1, -(2**40)])
+def test_a_wish_and_its_answer(board: Board, of: int) -> None:
+    with arbiter(board, lambda wish: Answer(True, f"{wish.kind} of {wish.of}", wish.number)):
+        for number in (1, 2, 3):
+            answer = wishes.ask(path(board), Kind.SCALE_BY, of)
+            assert answer == Answer(True, f"{Kind.SCALE_BY:d} of {of}", number)
+    assert wishes.pending(board) is None
+
+
+def test_a_refusal_is_cut_to_what_there_is_room_for(board: Board) -> None:
+    with arbiter(board, lambda wish: Answer(False, "ä" * 100)):
+        assert wishes.ask(path(board), Kind.RESTART, 1) == Answer(False, "ä" * 36)
+
+
+def test_a_wish_that_nobody_answers_is_withdrawn(board: Board) -> None:
+    with pytest.raises(Unanswered, match="does not answer"):
+        wishes.ask(path(board), Kind.SCALE, 5, patience=0.1)
+    assert wishes.pending(board) is None
+    with arbiter(board, lambda wish: Answer(True, str(wish.of))):
+        assert wishes.ask(path(board), Kind.SCALE, 6).text == "6"
+
+
+def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
+    with pytest.raises(Unanswered):
+        wishes.ask(path(board), Kind.SCALE, 5, patience=0.1)
+    wishes.answer(board, Wish(1, Kind.SCALE, 5), Answer(True, "late"))
+    assert wishes.pending(board) is None
+    with arbiter(board, lambda wish: Answer(True, str(wish.of))):
+        assert wishes.ask(path(board), Kind.SCALE, 6).text == "6"
+
+
+def test_a_server_that_dies_meanwhile(board: Board) -> None:
+    pid = spawn(lambda: None)
+    status_of(pid)
+    board.words[4] = pid
+    with pytest.raises(Unanswered, match="has ended"):
+        wishes.ask(path(board), Kind.ROLL, patience=None)
+
+
+def test_commands_take_turns(board: Board) -> None:
+    with arbiter(board, lambda wish: Answer(True, str(wish.of))):
+        children = [spawn(partial(_many, path(board), first)) for first in (100, 200, 300)]
+        assert [status_of(pid) for pid in children] == [0, 0, 0]
+    assert board.words[48] == board.words[51] == 150
+
+
+def _many(board: Path, first: int) -> None:
+    for of in range(first, first + 50):
+        assert wishes.ask(board, Kind.SCALE, of).text == str(of)
+
+
+def test_one_that_has_to_wait_too_long(board: Board) -> None:
+    pid = spawn(lambda: wishes.ask(path(board), Kind.SCALE, 1, patience=60))
+    try:
+        deadline = time.monotonic() + 20
+        while wishes.pending(board) is None:
+            assert time.monotonic() < deadline
+        with pytest.raises(Unanswered, match="another command"):
+            wishes.ask(path(board), Kind.SCALE, 2, patience=0.1)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
