@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from gunicorn_cluster_ext import codec, process
+from gunicorn_cluster_ext.faces import Asynchronous, Blocking
 from gunicorn_cluster_ext.flight import Entry, Flight, unpack
 from gunicorn_cluster_ext.lock import Lock, LockTimeout
 from gunicorn_cluster_ext.process import (
@@ -38,7 +39,7 @@ from gunicorn_cluster_ext.process import (
     cache_misses,
     log,
 )
-from gunicorn_cluster_ext.script import Asynchronous, Blocking, Script, arun, run
+from gunicorn_cluster_ext.script import Script, arun, run
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
 
 __all__ = ["Cache", "Lock", "LockTimeout", "StoreAway", "cached", "get", "get_or_set", "lock"]

@@ -28,6 +28,7 @@ from msgspec.msgpack import Decoder, Encoder, Ext
 
 DEEPEST = 100
 _INT64 = 1 << 63
+_LONGEST_INT = len(str(-_INT64))
 
 
 class UnknownType(TypeError):
@@ -210,7 +211,7 @@ def _dict(data: bytes) -> dict[Any, Any]:
 
 def _int(data: bytes) -> int:
     try:
-        if len(data) <= len(str(-_INT64)):
+        if len(data) <= _LONGEST_INT:
             return int(data)
     except ValueError:
         pass

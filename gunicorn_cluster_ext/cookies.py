@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 from dataclasses import dataclass
@@ -53,15 +54,16 @@ class SessionCookie:
             settings.session_secure == "always",
         )
 
+    @functools.cached_property
+    def _values(self) -> re.Pattern[str]:
+        return re.compile(rf"(?:^|;)[ \t]*{re.escape(self.name)}[ \t]*=([^;]*)")
+
     def find(self, header: str) -> str | None:
         """The session id in a ``Cookie`` header; the first, if there are several."""
-        if self.name not in header:
-            return None
-        pairs = [pair.partition("=") for pair in header.split(";")]
-        values = [value.strip(" \t") for name, _, value in pairs if name.strip(" \t") == self.name]
+        values: list[str] = self._values.findall(header)
         for value in values:
-            if is_id(value):
-                return value
+            if is_id(stripped := value.strip(" \t")):
+                return stripped
         if values:
             log.info("A session cookie that we cannot have set: %d characters", len(values[0]))
         return None

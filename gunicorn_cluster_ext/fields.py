@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -31,7 +32,12 @@ class Fields(MutableMapping[str, Any]):
     place and somebody has had them in hand. Raises CorruptValue when it is made."""
 
     def __init__(self, stored: Mapping[bytes, bytes]) -> None:
-        self._stored = {_name(key): data for key, data in stored.items()}
+        try:
+            self._stored = {
+                str(key, "utf-8", "surrogatepass"): data for key, data in stored.items()
+            }
+        except UnicodeDecodeError:
+            raise codec.CorruptValue("the name of a field") from None
         self._values = {name: codec.decode(data) for name, data in self._stored.items()}
         self._fixed: dict[str, bytes] = {}
         self._in_hand: set[str] = set()
@@ -89,12 +95,11 @@ class Fields(MutableMapping[str, Any]):
             self._stored.pop(_name(key), None)
 
 
+@functools.lru_cache(maxsize=1024)
 def _key(name: str) -> bytes:
     return name.encode(errors="surrogatepass")
 
 
+@functools.lru_cache(maxsize=1024)
 def _name(key: bytes) -> str:
-    try:
-        return key.decode(errors="surrogatepass")
-    except UnicodeDecodeError:
-        raise codec.CorruptValue("the name of a field") from None
+    return key.decode(errors="surrogatepass")

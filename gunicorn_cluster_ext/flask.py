@@ -11,6 +11,7 @@ nothing is said, and ``Secure`` on https. How long the server keeps a session is
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from flask import Flask, Request, Response
@@ -28,14 +29,16 @@ class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is
     """What ``flask.session`` stands for."""
 
     def __init__(
-        self, stores: Stores, limits: Limits, sid: str | None, permanent: float, https: bool
+        self, stores: Stores, limits: Limits, sid: str | None, app: Flask, https: bool
     ) -> None:
         super().__init__(stores, limits, sid)
         self.https = https
-        self._permanent = Limits(permanent, 0)
+        self._app = app
 
     def limits(self) -> Limits:
-        return self._permanent if self.permanent else self._limits
+        if self.permanent:
+            return Limits(self._app.permanent_session_lifetime.total_seconds(), 0)
+        return self._limits
 
 
 class ClusterSession(SessionInterface):
@@ -51,11 +54,14 @@ class ClusterSession(SessionInterface):
         app.register_error_handler(SessionAway, _unavailable)
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
-        cookie = SessionCookie(self.get_cookie_name(app), None)
-        sid = cookie.find(request.environ.get("HTTP_COOKIE", ""))
-        limits = Limits.of(process.settings())
-        permanent = app.permanent_session_lifetime.total_seconds()
-        return FlaskSession(self._stores, limits, sid, permanent, request.is_secure)
+        header = request.environ.get("HTTP_COOKIE")
+        sid = _cookie(self.get_cookie_name(app)).find(header) if header else None
+        return FlaskSession(self._stores, self._limits, sid, app, request.is_secure)
+
+    @functools.cached_property
+    def _limits(self) -> Limits:
+        """Found late: a preloaded application is made before there is a worker."""
+        return Limits.of(process.settings())
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """An answer of the application below 500 is sent as it is, although the store is away."""
@@ -69,7 +75,7 @@ class ClusterSession(SessionInterface):
             _refuse(response)
             return
         if session.accessed:
-            response.vary.add("Cookie")
+            _vary(response)
         if outcome is Outcome.REMOVE:
             response.delete_cookie(self.get_cookie_name(app), **self._attributes(app, session))
         elif outcome is Outcome.PUT or (session.written and session.permanent):
@@ -90,6 +96,19 @@ class ClusterSession(SessionInterface):
             "httponly": self.get_cookie_httponly(app),
             "samesite": self.get_cookie_samesite(app) or "Lax",
         }
+
+
+@functools.lru_cache(maxsize=16)
+def _cookie(name: str) -> SessionCookie:
+    return SessionCookie(name, None)
+
+
+def _vary(response: Response) -> None:
+    """``response.vary`` takes 9 us, as much as all else of a session that is only looked at."""
+    if "Vary" in response.headers:
+        response.vary.add("Cookie")
+    else:
+        response.headers.add("Vary", "Cookie")
 
 
 def _unavailable(_: Exception) -> Response:

@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from gunicorn_cluster_ext.faces import Asynchronous, Blocking
 from gunicorn_cluster_ext.process import Stores, log
-from gunicorn_cluster_ext.script import Asynchronous, Blocking, Script, arun, run, sleep
+from gunicorn_cluster_ext.script import Script, arun, run, sleep
 from gunicorn_cluster_ext.stores import StoreError
 
 _DAY_S = 86_400.0

@@ -20,14 +20,14 @@ import enum
 import hashlib
 import time
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.cookies import new_id
+from gunicorn_cluster_ext.faces import Asynchronous, Blocking
 from gunicorn_cluster_ext.fields import Changes, Fields
 from gunicorn_cluster_ext.process import Stores, complain, log
-from gunicorn_cluster_ext.script import Asynchronous, Blocking, Script, arun, run
+from gunicorn_cluster_ext.script import Script, arun, run
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
 
@@ -50,8 +50,7 @@ class Outcome(enum.Enum):
     REMOVE = enum.auto()
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """In seconds; ``lifetime`` 0: none."""
 
     idle: float
@@ -110,6 +109,10 @@ class Session(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         return self._read()[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        fields = self._read()
+        return fields[name] if name in fields else default
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._write()[name] = value

@@ -1,97 +1,34 @@
-"""What takes several steps with a store, written once for blocking and for asynchronous code.
+"""What takes several steps, written once for blocking and for asynchronous code.
 
 A script is a generator. It yields steps, functions of a *face*, and gets their results:
 
     def double(key: bytes) -> Script[int]:
         number = yield lambda face: face.store.get(key)
-        yield lambda face: face.sleep(1)
+        yield sleep(1)
         ...
 
-``run(script, Blocking(stores))`` takes the steps one by one; ``await arun(script,
-Asynchronous(stores))`` awaits what they give.
+``run`` takes the steps one by one; ``arun`` awaits what they give. Whatever a step raises, a
+cancelled task's CancelledError included, is raised in the script, which may take further steps to
+give back what it holds.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import inspect
-import os
-import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
-
-from gunicorn_cluster_ext.process import Stores
-from gunicorn_cluster_ext.stores import Store, StoreError
 
 T = TypeVar("T")
 Step = Callable[[Any], Any]
 Script = Generator[Step, Any, T]
 
-#: How often what is kept is given its time to live anew, which must be a few times longer.
-_BEAT_S = 1.0
-
 
 def sleep(seconds: float) -> Step:
+    """The step that every face knows."""
     return lambda face: face.sleep(seconds)
 
 
-class Blocking:
-    """The face of a script in a thread."""
-
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
-
-    @property
-    def store(self) -> Store:
-        return self._stores.store
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def call(self, function: Callable[[], Any]) -> Any:
-        return function()
-
-    def keep(self, key: bytes, ttl: float, function: Callable[[], Any]) -> Any:
-        """Call ``function`` and have ``key`` live on as long as that takes."""
-        with _keeper.keeping(self.store, key, ttl):
-            return function()
-
-
-class Asynchronous:
-    """The face of a script in an event loop."""
-
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
-
-    @property
-    def store(self) -> Any:
-        return self._stores.async_store
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        result = function()
-        return await result if inspect.isawaitable(result) else result
-
-    async def keep(self, key: bytes, ttl: float, function: Callable[[], Any]) -> Any:
-        keeping = asyncio.ensure_future(self._keep(key, ttl))
-        try:
-            return await self.call(function)
-        finally:
-            keeping.cancel()
-
-    async def _keep(self, key: bytes, ttl: float) -> None:
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            with contextlib.suppress(StoreError):
-                await self.store.touch(key, ttl)
-
-
-def run(script: Script[T], face: Blocking) -> T:
+def run(script: Script[T], face: Any) -> T:
     try:
         step = next(script)
         while True:
@@ -105,7 +42,7 @@ def run(script: Script[T], face: Blocking) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-async def arun(script: Script[T], face: Asynchronous) -> T:
+async def arun(script: Script[T], face: Any) -> T:
     try:
         step = next(script)
         while True:
@@ -119,47 +56,3 @@ async def arun(script: Script[T], face: Asynchronous) -> T:
                 step = script.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
-
-
-class Keeper:
-    """Has keys live on while this process works on them, from a thread that it starts when there
-    is something to keep, and that ends when there is nothing."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, after a fork."""
-        self._lock = threading.Lock()
-        self._kept: dict[object, Callable[[], Any]] = {}
-        self._running = False
-
-    @contextlib.contextmanager
-    def keeping(self, store: Store, key: bytes, ttl: float) -> Iterator[None]:
-        ours = object()
-        with self._lock:
-            self._kept[ours] = functools.partial(store.touch, key, ttl)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="cluster-keeper", daemon=True).start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._kept[ours]
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(_BEAT_S)
-            with self._lock:
-                touches = list(self._kept.values())
-                self._running = bool(touches)
-            if not touches:
-                return
-            for touch in touches:
-                with contextlib.suppress(StoreError):
-                    touch()
-
-
-_keeper = Keeper()
-os.register_at_fork(after_in_child=_keeper.forget)

@@ -15,8 +15,9 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 
 from gunicorn_cluster_ext import process
 from gunicorn_cluster_ext.cookies import is_id
+from gunicorn_cluster_ext.faces import Blocking
 from gunicorn_cluster_ext.record import Limits, Session, store_key
-from gunicorn_cluster_ext.script import Blocking, run
+from gunicorn_cluster_ext.script import run
 
 
 class _Record(Session):

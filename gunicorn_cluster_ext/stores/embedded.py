@@ -13,6 +13,7 @@ from itertools import islice
 
 import msgspec
 
+from gunicorn_cluster_ext.script import Script
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreError, location
 from gunicorn_cluster_ext.stores.entries import LONGEST, MAP, VALUE, Entry, Writer, WrongKind, fold
@@ -20,7 +21,6 @@ from gunicorn_cluster_ext.stores.environment import Environment, environment
 from gunicorn_cluster_ext.stores.operation import (
     Asynchronous,
     Blocking,
-    Steps,
     immediate,
     operation,
 )
@@ -90,7 +90,7 @@ class _Operations:
             return None
 
     @operation
-    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[None]:
+    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[None]:
         key = fold(key)
 
         def change(writer: Writer) -> None:
@@ -99,7 +99,7 @@ class _Operations:
         yield from self._transactions.write(change)
 
     @operation
-    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Steps[None]:
+    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Script[None]:
         for batch in _batches((fold(key), value) for key, value in items.items()):
 
             def change(writer: Writer, batch: list[tuple[bytes, bytes]] = batch) -> None:
@@ -109,7 +109,7 @@ class _Operations:
             yield from self._transactions.write(change)
 
     @operation
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[bool]:
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[bool]:
         key = fold(key)
 
         def change(writer: Writer) -> bool:
@@ -121,7 +121,7 @@ class _Operations:
         return (yield from self._transactions.write(change))
 
     @operation
-    def touch(self, key: bytes, ttl: float | None) -> Steps[bool]:
+    def touch(self, key: bytes, ttl: float | None) -> Script[bool]:
         key = fold(key)
 
         def change(writer: Writer) -> bool:
@@ -134,10 +134,10 @@ class _Operations:
         return (yield from self._transactions.write(change))
 
     @operation
-    def delete(self, keys: Iterable[bytes]) -> Steps[int]:
+    def delete(self, keys: Iterable[bytes]) -> Script[int]:
         return (yield from self._delete(map(fold, keys)))
 
-    def _delete(self, keys: Iterable[bytes]) -> Steps[int]:
+    def _delete(self, keys: Iterable[bytes]) -> Script[int]:
         rest, deleted = iter(keys), 0
         while batch := list(islice(rest, _BATCH)):
 
@@ -148,7 +148,7 @@ class _Operations:
         return deleted
 
     @operation
-    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Steps[int]:
+    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Script[int]:
         key = fold(key)
 
         def change(writer: Writer) -> int:
@@ -163,7 +163,7 @@ class _Operations:
         return (yield from self._transactions.write(change))
 
     @operation
-    def compare_and_delete(self, key: bytes, value: bytes) -> Steps[bool]:
+    def compare_and_delete(self, key: bytes, value: bytes) -> Script[bool]:
         key = fold(key)
 
         def change(writer: Writer) -> bool:
@@ -172,7 +172,7 @@ class _Operations:
         return (yield from self._transactions.write(change))
 
     @operation
-    def clear(self, prefix: bytes) -> Steps[int]:
+    def clear(self, prefix: bytes) -> Script[int]:
         if len(prefix) > LONGEST:
             raise StoreError(f"A prefix has at most {LONGEST} bytes")
         cleared = 0
@@ -194,7 +194,7 @@ class _Operations:
         *,
         ttl: float | None = None,
         must_exist: bool = False,
-    ) -> Steps[bool]:
+    ) -> Script[bool]:
         key, gone = fold(key), frozenset(remove)
 
         def change(writer: Writer) -> bool:

@@ -1,52 +1,30 @@
-"""Operations that are written once, and called with or without ``await``.
+"""The methods of a store, written once and called with or without ``await``.
 
-An operation is a generator. It yields a *step*, whatever takes time, and is sent the step's result
-or has its error raised in it. How a step is carried out is all that the two faces differ in.
+An operation is a script (see script.py) whose face is the store itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from types import MethodType
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from gunicorn_cluster_ext.script import Script, arun, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Steps = Generator[Any, Any, T]
-
-
-class Pause(NamedTuple):
-    """The step that every face knows."""
-
-    seconds: float
 
 
 class Blocking:
     """The face of a store whose methods return when they are done."""
 
-    def carry_out(self, step: Any) -> Any:
-        time.sleep(step.seconds)
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
-    def run(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = self.carry_out(step)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        finally:
-            steps.close()
-
-    def bind_steps(self, method: Callable[..., Steps[T]]) -> Callable[..., T]:
-        return lambda *args, **kwargs: self.run(method(self, *args, **kwargs))
+    def bind_script(self, method: Callable[..., Script[T]]) -> Callable[..., T]:
+        return lambda *args, **kwargs: run(method(self, *args, **kwargs), self)
 
     def bind_plain(self, method: Callable[..., T]) -> Callable[..., T]:
         return MethodType(method, self)
@@ -55,26 +33,13 @@ class Blocking:
 class Asynchronous:
     """The face of a store whose methods are awaited."""
 
-    async def carry_out(self, step: Any) -> Any:
-        await asyncio.sleep(step.seconds)
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
-    async def run(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = await self.carry_out(step)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        finally:
-            steps.close()  # also when the task is cancelled: what the operation holds is given back
-
-    def bind_steps(self, method: Callable[..., Steps[T]]) -> Callable[..., Coroutine[Any, Any, T]]:
-        return lambda *args, **kwargs: self.run(method(self, *args, **kwargs))
+    def bind_script(
+        self, method: Callable[..., Script[T]]
+    ) -> Callable[..., Coroutine[Any, Any, T]]:
+        return lambda *args, **kwargs: arun(method(self, *args, **kwargs), self)
 
     def bind_plain(self, method: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
         async def call(*args: Any, **kwargs: Any) -> T:
@@ -112,11 +77,11 @@ class _Method(Generic[P, T]):
 class operation(_Method[P, T]):
     """Decorates a generator."""
 
-    def __init__(self, method: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+    def __init__(self, method: Callable[Concatenate[Any, P], Script[T]]) -> None:
         super().__init__(method)
 
     def _bind(self, store: Any) -> Any:
-        return store.bind_steps(self._method)
+        return store.bind_script(self._method)
 
 
 class immediate(_Method[P, T]):

@@ -13,17 +13,16 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakSet
 
+from gunicorn_cluster_ext.script import Script, Step, arun, run, sleep
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreAway, StoreError, scripts
 from gunicorn_cluster_ext.stores.breaker import Breaker
 from gunicorn_cluster_ext.stores.operation import (
     Asynchronous,
     Blocking,
-    Pause,
-    Steps,
     immediate,
     operation,
 )
@@ -32,7 +31,7 @@ try:
     from redis import exceptions
 
     from gunicorn_cluster_ext.stores.address import parse
-    from gunicorn_cluster_ext.stores.clients import AsyncClient, BlockingClient, Call, Nodes
+    from gunicorn_cluster_ext.stores.clients import AsyncClient, BlockingClient, Call
 except ImportError as error:
     raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
 
@@ -63,14 +62,8 @@ _AWAY = (
 _DENIED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
-class Probe(NamedTuple):
-    """A step: see whether there is an answer, aside, and wait for it so many seconds."""
-
-    seconds: float
-
-
 class _Operations:
-    _client: Any
+    client: Any
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,7 +79,7 @@ class _Operations:
     def forget(self) -> None:
         """Begin anew, after a fork."""
         self._breaker = Breaker()
-        self._client = self._new_client()
+        self.client = self._new_client()
 
     def _new_client(self) -> Any:
         raise NotImplementedError
@@ -96,13 +89,15 @@ class _Operations:
 
     # --- asking ---------------------------------------------------------------------------
 
-    def _ask(self, *commands: tuple[Any, ...], again: bool = True, node: Any = None) -> Steps[Any]:
+    def _ask(self, *commands: tuple[Any, ...], again: bool = True, node: Any = None) -> Script[Any]:
         """The answers to commands. ``again``: it does no harm to do them twice."""
-        yield from self._pass_breaker()
+        if not self._breaker.is_closed:
+            yield from self._pass_breaker()
         deadline = time.monotonic() + self._timeout
         for pause in (*_AGAIN_S, None):
+            call = Call(commands, deadline, node)
             try:
-                answers = yield Call(commands, max(deadline - time.monotonic(), 0.001), node)
+                answers = yield _execute(call)
             except _DENIED as error:
                 raise StoreError(f"{self.address}: {error}") from error
             except _AWAY as error:
@@ -115,20 +110,19 @@ class _Operations:
                 self._breaker.succeeded()
                 return answers
 
-    def _pass_breaker(self) -> Steps[None]:
+    def _pass_breaker(self) -> Script[None]:
         """Raises StoreAway while it is open. A request that comes when it may be tried again has
         a probe sent, and goes on if that is answered at once."""
-        if self._breaker.is_closed:
-            return
         if self._breaker.admits(time.monotonic()):
-            yield Probe(_PROBE_S)
+            yield lambda store: store.probe(_PROBE_S)
         if not self._breaker.is_closed:
             raise StoreAway(f"{self.address} is away")
 
-    def _probe(self) -> Steps[None]:
+    def _probe(self) -> Script[None]:
         """Ask for some key, in a Cluster of some node."""
         try:
-            yield Call((("EXISTS", random.randbytes(4)),), self._timeout)
+            call = Call((("EXISTS", random.randbytes(4)),), time.monotonic() + self._timeout)
+            yield _execute(call)
         except _AWAY:
             self._breaker.failed(time.monotonic())
         except exceptions.RedisError:
@@ -136,19 +130,19 @@ class _Operations:
         else:
             self._breaker.succeeded()
 
-    def _pause(self, pause: float | None, deadline: float, error: Exception) -> Steps[None]:
+    def _pause(self, pause: float | None, deadline: float, error: Exception) -> Script[None]:
         """Before trying again; or this was the last time."""
         seconds = 0.0 if pause is None else pause * random.uniform(0.5, 1.5)
         now = time.monotonic()
         if pause is None or now + seconds >= deadline:
             self._breaker.failed(now)
             raise StoreAway(f"{self.address} does not answer: {_reason(error)}") from error
-        yield Pause(seconds)
+        yield sleep(seconds)
 
-    def _one(self, *command: Any, again: bool = True, node: Any = None) -> Steps[Any]:
+    def _one(self, *command: Any, again: bool = True, node: Any = None) -> Script[Any]:
         return (yield from self._ask(command, again=again, node=node))[0]
 
-    def _each(self, commands: list[tuple[Any, ...]]) -> Steps[list[Any]]:
+    def _each(self, commands: list[tuple[Any, ...]]) -> Script[list[Any]]:
         """The answers to many. The first error among them is raised, except for the wrong kind."""
         if not commands:
             return []
@@ -162,7 +156,7 @@ class _Operations:
                 raise self._failure(answer) from answer
         return [None if isinstance(answer, Exception) else answer for answer in answers]
 
-    def _run_script(self, script: scripts.Script, *args: Any, again: bool = True) -> Steps[Any]:
+    def _run_script(self, script: scripts.Script, *args: Any, again: bool = True) -> Script[Any]:
         """By its digest; a server that does not know it (any more) gets it."""
         try:
             return (yield from self._one("EVALSHA", script.digest, 1, *args, again=again))
@@ -179,12 +173,12 @@ class _Operations:
     # --- values ---------------------------------------------------------------------------
 
     @operation
-    def get(self, key: bytes) -> Steps[bytes | None]:
+    def get(self, key: bytes) -> Script[bytes | None]:
         value: bytes | None = yield from self._one("GET", key)
         return value
 
     @operation
-    def get_many(self, keys: Iterable[bytes]) -> Steps[list[bytes | None]]:
+    def get_many(self, keys: Iterable[bytes]) -> Script[list[bytes | None]]:
         wanted = list(keys)
         if self.address.way == "cluster":
             return (yield from self._each([("GET", key) for key in wanted]))
@@ -194,28 +188,28 @@ class _Operations:
         return values
 
     @operation
-    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[None]:
+    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[None]:
         yield from self._one(*_set(key, value, ttl))
 
     @operation
-    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Steps[None]:
+    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Script[None]:
         yield from self._each([_set(key, value, ttl) for key, value in items.items()])
 
     @operation
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Steps[bool]:
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[bool]:
         return bool((yield from self._one(*_set(key, value, ttl), "NX", again=False)))
 
     @operation
-    def touch(self, key: bytes, ttl: float | None) -> Steps[bool]:
+    def touch(self, key: bytes, ttl: float | None) -> Script[bool]:
         if ttl is None:
             return bool((yield from self._run_script(scripts.PERSIST, key)))
         return bool((yield from self._one("PEXPIRE", key, _ms(ttl))))
 
     @operation
-    def delete(self, keys: Iterable[bytes]) -> Steps[int]:
+    def delete(self, keys: Iterable[bytes]) -> Script[int]:
         return (yield from self._delete(list(keys)))
 
-    def _delete(self, keys: list[bytes]) -> Steps[int]:
+    def _delete(self, keys: list[bytes]) -> Script[int]:
         if self.address.way == "cluster":
             return sum((yield from self._each([("UNLINK", key) for key in keys])))
         if not keys:
@@ -223,20 +217,20 @@ class _Operations:
         return int((yield from self._one("UNLINK", *keys)))
 
     @operation
-    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Steps[int]:
+    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Script[int]:
         if ttl is None:
             return int((yield from self._one("INCRBY", key, by, again=False)))
         return int((yield from self._run_script(scripts.INCR, key, by, _ms(ttl), again=False)))
 
     @operation
-    def compare_and_delete(self, key: bytes, value: bytes) -> Steps[bool]:
+    def compare_and_delete(self, key: bytes, value: bytes) -> Script[bool]:
         script = scripts.COMPARE_AND_DELETE
         return bool((yield from self._run_script(script, key, value, again=False)))
 
     @operation
-    def clear(self, prefix: bytes) -> Steps[int]:
+    def clear(self, prefix: bytes) -> Script[int]:
         pattern, cleared = _escape(prefix) + b"*", 0
-        for node in (yield Nodes(self._timeout)):
+        for node in (yield lambda store: store.client.nodes(self._timeout)):
             cursor: Any = b"0"
             while cursor is not None:
                 answer = yield from self._one(
@@ -249,7 +243,7 @@ class _Operations:
     # --- field maps -----------------------------------------------------------------------
 
     @operation
-    def fields(self, key: bytes) -> Steps[dict[bytes, bytes]]:
+    def fields(self, key: bytes) -> Script[dict[bytes, bytes]]:
         fields: dict[bytes, bytes] = yield from self._one("HGETALL", key)
         return fields
 
@@ -262,7 +256,7 @@ class _Operations:
         *,
         ttl: float | None = None,
         must_exist: bool = False,
-    ) -> Steps[bool]:
+    ) -> Script[bool]:
         gone = list(remove)
         pairs = [each for pair in put.items() for each in pair]
         args = (0 if ttl is None else _ms(ttl), int(must_exist), len(gone), *gone, *pairs)
@@ -273,20 +267,15 @@ class RedisStore(_Operations, Blocking):
     def _new_client(self) -> BlockingClient:
         return BlockingClient(self.address, self._timeout, self._settings.store_connections)
 
-    def carry_out(self, step: Any) -> Any:
-        if isinstance(step, Call):
-            return self._client.execute(step)
-        if isinstance(step, Nodes):
-            return self._client.nodes(step.limit)
-        if isinstance(step, Probe):
-            probe = threading.Thread(target=self.run, args=(self._probe(),), daemon=True)
-            probe.start()
-            return probe.join(step.seconds)
-        return super().carry_out(step)
+    def probe(self, seconds: float) -> None:
+        """See whether there is an answer, aside, and wait for it so many seconds."""
+        probe = threading.Thread(target=run, args=(self._probe(), self), daemon=True)
+        probe.start()
+        probe.join(seconds)
 
     @immediate
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
 
 class AsyncRedisStore(_Operations, Asynchronous):
@@ -295,20 +284,18 @@ class AsyncRedisStore(_Operations, Asynchronous):
     def _new_client(self) -> AsyncClient:
         return AsyncClient(self.address, self._timeout, self._settings.store_connections)
 
-    async def carry_out(self, step: Any) -> Any:
-        if isinstance(step, Call):
-            return await self._client.execute(step)
-        if isinstance(step, Nodes):
-            return await self._client.nodes(step.limit)
-        if isinstance(step, Probe):
-            self._probing = asyncio.create_task(self.run(self._probe()))
-            return await asyncio.wait({self._probing}, timeout=step.seconds)
-        return await super().carry_out(step)
+    async def probe(self, seconds: float) -> None:
+        self._probing = asyncio.create_task(arun(self._probe(), self))
+        await asyncio.wait({self._probing}, timeout=seconds)
 
     async def close(self) -> None:
         if self._probing is not None:
             self._probing.cancel()
-        await self._client.close()
+        await self.client.close()
+
+
+def _execute(call: Call) -> Step:
+    return lambda store: store.client.execute(call)
 
 
 def _set(key: bytes, value: bytes, ttl: float | None) -> tuple[Any, ...]:

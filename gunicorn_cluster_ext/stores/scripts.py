@@ -42,9 +42,11 @@ if kind == 'none' and ARGV[2] == '1' then return 0 end
 if kind ~= 'none' and kind ~= 'hash' then
     return redis.error_reply('WRONGTYPE the key holds a value, not a field map')
 end
-local puts = 4 + tonumber(ARGV[3])
-for i = 4, puts - 1 do redis.call('HDEL', KEYS[1], ARGV[i]) end
-for i = puts, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+local removed = tonumber(ARGV[3])
+for i = 4, 3 + removed do redis.call('HDEL', KEYS[1], ARGV[i]) end
+for i = 4 + removed, #ARGV, 1000 do
+    redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
 if ARGV[1] == '0' then
     redis.call('PERSIST', KEYS[1])
 else

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from gunicorn_cluster_ext.script import Script, sleep
 from gunicorn_cluster_ext.stores import StoreError
 from gunicorn_cluster_ext.stores.breaker import Breaker
 from gunicorn_cluster_ext.stores.entries import (
@@ -27,7 +28,6 @@ from gunicorn_cluster_ext.stores.entries import (
     fold,
 )
 from gunicorn_cluster_ext.stores.environment import BROKEN, Environment, log
-from gunicorn_cluster_ext.stores.operation import Pause, Steps
 from gunicorn_cluster_ext.stores.state import State, Word
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class Transactions:
         except lmdb.Error as again:
             raise self._environment.failure(again) from again
 
-    def keys(self, prefix: bytes, most: int) -> Steps[list[bytes]]:
+    def keys(self, prefix: bytes, most: int) -> Script[list[bytes]]:
         """Up to so many that begin so, expired ones too."""
         return (yield from self.write(lambda writer: list(islice(writer.keys(prefix), most))))
 
@@ -131,7 +131,7 @@ class Transactions:
 
     # --- writing --------------------------------------------------------------------------
 
-    def write(self, change: Callable[[Writer], T]) -> Steps[T]:
+    def write(self, change: Callable[[Writer], T]) -> Script[T]:
         """Have ``change`` done in a transaction of its own. It may be called several times."""
         state = yield from self._enter()
         try:
@@ -139,7 +139,7 @@ class Transactions:
         finally:
             state.leave()
 
-    def _enter(self) -> Steps[State]:
+    def _enter(self) -> Script[State]:
         now = time.monotonic()
         if not self._breaker.admits(now):
             raise self._environment.held()
@@ -148,7 +148,7 @@ class Transactions:
             if (now := time.monotonic()) >= deadline:
                 self._breaker.failed(now)
                 raise self._environment.held()
-            yield Pause(pause)
+            yield sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         self._breaker.succeeded()
         return state
