@@ -8,19 +8,24 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-#: Bytes that wait for one worker, or that it has not read of large messages. One message may
-#: always be there, whatever its size.
+#: As soon as so many bytes wait for one worker, or are not read by it of large messages, no more
+#: is kept for it.
 ROOM: Final = 8 << 20
 #: Large messages under way to one worker. Each takes an open file of those that a user may have
 #: under way (unix(7), ETOOMANYREFS), and hand-offs need some.
 UNDER_WAY: Final = 8
+#: What a message takes in memory besides its bytes, about.
+OVERHEAD: Final = 250
 #: What is written at once.
 CHUNK: Final = 64 << 10
 _MOST: Final = 512  # buffers at once; the kernel takes 1,024
 
 
 class Parcel(NamedTuple):
-    """A message on its way: its frame, the file that has its body if that is large, its size."""
+    """A message on its way: its frame, the file that has its body if that is large, its size.
+
+    A frame with a file is never written in part: it is small, and the kernel does not divide it.
+    """
 
     frame: bytearray
     file: Any
@@ -48,8 +53,8 @@ class Backlog:
         self._bytes = 0
         self._unread: deque[int] = deque()  # sizes of large messages under way
         self._unread_bytes = 0
-        self.given_up = False
-        self.lost = 0  # since it was given up
+        #: Messages since it was waited for in vain.
+        self.lost = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -66,18 +71,19 @@ class Backlog:
 
     def offer(self, parcel: Parcel, now: float, deadline: float) -> Verdict:
         """Keep it if there is room. ``deadline`` is when its publisher stops waiting for that."""
-        if self._has_room(parcel.size):
+        # However large it is, or a large one would wait while small ones go past.
+        if self._bytes + self._unread_bytes < ROOM:
             self.keep(parcel)
             return Verdict.KEPT
-        if not self.given_up and now < deadline:
+        if not self.lost and now < deadline:
             return Verdict.WAIT
-        self.given_up = True
         self.lost += 1
         return Verdict.LOST
 
-    def _has_room(self, size: int) -> bool:
-        taken = self._bytes + self._unread_bytes
-        return taken == 0 or taken + size <= ROOM
+    def resume(self) -> int:
+        """It reads: wait for it again. How many messages were lost meanwhile."""
+        lost, self.lost = self.lost, 0
+        return lost
 
     def keep(self, parcel: Parcel, gone: int = 0) -> None:
         """It waits; so many bytes of its frame have gone already."""
@@ -90,7 +96,7 @@ class Backlog:
         """What to write next, and the file that goes with it. None: first it must read."""
         first = self._waiting[0]
         if first.file is not None:
-            return ([first.frame], first.file) if self._may_go(first.size) else None
+            return ((first.frame,), first.file) if self._may_go else None
         buffers: list[bytearray | memoryview] = []
         size = 0
         for parcel in islice(self._waiting, _MOST):
@@ -98,15 +104,13 @@ class Backlog:
                 break
             buffers.append(parcel.frame)
             size += len(parcel.frame)
-        if self._gone:
-            buffers[0] = memoryview(buffers[0])[self._gone :]
+        buffers[0] = memoryview(first.frame)[self._gone :]
         return buffers, None
 
-    def _may_go(self, size: int) -> bool:
+    @property
+    def _may_go(self) -> bool:
         """Whether a large message may be under way beside those that are."""
-        if not self._unread:
-            return True
-        return len(self._unread) < UNDER_WAY and self._unread_bytes + size <= ROOM
+        return len(self._unread) < UNDER_WAY and self._unread_bytes < ROOM
 
     def written(self, count: int) -> None:
         """So many bytes of that have gone: the worker reads."""

@@ -18,10 +18,9 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from gunicorn_cluster_ext import process
-from gunicorn_cluster_ext.board import Board, directories, is_alive
+from gunicorn_cluster_ext import process, servers
 from gunicorn_cluster_ext.outbox import Outbox
 from gunicorn_cluster_ext.receiver import Receiver
 
@@ -67,9 +66,12 @@ def subscribe(channel: str, receive: Callable[[bytes], None]) -> Callable[[], No
     greenlet with gevent), or in the loop of whoever subscribed first in this process. It should be
     quick: all messages wait for it. What it raises is logged.
 
-    Raises BusError outside a worker, and where the server could make no directory.
+    Raises BusError outside a worker, and where no socket can be made in the server's directory.
     """
-    return _receiver().subscribe(channel, receive)
+    try:
+        return _receiver().subscribe(channel, receive)
+    except OSError as error:
+        raise BusError(f"this worker cannot listen to the bus: {error}") from error
 
 
 def connect(
@@ -85,62 +87,35 @@ def connect(
     """
     global _choice
     if process.member() is None:
-        _choice = _Choice(pid, pidfile, directory)
+        with _lock:
+            _choice = _Choice(pid, pidfile, directory)
+            _forget_remote()
         _outbox()
 
 
-class _Choice:
+class _Choice(NamedTuple):
     """Which server a process that is no worker wants."""
 
-    def __init__(
-        self, pid: int | None = None, pidfile: str | None = None, directory: str | None = None
-    ) -> None:
-        self._pid, self._pidfile, self._base = pid, pidfile, directory
-
-    def find(self) -> tuple[int, Path]:
-        """Its pid and its directory. Raises BusError."""
-        base = self._base or process.settings().dir
-        pid = self._pid if self._pidfile is None else self._read_pidfile(self._pidfile)
-        found = [each for each in directories(base) if pid in (None, each[0]) and _lives(*each)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            pids = ", ".join(str(each[0]) for each in sorted(found))
-            raise BusError(
-                f"several servers run here (masters {pids}): choose one with "
-                "bus.connect(pid=...) or bus.connect(pidfile=...)"
-            )
-        which = "server" if pid is None else f"server with the master {pid}"
-        where = f"in {base}" if base else "of this user (if it has a cluster_dir, say which)"
-        raise BusError(f"no {which} found {where}")
-
-    @staticmethod
-    def _read_pidfile(path: str) -> int:
-        try:
-            return int(Path(path).read_text())
-        except (OSError, ValueError) as error:
-            raise BusError(f"no server: {path} has no pid: {error}") from None
+    pid: int | None = None
+    pidfile: str | None = None
+    directory: str | None = None
 
 
-def _lives(pid: int, directory: Path) -> bool:
-    return os.access(directory / "board", os.R_OK) and is_alive(pid)
-
-
-class _Server:
-    """A server as another process sees it."""
+class _Remote:
+    """Its bus."""
 
     def __init__(self, choice: _Choice) -> None:
         """Raises BusError."""
-        self.pid, self.directory = choice.find()
+        settings = process.settings()
         try:
-            board = Board.attach(self.directory / "board")
-        except (OSError, ValueError) as error:
-            raise BusError(f"the server {self.pid} has no usable board: {error}") from None
-        self.outbox = Outbox(board, self.directory, None, process.settings().bus_timeout)
-
-    @property
-    def is_there(self) -> bool:
-        return _lives(self.pid, self.directory)
+            self.server = servers.find(choice.pid, choice.pidfile, choice.directory or settings.dir)
+        except servers.NoServer as error:
+            raise BusError(
+                f"{error} (bus.connect(pid=...), bus.connect(pidfile=...), or GUNICORN_CLUSTER_DIR "
+                "if it has a cluster_dir)"
+            ) from None
+        board, directory = self.server.board, self.server.directory
+        self.outbox = Outbox(board, directory, None, settings.bus_timeout)
 
 
 _NO_DIRECTORY: Final = (
@@ -151,7 +126,7 @@ _lock = threading.Lock()
 _sending: Outbox | None = None
 _receiving: Receiver | None = None
 _choice = _Choice()
-_server: _Server | None = None
+_remote: _Remote | None = None
 
 
 def _outbox() -> Outbox:
@@ -176,15 +151,22 @@ def _of_member(member: process.Member) -> Outbox:
 
 def _of_server() -> Outbox:
     """It may have been started anew since the last message."""
-    global _server
+    global _remote
     with _lock:
-        if _server is None or not _server.is_there:
-            if _server is not None:
-                _server.outbox.close()
-            _server = None
-            _server = _Server(_choice)
-            atexit.register(_server.outbox.close)
-        return _server.outbox
+        if _remote is not None and not _remote.server.is_there:
+            _forget_remote()
+        if _remote is None:
+            _remote = _Remote(_choice)
+            atexit.register(_remote.outbox.close)
+        return _remote.outbox
+
+
+def _forget_remote() -> None:
+    global _remote
+    if _remote is not None:
+        atexit.unregister(_remote.outbox.close)
+        _remote.outbox.abandon()
+    _remote = None
 
 
 def _receiver() -> Receiver:
@@ -209,17 +191,17 @@ def _directory(member: process.Member) -> Path:
 
 
 def _after_fork() -> None:
-    """Nothing of the bus is for a process that a worker forks, or that forks one."""
-    global _lock, _sending, _receiving, _server
+    """A process that a worker forks has nothing of the worker's bus."""
+    global _lock, _sending, _receiving
+    _lock = threading.Lock()
+    _forget_remote()
     if _receiving is not None:
         atexit.unregister(_receiving.close)
         _receiving.abandon()
-    outboxes = [_sending] if _sending else []
-    outboxes += [_server.outbox] if _server else []
-    for outbox in outboxes:
-        atexit.unregister(outbox.close)
-        outbox.abandon()
-    _lock, _sending, _receiving, _server = threading.Lock(), None, None, None
+    if _sending is not None:
+        atexit.unregister(_sending.close)
+        _sending.abandon()
+    _sending = _receiving = None
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -34,6 +34,8 @@ except AttributeError:  # no seals: not Linux
 #: What a lane takes until its reader comes (the kernel doubles it). Twice the usual.
 _BUFFER: Final = 256 << 10
 _BACKLOG: Final = 1_024
+#: Bytes of a socket's path (macOS allows 103).
+_LONGEST: Final = 103
 _FD: Final = struct.Struct("i")
 _ANCILLARY: Final = socket.CMSG_SPACE(_FD.size)
 #: Errors that pass: too little memory, too many open files, here or under way (unix(7)).
@@ -50,6 +52,8 @@ def path(directory: Path, seat: int, generation: int) -> Path:
 
 def listen(where: Path) -> socket.socket:
     """Raises OSError."""
+    if len(os.fsencode(where)) > _LONGEST:
+        raise OSError(errno.ENAMETOOLONG, "cluster_dir is too long for sockets", str(where))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gunicorn_cluster_ext import frames, lanes
-from gunicorn_cluster_ext.backlog import CHUNK, Backlog, Parcel, Verdict
+from gunicorn_cluster_ext.backlog import CHUNK, OVERHEAD, Backlog, Parcel, Verdict
 from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board
 from gunicorn_cluster_ext.process import bus_lost, bus_sent, log
 
@@ -55,14 +55,13 @@ class Peer:
                 self.backlog.keep(parcel, count)
             return Verdict.KEPT
         self._collect()
-        given_up = self.backlog.given_up
         verdict = self.backlog.offer(parcel, now, deadline)
         if verdict is Verdict.KEPT:
             # Not each time, so that there is more to write at once.
             self._unflushed += parcel.size
             if self._unflushed >= CHUNK:
                 self.flush()
-        elif self.backlog.given_up and not given_up:
+        elif self.backlog.lost == 1:
             log.warning("The %s does not read the bus: messages to it are lost from now on", self)
         return verdict
 
@@ -75,8 +74,7 @@ class Peer:
             if not count:
                 return
             self.backlog.written(count)
-            if self.backlog.given_up:
-                self._reads_again()
+            self._reads()
 
     def _write(self, buffers: Sequence[bytes | bytearray | memoryview], file: Any) -> int:
         try:
@@ -104,13 +102,12 @@ class Peer:
         if not answer:
             raise Gone
         self.backlog.read(len(answer))
+        self._reads()
 
-    def _reads_again(self) -> None:
-        self.backlog.given_up = False
-        log.warning(
-            "The %s reads the bus again: %d messages to it were lost", self, self.backlog.lost
-        )
-        self.backlog.lost = 0
+    def _reads(self) -> None:
+        lost = self.backlog.resume()
+        if lost:
+            log.warning("The %s reads the bus again: %d messages to it were lost", self, lost)
 
     def waiting(self) -> Callable[[], object]:
         """What waits, for a moment, until it has read something. To be called without the lock."""
@@ -124,8 +121,8 @@ class Peer:
     def close(self) -> None:
         """Throw away what is kept."""
         self.is_gone = True
-        if self.backlog.given_up:
-            log.warning("The %s is gone; %d messages to it were lost", self, self.backlog.lost)
+        if self.backlog.lost:
+            log.warning("The %s is gone: %d messages to it were lost", self, self.backlog.lost)
         if self.lane is not None:
             self.lane.close()
 
@@ -173,10 +170,12 @@ class Outbox:
         frames.check_channel(channel)
         with self._changed:
             self._look()
-            now = time.monotonic()
-            # Without anybody to read it, it need not be made.
-            parcel = _parcel(channel, body) if self._peers else _NOTHING
-            delivery = Delivery(parcel, now + self._timeout, list(self._peers.values()))
+            peers = list(self._peers.values())
+        # Without anybody to read it, it need not be made.
+        parcel = _parcel(channel, body) if peers else _NOTHING
+        now = time.monotonic()
+        delivery = Delivery(parcel, now + self._timeout, peers)
+        with self._changed:
             self._attempt(delivery, now)
         return delivery
 
@@ -213,23 +212,18 @@ class Outbox:
         try:
             verdict = peer.take(delivery.parcel, now, delivery.deadline)
         except Gone:
-            again = self._gone(peer)
-            return self._offer(again, delivery, now) if again else None
+            self._forget(peer)
+            return None
         if (peer.backlog or verdict is Verdict.WAIT) and not peer.has_pump:
             peer.has_pump = True
             threading.Thread(target=self._pump, args=(peer,), name="bus-out", daemon=True).start()
         return verdict
 
-    def _gone(self, peer: Peer) -> Peer | None:
-        """It has ended its lane. Perhaps it only began to listen anew."""
+    def _forget(self, peer: Peer) -> None:
+        """A worker ends no lane as long as it lives."""
+        self._peers.pop(peer.seat, None)
         self._part(peer)
-        again = None
-        if peer.lane is not None:
-            again = self._peers[peer.seat] = Peer(peer.seat, peer.generation, self._directory)
-        else:
-            self._peers.pop(peer.seat, None)
-            self._column = b""  # it is asked again as long as the board says that it listens
-        return again
+        self._column = b""  # it is tried again as long as the board says that it listens
 
     def _look(self) -> None:
         """Who listens now?"""
@@ -256,7 +250,7 @@ class Outbox:
         self._changed.notify_all()
 
     def _is_empty(self) -> bool:
-        return not any(peer.backlog and not peer.backlog.given_up for peer in self._peers.values())
+        return not any(peer.backlog and not peer.backlog.lost for peer in self._peers.values())
 
     # --- a thread for each worker that is slow ------------------------------------------------
 
@@ -273,7 +267,7 @@ class Outbox:
                 if not peer.is_gone:
                     peer.flush()
             except Gone:
-                self._gone(peer)
+                self._forget(peer)
             self._changed.notify_all()
             peer.has_pump = peer.backlog.is_pending and not peer.is_gone
             return peer.waiting() if peer.has_pump else None
@@ -286,5 +280,5 @@ def _parcel(channel: str, body: bytes) -> Parcel:
     """Raises OSError."""
     if len(body) <= frames.LARGE:
         frame = frames.frame(channel, body)
-        return Parcel(frame, None, len(frame))
+        return Parcel(frame, None, len(frame) + OVERHEAD)
     return Parcel(frames.frame(channel, len(body)), lanes.File(body), len(body))

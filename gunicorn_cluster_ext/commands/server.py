@@ -1,13 +1,12 @@
-"""The running server that a command is about: found, and its board opened to be read."""
+"""The running server that a command is about."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import NamedTuple
 
-from gunicorn_cluster_ext.board import Board, directories, is_alive
+from gunicorn_cluster_ext import servers
+from gunicorn_cluster_ext.servers import Server
 
 #: Exit statuses; 2 is argparse's own, for a command line that cannot be understood.
 FAILED = 1
@@ -22,14 +21,6 @@ class CommandError(Exception):
         self.status = status
 
 
-class Server(NamedTuple):
-    """A server that runs: its master's pid, its private directory, its board."""
-
-    pid: int
-    directory: Path
-    board: Board
-
-
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The options that say which server is meant."""
     choice = parser.add_mutually_exclusive_group()
@@ -40,35 +31,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 def choose(options: argparse.Namespace) -> Server:
     """The server that ``options`` of ``add_choice`` mean. Raises CommandError."""
-    pid = options.pid if options.pidfile is None else _read_pid(options.pidfile)
-    found = {
-        master: path
-        for master, path in directories(options.dir)
-        if pid in (None, master) and is_alive(master)
-    }
-    if len(found) > 1:
-        pids = ", ".join(str(each) for each in sorted(found))
-        raise CommandError(f"{len(found)} servers run: {pids}; say --pid", NO_SERVER)
-    if not found:
-        raise CommandError("no server found", NO_SERVER)
-    return _open(*found.popitem())
-
-
-def _read_pid(path: Path) -> int:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CommandError(f"no pid in the pid file {path}: {error}", NO_SERVER) from None
-
-
-def _open(pid: int, directory: Path) -> Server:
-    try:
-        return Server(pid, directory, Board.attach(directory / "board"))
-    except PermissionError:
-        owner = directory.stat().st_uid
-        me = os.geteuid()
-        raise CommandError(
-            f"server {pid} is of user {owner}, and you are {me}", NO_SERVER
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CommandError(f"server {pid}: {error}", NO_SERVER) from None
+        return servers.find(options.pid, options.pidfile, options.dir)
+    except servers.NoServer as error:
+        raise CommandError(str(error), NO_SERVER) from None

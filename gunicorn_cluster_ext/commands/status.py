@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from gunicorn_cluster_ext.commands.server import Server, add_choice, choose
+from gunicorn_cluster_ext.commands.server import add_choice, choose
+from gunicorn_cluster_ext.servers import Server
 
 
 def add(commands: Any) -> None:
