@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.commands import settings, status
+from gunicorn_cluster_ext.commands import init, metrics, settings, status, systemd
 from gunicorn_cluster_ext.commands.server import CommandError
 
-_COMMANDS = (status, settings)
+_COMMANDS = (status, metrics, init, systemd, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

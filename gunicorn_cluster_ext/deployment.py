@@ -75,7 +75,9 @@ class Deployment:
 
     def _listen(self, before: Configuration) -> None:
         arbiter, old, new = self._arbiter, before.cfg, self._arbiter.app.cfg
-        if old.address != new.address and not new.reuse_port:
+        # Where systemd listens, the configuration has no say.
+        is_ours = not new.reuse_port and not arbiter.systemd
+        if is_ours and old.address != new.address:
             arbiter.LISTENERS = listeners.renewed(before.listeners, old, new, arbiter.log)
             names = ",".join(str(each) for each in arbiter.LISTENERS)
             arbiter.log.info("Listening at: %s", names)

@@ -3,7 +3,8 @@
 Every worker can answer for the whole server, because all of it stands on the board. Nothing is
 counted for this: reading is all that it costs, when somebody asks.
 
-``wsgi_app`` and ``asgi_app`` are applications to mount, for example under ``/metrics``.
+``wsgi_app`` and ``asgi_app`` are applications to mount, for example under ``/metrics``; they also
+show what the application itself counts, if ``PROMETHEUS_MULTIPROC_DIR`` is set.
 ``BoardCollector`` is for a registry of your own. What has a label ``worker`` has one series for
 each slot, however many processes have held it, and counters go on where the last process left.
 """
@@ -26,7 +27,7 @@ from prometheus_client.registry import Collector
 from gunicorn_cluster_ext import __version__, multiproc, process
 from gunicorn_cluster_ext.board import COUNTERS, Board, RollState, State, Word
 
-__all__ = ["BoardCollector", "asgi_app", "new_registry", "wsgi_app"]
+__all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
 
 _PREFIX: Final = "gunicorn_cluster_"
 
@@ -152,19 +153,20 @@ def _rolls(board: Board) -> Iterator[Metric]:
     yield _gauge("roll_workers", "Workers that the last roll was to replace.", roll.total)
 
 
-def new_registry() -> CollectorRegistry:
-    """What the two applications serve: the board, and what the application itself counts.
+class _Files(Collector):
+    """What the application itself counts, where ``PROMETHEUS_MULTIPROC_DIR`` says.
 
-    The latter where ``PROMETHEUS_MULTIPROC_DIR`` says; without that, prometheus_client knows of one
-    process only. Raises ValueError when there is no such directory.
+    Without that, prometheus_client knows of one process only, which says nothing of the server.
     """
-    registry = CollectorRegistry()
-    registry.register(BoardCollector())
-    if multiproc.ENVIRONMENT in os.environ:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
+
+    def collect(self) -> Iterator[Metric]:
+        if multiproc.ENVIRONMENT in os.environ:
+            files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+            yield from files.collect()  # type: ignore[no-untyped-call]
 
 
-_registry = new_registry()
+_registry = CollectorRegistry()
+_registry.register(BoardCollector())
+_registry.register(_Files())
 wsgi_app = make_wsgi_app(_registry)
 asgi_app = make_asgi_app(_registry)

@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import socket
 
 import psutil
 
@@ -23,8 +24,9 @@ _BOOT_S = 30
 class Gunicorn(Process):
     """It chooses its port itself (`-b 127.0.0.1:0`), so no two tests can want the same one.
 
-    `config` becomes the text of a configuration file. The working directory is
-    private; applications are found in tests/apps and in examples.
+    `config` becomes the text of a configuration file; `sockets` are passed as systemd does, and
+    then `bind` is to be None. The working directory is private; applications are found in
+    tests/apps and in examples.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class Gunicorn(Process):
         config: str | None = None,
         bind: str | None = "127.0.0.1:0",
         env: Mapping[str, str] | None = None,
+        sockets: Sequence[socket] = (),
     ) -> None:
-        command = [sys.executable, "-m", "gunicorn"]
+        command = [*_activation(sockets), sys.executable, "-m", "gunicorn"]
         if config is not None:
             self.config_path = directory / "gunicorn.conf.py"
             self.config_path.write_text(config)
@@ -44,7 +47,11 @@ class Gunicorn(Process):
         if bind is not None:
             command += ["-b", bind]
         super().__init__(
-            "gunicorn", [*command, *args, app], directory, _environment(directory, env)
+            "gunicorn",
+            [*command, *args, app],
+            directory,
+            environment(directory, env),
+            [each.fileno() for each in sockets],
         )
 
     @property
@@ -110,6 +117,26 @@ class Gunicorn(Process):
             return False
 
 
+# What systemd does before it starts a service that it listens for (sd_listen_fds(3)).
+_LAUNCHER = """
+import os, sys
+count = int(sys.argv[1])
+passed = [os.dup(int(fd)) for fd in sys.argv[2 : 2 + count]]
+for number, fd in enumerate(passed, 3):
+    os.dup2(fd, number)
+    os.set_inheritable(number, True)
+os.environ.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2 + count], sys.argv[2 + count :])
+"""
+
+
+def _activation(sockets: Sequence[socket]) -> list[str]:
+    if not sockets:
+        return []
+    fds = [str(each.fileno()) for each in sockets]
+    return [sys.executable, "-c", _LAUNCHER, str(len(fds)), *fds]
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -117,7 +144,7 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
+def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
     """The test's own environment, less all that configures a gunicorn."""
     inherited = {
         name: value

@@ -19,6 +19,7 @@ class Process:
         command: Sequence[str],
         directory: Path,
         env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.directory = directory
@@ -31,6 +32,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=directory,
                 env=env,
+                pass_fds=pass_fds,
                 start_new_session=True,
             )
         self.pid = self._child.pid

@@ -1,0 +1,54 @@
+"""gunicorn-cluster metrics, of real servers."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.harness.command import run_command
+from tests.harness.scrape import Scrape
+from tests.integration.site import Site, StartSite
+
+
+def ask(site: Site, *arguments: str) -> str:
+    done = run_command("metrics", *arguments, directory=site.directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_it_prints_them(site: StartSite) -> None:
+    measured = site()
+    measured.server.get("/", Cookie="gunicorn_worker=1")
+    seen = Scrape(ask(measured))
+    assert seen.by("gunicorn_cluster_workers", "state")["ready"] == 3
+    assert seen.by("gunicorn_cluster_worker_threads", "worker") == {"0": 8, "1": 8, "2": 8}
+    assert Scrape(ask(measured, "--pid", str(measured.server.pid))).samples.keys()
+
+
+def test_it_writes_them_for_a_textfile_collector(site: StartSite) -> None:
+    measured = site()
+    path = measured.directory / "gunicorn.prom"
+    path.write_text("what was there before")
+    assert ask(measured, "--output", str(path)) == ""
+    assert Scrape(path.read_text()).get("gunicorn_cluster_workers_wanted") == 3
+    assert not list(measured.directory.glob("gunicorn.prom?*")), "what it wrote at first is gone"
+
+
+def test_it_says_what_is_wrong(site: StartSite, new_directory: Callable[[], Path]) -> None:
+    done = run_command("metrics", directory=new_directory())
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "gunicorn-cluster: no server found\n"
+    measured = site(workers=1)
+    done = run_command("metrics", "--output", "/no/where.prom", directory=measured.directory)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "gunicorn-cluster: cannot write /no/where.prom: No such file or directory\n"
+    )
+
+
+def test_it_says_what_to_install(new_directory: Callable[[], Path]) -> None:
+    directory = new_directory()
+    (directory / "prometheus_client.py").write_text("raise ImportError\n")
+    done = run_command("metrics", directory=directory, env={"PYTHONPATH": str(directory)})
+    assert done.returncode == 1
+    assert "pip install 'gunicorn-cluster-ext[metrics]'" in done.stderr
+    assert done.stderr.count("\n") == 1 and sys.executable not in done.stderr
