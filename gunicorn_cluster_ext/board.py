@@ -532,7 +532,6 @@ def _remove_stale(base: Path, users: set[int]) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether a process has that pid."""
-    """Whether a process with that pid exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

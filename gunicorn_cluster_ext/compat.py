@@ -5,8 +5,8 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``arbiter.Arbiter``: ``setup``, ``stop``, ``spawn_worker``, ``kill_worker``,
   ``wait_for_signals``, ``handle_usr1``, ``WORKERS``, ``LISTENERS``,
   ``_get_num_workers``/``_set_num_workers``, ``_last_logged_active_worker_count``, ``_stats``,
-  ``reexec_pid``, ``dirty_arbiter_pid``,
-  ``pidfile``, ``systemd``, ``WORKER_BOOT_ERROR``, ``APP_LOAD_ERROR``; that ``reload``, ``manage_workers``,
+  ``reexec_pid``, ``dirty_arbiter_pid``, ``pidfile``, ``systemd``,
+  ``WORKER_BOOT_ERROR``, ``APP_LOAD_ERROR``; that ``reload``, ``manage_workers``,
   ``murder_workers`` and ``reap_workers``, which are replaced, are called by ``run`` through
   ``self``; that ``pre_fork`` runs right before the fork; that ``Worker.check_config`` runs in the
   arbiter. ``app.base``: that ``reload`` makes a new ``cfg`` and exits when it cannot, and that the

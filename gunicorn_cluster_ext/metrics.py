@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gunicorn_cluster_ext import __version__, multiproc, process
+from gunicorn_cluster_ext import __version__, multiproc, process, restarts
 from gunicorn_cluster_ext.board import COUNTERS, Board, RollState, State, Word
 
 __all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
@@ -90,6 +90,7 @@ class BoardCollector(Collector):
             yield from _workers(board)
             yield from _load(board)
             yield from _counters(board)
+            yield _exits(board)
             yield from _rolls(board)
             seconds = board.slowest_turn / 1e9
             yield _gauge("arbiter_slowest_turn_seconds", "The master's longest turn.", seconds)
@@ -139,6 +140,15 @@ def _counters(board: Board) -> Iterator[Metric]:
     for word, rule in _BY_RULE.items():
         family.add_metric([rule], totals[word])
     yield family
+
+
+def _exits(board: Board) -> Metric:
+    about = "Processes that have ended, by what kind of end it was."
+    family = CounterMetricFamily(_PREFIX + "worker_exits", about, labels=["worker", "reason"])
+    for slot in board.used_slots():
+        for cause, count in restarts.of_slot(board, slot).counts.items():
+            family.add_metric([str(slot), cause.name.lower()], count)
+    return family
 
 
 def _rolls(board: Board) -> Iterator[Metric]:

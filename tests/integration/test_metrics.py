@@ -133,6 +133,10 @@ def test_counters_never_go_backwards(site: StartSite) -> None:
     assert watched.scrapes > 50
     seen = scrape(measured)
     assert seen.by("gunicorn_cluster_rolls_total", "outcome") == {"committed": 2, "failed": 1}
+    exits = "gunicorn_cluster_worker_exits_total"
+    assert seen.get(exits, worker="0", reason="crash") == 2
+    assert seen.get(exits, worker="2", reason="request") == 1, "fewer workers were wanted"
+    assert sum(seen.get(exits, worker=slot, reason="roll") for slot in "012") >= 5
     assert set(seen.by(REQUESTS, "worker")) == {"0", "1", "2"}, "also of the slot that has gone"
     # A killed worker takes a turn's requests with it.
     answers = load.report.answers + watched.scrapes
