@@ -1,7 +1,7 @@
 """What the pack adds to each request and response of an ASGI application.
 
 ``scope["gunicorn_cluster.worker_id"]`` is set for the application, and our cookie in responses
-that need it: also in the one that accepts, or denies, a WebSocket.
+that need it: also in the one that accepts, or denies, a WebSocket. The learn rules hear each.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from gunicorn_cluster_ext.learner import Learner
 from gunicorn_cluster_ext.tagging import WORKER_ID, Tagging, is_public
 
 Scope = dict[str, Any]
@@ -32,6 +33,8 @@ class Tagged:
         if scope["type"] != "lifespan":
             tagging = self._tagging
             scope[WORKER_ID] = tagging.slot
+            if tagging.learner is not None:
+                send = _heard(tagging.learner, send)
             if tagging.sets_cookie and not tagging.is_settled(_cookies(scope)):
                 cookie = tagging.cookie(secure=scope.get("scheme") in ("https", "wss"))
                 send = _setting(cookie, send)
@@ -44,10 +47,13 @@ def _cookies(scope: Scope) -> str:
     return b"; ".join(lines).decode("latin-1")
 
 
+# The functions below only pass on what is to be awaited: a coroutine of our own for each message
+# would cost, and do nothing.
+
+
 def _setting(cookie: str, send: Send) -> Send:
     header = (b"set-cookie", cookie.encode("latin-1"))
 
-    # Awaited by the caller: a coroutine of our own for each message would cost, and do nothing.
     def send_with_cookie(message: Message) -> Awaitable[None]:
         if message["type"] in _STARTS:
             headers = list(message.get("headers", ()))
@@ -56,6 +62,17 @@ def _setting(cookie: str, send: Send) -> Send:
         return send(message)
 
     return send_with_cookie
+
+
+def _heard(learner: Learner, send: Send) -> Send:
+    def send_and_learn(message: Message) -> Awaitable[None]:
+        if message["type"] in _STARTS:
+            headers = list(message.get("headers", ()))
+            learner.hear(_text(headers))
+            message = {**message, "headers": headers}
+        return send(message)
+
+    return send_and_learn
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

@@ -17,8 +17,10 @@ from gunicorn_cluster_ext.events import Journal
 from gunicorn_cluster_ext.exits import Exit
 from gunicorn_cluster_ext.handoff import Inboxes
 from gunicorn_cluster_ext.limits import RestartPolicy
+from gunicorn_cluster_ext.memory import Memory
 from gunicorn_cluster_ext.reporter import Reporter
 from gunicorn_cluster_ext.rolling import RollPolicy
+from gunicorn_cluster_ext.routing import learn_rules
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.slots import Place, Process
 from gunicorn_cluster_ext.supervisor import Supervisor, Verdict
@@ -27,7 +29,10 @@ _FEWEST_SLOTS = 16
 
 
 class Cluster:
-    """Board, inboxes and supervisor of one server."""
+    """Board, inboxes, memory and supervisor of one server."""
+
+    #: What the learn rules remember, once there is one. Workers have what was there at their fork.
+    memory: Memory | None = None
 
     def __init__(self, settings: Settings, cfg: Any, log: Any) -> None:
         self.settings = settings
@@ -41,6 +46,7 @@ class Cluster:
         self._log = log
         self._described: Any = None
         self.inboxes = Inboxes(self.capacity * SEATS_PER_SLOT)
+        self._remember(settings)
         self._pid = os.getpid()
         # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
         atexit.register(self.close)
@@ -56,6 +62,13 @@ class Cluster:
         """Use other settings from now on. Those of what exists already need a restart."""
         self.settings = settings
         self.supervisor.limits.policy = restart_policy(settings)
+        self._remember(settings)
+
+    def _remember(self, settings: Settings) -> None:
+        if self.memory is not None:
+            self.memory.ttl = settings.learn_ttl
+        elif learn_rules(settings.sticky):
+            self.memory = Memory(settings.learn_size, settings.learn_ttl)
 
     def seat(self, key: int, slot: int) -> Place:
         """Give a process that is about to be forked its place. Called in the arbiter."""

@@ -126,7 +126,8 @@ def _wrap_application(worker: Any) -> None:
     if isinstance(app, wsgi.Tagged | asgi.Tagged):
         return
     cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
-    tagging = Tagging(worker.place.slot, cookie, worker.cluster.board.serving)
+    learner = getattr(worker, "learner", None)
+    tagging = Tagging(worker.place.slot, cookie, worker.cluster.board.serving, learner)
     is_asgi = name == "asgi" or compat.is_asgi(app)
     setattr(worker, name, (asgi if is_asgi else wsgi).Tagged(app, tagging))
 

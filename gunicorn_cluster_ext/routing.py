@@ -2,7 +2,8 @@
 
 A rule finds the worker that owns a request; the first rule that finds one wins. Three
 kinds, as HAProxy has them: a *tag* that the request carries (``engineio``, ``cookie``), a
-*hash* of something in it (``hash:...``, ``module:function``), and, later, *learned* values.
+value that was *learned* from a response (``learn:...``), and a *hash* of something in the
+request (``hash:...``, ``module:function``).
 
 *Soft* affinity follows the slot, *hard* affinity the process: see ``Owner``.
 """
@@ -17,10 +18,12 @@ from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from gunicorn_cluster_ext.head import Head, decode
-from gunicorn_cluster_ext.tags import parse_sid, parse_slot_tag
+from gunicorn_cluster_ext.tags import ProcessTag, parse_sid, parse_slot_tag
 
-#: Finds what a hash rule hashes, in a head.
+#: Finds what a hash rule hashes, or a value that was learned, in a head.
 Key = Callable[[Head], "bytes | None"]
+#: Which process knows a value, by the rule that learned it.
+Recall = Callable[[str, bytes], "ProcessTag | None"]
 
 
 class Owner(NamedTuple):
@@ -64,13 +67,38 @@ class EngineIO:
     def owner(self, head: Head, roster: Roster) -> Owner | None:
         sid = head.query(b"sid")
         tag = parse_sid(sid) if sid is not None else None
-        if tag is None:
-            return None
-        seat = roster.process(*tag)
-        if seat is not None:
-            return Owner(seat, True)
-        seat = roster.serving(tag.slot)
-        return None if seat is None else Owner(seat, False)
+        return None if tag is None else _knowing(tag, roster)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The process from which the client has the value that it sends; when it is gone, its slot.
+
+    ``key`` finds the value in a head.
+    """
+
+    words: str
+    key: Key
+    recall: Recall
+
+    def owner(self, head: Head, roster: Roster) -> Owner | None:
+        value = self.key(head)
+        tag = self.recall(self.words, bare(value)) if value else None
+        return None if tag is None else _knowing(tag, roster)
+
+
+def bare(value: bytes) -> bytes:
+    """``value`` as both sides spell it: clients add, or take away, quotes around a cookie's."""
+    return value.strip(b' \t"')
+
+
+def _knowing(tag: ProcessTag, roster: Roster) -> Owner | None:
+    """Who owns a request that only the process ``tag`` knows how to answer."""
+    seat = roster.process(*tag)
+    if seat is not None:
+        return Owner(seat, True)
+    seat = roster.serving(tag.slot)
+    return None if seat is None else Owner(seat, False)
 
 
 @dataclass(frozen=True)
@@ -175,8 +203,8 @@ def _mix(x: int) -> int:
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ALLOWED = (
-    "engineio, cookie, hash:ip, hash:header:NAME, hash:query:NAME, hash:cookie:NAME, "
-    "hash:path:REGEX or module:function"
+    "engineio, cookie, learn:header:NAME, learn:cookie:NAME, hash:ip, hash:header:NAME, "
+    "hash:query:NAME, hash:cookie:NAME, hash:path:REGEX or module:function"
 )
 
 
@@ -184,16 +212,22 @@ def check_rule(words: str) -> None:
     """Raise ValueError unless ``words`` is a rule. Imports nothing of the user's."""
     if words in ("engineio", "cookie", "hash:ip") or _is_function(words):
         return
-    kind, _, rest = words.removeprefix("hash:").partition(":")
-    if not words.startswith("hash:") or kind not in _KEYS:
+    way, _, rest = words.partition(":")
+    kind, _, name = rest.partition(":")
+    if kind not in _KINDS.get(way, ()):
         raise ValueError(f"{words!r} is not a rule")
     if kind == "path":
         try:
-            re.compile(rest.encode("latin-1"))
+            re.compile(name.encode("latin-1"))
         except (re.error, OverflowError, UnicodeEncodeError) as error:
-            raise ValueError(f"{words!r}: {rest!r} is not a regular expression: {error}") from None
-    if not rest or (kind != "path" and not _TOKEN.fullmatch(rest)):
+            raise ValueError(f"{words!r}: {name!r} is not a regular expression: {error}") from None
+    if not name or (kind != "path" and not _TOKEN.fullmatch(name)):
         raise ValueError(f"{words!r} names no {kind}")
+
+
+def learn_rules(rules: Iterable[str]) -> list[str]:
+    """Those of ``rules`` that learn."""
+    return [words for words in rules if words.startswith("learn:")]
 
 
 def _is_function(words: str) -> bool:
@@ -205,27 +239,35 @@ def _is_function(words: str) -> bool:
     )
 
 
-def build_rule(
-    words: str,
-    cookie: str,
-    client_ip: Key,
-    failed: Callable[[str, Exception], None],
-) -> Rule:
+class Means(NamedTuple):
+    """What rules need of the worker that they are built for.
+
+    ``cookie`` is the name of ours; ``failed`` hears what a user's function raises.
+    """
+
+    cookie: str
+    client_ip: Key
+    recall: Recall
+    failed: Callable[[str, Exception], None]
+
+
+def build_rule(words: str, means: Means) -> Rule:
     """The rule that ``words`` (checked by ``check_rule``) asks for.
 
     Called in the worker, after the application is loaded: a user's function is imported here
-    (ImportError or AttributeError when it is not there) and ``failed`` hears what it raises.
+    (ImportError or AttributeError when it is not there).
     """
     if words == "engineio":
         return EngineIO()
     if words == "cookie":
-        return Cookie(cookie.encode())
+        return Cookie(means.cookie.encode())
     if words == "hash:ip":
-        return Hash(client_ip)
-    if words.startswith("hash:"):
-        kind, _, name = words.removeprefix("hash:").partition(":")
-        return Hash(_KEYS[kind](name))
-    return Hash(_users_key(words, failed))
+        return Hash(means.client_ip)
+    if _is_function(words):
+        return Hash(_users_key(words, means.failed))
+    way, kind, name = words.split(":", 2)
+    key = _KEYS[kind](name)
+    return Learned(words, key, means.recall) if way == "learn" else Hash(key)
 
 
 def _users_key(words: str, failed: Callable[[str, Exception], None]) -> Key:
@@ -281,3 +323,4 @@ _KEYS: dict[str, Callable[[str], Key]] = {
     "cookie": _cookie_key,
     "path": _path_key,
 }
+_KINDS = {"hash": tuple(_KEYS), "learn": ("header", "cookie")}

@@ -215,6 +215,23 @@ class Settings:
         "inbox; then it is answered 503 with Retry-After.",
         "seconds",
     )
+    learn_ttl: float = _setting(
+        3_600.0,
+        _number(1, 31_536_000, float),
+        "number",
+        "1 to 31536000",
+        "How long the rules `learn:...` remember a value that no request has brought.",
+        "seconds",
+    )
+    learn_size: int = _setting(
+        65_536,
+        _number(8, 1 << 26, int),
+        "integer",
+        "8 to 67108864",
+        "How many values they remember. When there are more, those go that were used least "
+        "recently. Each takes 32 bytes of memory, which all workers share.",
+        "values",
+    )
     dir: str | None = _setting(
         None,
         _directory,

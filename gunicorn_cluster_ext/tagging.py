@@ -1,4 +1,4 @@
-"""What the wrappers around WSGI and ASGI applications have in common: worker id and cookie.
+"""What the wrappers around WSGI and ASGI applications have in common.
 
 The cookie is set only where it is needed: when the request brought none, or one of a slot that
 serves no more.
@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from gunicorn_cluster_ext.head import find_cookie
+from gunicorn_cluster_ext.learner import Learner
 from gunicorn_cluster_ext.tags import parse_slot_tag, slot_tag
 
 #: Where an application finds its worker's id: in the ``environ`` (WSGI) or ``scope`` (ASGI).
@@ -23,11 +24,18 @@ class Tagging:
     """How the responses of the worker ``slot`` say whose they are.
 
     ``cookie`` is the name of the cookie to set, or None for none; ``serving`` tells whether a
-    slot serves (``Board.serving``).
+    slot serves (``Board.serving``); ``learner`` hears every response, if there is one.
     """
 
-    def __init__(self, slot: int, cookie: str | None, serving: Callable[[int], int | None]) -> None:
+    def __init__(
+        self,
+        slot: int,
+        cookie: str | None,
+        serving: Callable[[int], int | None],
+        learner: Learner | None = None,
+    ) -> None:
         self.slot = slot
+        self.learner = learner
         self.sets_cookie = cookie is not None
         self._serving = serving
         self._name = (cookie or "").encode()

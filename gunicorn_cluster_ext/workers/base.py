@@ -13,15 +13,19 @@ from gunicorn_cluster_ext.board import Word
 from gunicorn_cluster_ext.cluster import Cluster
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED
 from gunicorn_cluster_ext.head import Head, blind
+from gunicorn_cluster_ext.learner import Learner
 from gunicorn_cluster_ext.routing import (
+    Means,
     Owner,
     Rule,
     begins_session,
     build_rule,
     find_owner,
+    learn_rules,
     lightest,
 )
 from gunicorn_cluster_ext.slots import Place
+from gunicorn_cluster_ext.tags import ProcessTag
 from gunicorn_cluster_ext.trust import Trust
 from gunicorn_cluster_ext.workers.arrival import Arrival
 from gunicorn_cluster_ext.workers.heads import Heads
@@ -96,9 +100,20 @@ class StickyWorker:
         """Whether responses set our cookie; read by the hook that wraps the application."""
         return "cookie" in self.cluster.settings.sticky and compat.can_read_heads(self.cfg)
 
+    @property
+    def learner(self) -> Learner | None:
+        """What hears the responses for the learn rules; read by the same hook."""
+        memory, rules = self.cluster.memory, learn_rules(self.cluster.settings.sticky)
+        if memory is None or not rules or not compat.can_read_heads(self.cfg):
+            return None
+        return Learner(rules, memory.learn, self._session_begins)
+
     def init_process(self) -> None:
+        process = ProcessTag(self.place.slot, self.place.generation)
         if "engineio" in self.cluster.settings.sticky:
-            sids.tag_sids(self.place.slot, self.place.generation, self._session_begins)
+            sids.tag_sids(*process, self._session_begins)
+        if self.cluster.memory is not None:
+            self.cluster.memory.join(process, self.place.seat)
         super().init_process()  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
@@ -119,9 +134,12 @@ class StickyWorker:
         words = settings.sticky
         if not compat.can_read_heads(self.cfg):
             words = tuple(rule for rule in words if rule == "hash:ip")
-        return [
-            build_rule(rule, settings.cookie, trust.client_ip, self._rule_failed) for rule in words
-        ]
+        means = Means(settings.cookie, trust.client_ip, self._recall, self._rule_failed)
+        return [build_rule(rule, means) for rule in words]
+
+    def _recall(self, words: str, value: bytes) -> ProcessTag | None:
+        memory = self.cluster.memory
+        return None if memory is None else memory.recall(words, value)
 
     def _rule_failed(self, words: str, error: Exception) -> None:
         self.log.error("cluster_sticky: %s failed, so it finds no owner: %r", words, error)

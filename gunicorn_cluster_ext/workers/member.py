@@ -89,10 +89,13 @@ class Member:
     def is_expected(self, since: float, now: float) -> bool:
         """Whether sessions that only this process knows may still go on here.
 
-        ``since`` is when it was last heard of one.
+        ``since`` is when it was last heard of one. A learned session may be silent for long, and
+        nothing says when it is over, before it is forgotten.
         """
-        had_sessions = self.board.get(self.seat, Word.SESSIONS)
-        return bool(had_sessions) and now - since < HARD_QUIET
+        if not self.board.get(self.seat, Word.SESSIONS):
+            return False
+        memory = self.cluster.memory
+        return now - since < HARD_QUIET or (memory is not None and memory.holds())
 
     def lingers(self) -> bool:
         """Whether idle connections are kept for a while that nobody will take over.

@@ -13,6 +13,8 @@ PURE = {
     "fields",
     "frames",
     "head",
+    "learned",
+    "learner",
     "limits",
     "rates",
     "recycling",

@@ -111,7 +111,7 @@ class Site:
         log = Logger(self.cfg)
         ThreadWorker.__init__(worker, 1, os.getppid(), sockets, None, 30, self.cfg, log)
         shared: Any = SimpleNamespace(
-            settings=self.settings, board=self.board, inboxes=self.inboxes
+            settings=self.settings, board=self.board, inboxes=self.inboxes, memory=None
         )
         worker.cluster, worker.place, worker.wsgi = shared, place, member.app
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()

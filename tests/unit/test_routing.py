@@ -13,6 +13,7 @@ from gunicorn_cluster_ext.routing import (
     EngineIO,
     Hash,
     Load,
+    Means,
     Owner,
     Rule,
     begins_session,
@@ -22,6 +23,7 @@ from gunicorn_cluster_ext.routing import (
     lightest,
     rendezvous,
 )
+from gunicorn_cluster_ext.tags import ProcessTag
 from tests.unit.processes import in_fresh_interpreter
 
 
@@ -65,7 +67,25 @@ class Failures(list[tuple[str, Exception]]):
 def rule(words: str, failures: Failures | None = None) -> Rule:
     check_rule(words)
     failures = Failures() if failures is None else failures
-    return build_rule(words, "gunicorn_worker", lambda head: head.client.encode(), failures)
+    return build_rule(words, Means("gunicorn_worker", client_ip, recall, failures))
+
+
+def client_ip(head: Head) -> bytes:
+    return head.client.encode()
+
+
+def recall(words: str, value: bytes) -> ProcessTag | None:
+    """What was learned: `kind:value` -> the process that knows the value."""
+    return LEARNED.get((words.split(":")[1], value))
+
+
+LEARNED = {
+    ("header", b"abc"): ProcessTag(2, 5),
+    ("cookie", b"abc"): ProcessTag(1, 5),
+    ("header", b"draining"): ProcessTag(2, 4),
+    ("header", b"gone"): ProcessTag(2, 3),
+    ("header", b"gone with its slot"): ProcessTag(9, 1),
+}
 
 
 def same_owner(words: str, first: Head, second: Head) -> bool:
@@ -117,6 +137,34 @@ def test_a_request_without_a_sid_begins_an_engineio_session(query: bytes, begins
 def test_any_other_request_begins_no_session() -> None:
     assert not begins_session(head())
     assert not begins_session(blind("192.0.2.1"))
+
+
+# --- learn ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "owner"),
+    [
+        ("learn:header:X-Key", b"x-key: abc", Owner(seat(2), hard=True)),
+        ("learn:header:X-Key", b'X-KEY:\t"abc" ', Owner(seat(2), hard=True)),
+        ("learn:cookie:key", b"Cookie: a=b; key=abc", Owner(seat(1), hard=True)),
+        ("learn:cookie:key", b'Cookie: key="abc"', Owner(seat(1), hard=True)),
+        ("learn:header:X-Key", b"x-key: draining", Owner(4, hard=True)),
+        ("learn:header:X-Key", b"x-key: gone", Owner(seat(2), hard=False)),
+        ("learn:header:X-Key", b"x-key: gone with its slot", None),
+        ("learn:header:X-Key", b"x-key: abd", None),
+        ("learn:header:X-Key", b"x-key:", None),
+        ("learn:header:X-Key", b"x-key: abc\r\nx-key: abc", None),
+        ("learn:header:X-Key", b"cookie: X-Key=abc", None),
+        ("learn:cookie:key", b"Cookie: Key=abc", None),
+        ("learn:cookie:key", b"Cookie: key=abc; key=abd", None),
+        ("learn:cookie:key", b"key: abc", None),
+    ],
+)
+def test_a_learned_value_belongs_to_the_process_that_gave_it(
+    words: str, line: bytes, owner: Owner | None
+) -> None:
+    assert rule(words).owner(head(line), FakeRoster(draining=(2,))) == owner
 
 
 # --- cookie -----------------------------------------------------------------------------------
@@ -280,6 +328,8 @@ def test_a_users_function_that_is_not_there_fails_the_boot() -> None:
         "hash:path:^/rooms/([^/]+)",
         "hash:path:/a:b",
         "hash:path:\xe9",
+        "learn:header:Mcp-Session-Id",
+        "learn:cookie:JSESSIONID",
         "package.module:function",
         "_m:_f",
     ],
@@ -296,6 +346,14 @@ def test_a_rule_is_accepted(words: str) -> None:
         ("cookies", "is not a rule"),
         ("cookie:name", "is not a rule"),
         ("learn:mcp", "is not a rule"),
+        ("learn:", "is not a rule"),
+        ("learn:ip", "is not a rule"),
+        ("learn:query:sid", "is not a rule"),
+        ("learn:path:x", "is not a rule"),
+        ("learn:header", "names no header"),
+        ("learn:header:Set Cookie", "names no header"),
+        ("learn:cookie:", "names no cookie"),
+        ("learn:cookie:a=b", "names no cookie"),
         ("hash", "is not a rule"),
         ("hash:", "is not a rule"),
         ("hash:host", "is not a rule"),
