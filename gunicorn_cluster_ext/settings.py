@@ -290,8 +290,8 @@ class Settings:
         _optional(_number(0, 86_400, float)),
         "number",
         "0 to 86400; none: gunicorn's `graceful_timeout`",
-        "How long a worker that was replaced may finish, and goes on answering the Engine.IO "
-        "clients whose sessions it holds.",
+        "How long a worker that was replaced may finish, and goes on answering the clients "
+        "whose sessions only it knows (Engine.IO, `learn:...`).",
         "seconds",
     )
     health_path: str | None = _setting(

@@ -17,8 +17,10 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext.board import Board, Order, State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, Inboxes
+from gunicorn_cluster_ext.memory import Memory
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.slots import Place
+from gunicorn_cluster_ext.tags import ProcessTag
 from gunicorn_cluster_ext.workers import member, post
 from gunicorn_cluster_ext.workers.thread import Sticky
 from tests.harness.connection import Answer, Connection, request_bytes
@@ -98,6 +100,7 @@ class Site:
         self.cfg = config(threads=4, keepalive=60, graceful_timeout=15, worker_connections=5000)
         self.settings = Settings(head_timeout=60, drain_timeout=15)
         self.members: list[Member] = []
+        self.memory: Memory | None = None
 
     def start(self, seat: int, generation: int = 2) -> Member:
         """A worker in ``seat`` that is ready."""
@@ -111,7 +114,7 @@ class Site:
         log = Logger(self.cfg)
         ThreadWorker.__init__(worker, 1, os.getppid(), sockets, None, 30, self.cfg, log)
         shared: Any = SimpleNamespace(
-            settings=self.settings, board=self.board, inboxes=self.inboxes, memory=None
+            settings=self.settings, board=self.board, inboxes=self.inboxes, memory=self.memory
         )
         worker.cluster, worker.place, worker.wsgi = shared, place, member.app
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
@@ -270,6 +273,24 @@ def test_a_session_goes_on_where_it_is(
     leaving.wait_gone()
     assert time.monotonic() - asked >= 0.5
     assert ask(connection, sid(leaving)) == 3
+
+
+def test_a_learned_session_is_waited_for_until_it_is_forgotten(
+    site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However quiet it is."""
+    monkeypatch.setattr(member, "HARD_QUIET", 0)
+    site.memory, connection = Memory(8, ttl=2), connect()
+    leaving = site.start(2)
+    site.memory.join(ProcessTag(1, 2), 2)
+    site.memory.learn("learn:header:X-Key", b"abc")
+    learned = time.monotonic()
+    site.board.set(2, Word.SESSIONS, 1)
+    site.start(3, generation=3)
+    leaving.leave()
+    assert ask(connection, sid(leaving)) == 2
+    leaving.wait_gone()
+    assert time.monotonic() - learned >= 2
 
 
 def test_without_sessions_nothing_is_waited_for(site: Site, connect: Connect) -> None:
