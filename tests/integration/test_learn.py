@@ -58,9 +58,16 @@ class Visit:
         }
 
 
-def begin(server: Gunicorn, visits: int = VISITS) -> list[Visit]:
-    begun = [Visit(server) for _ in range(visits)]
-    assert len({visit.begun["worker"] for visit in begun}) >= 3, "few workers: this tests nothing"
+def begin(server: Gunicorn, least: int = VISITS) -> list[Visit]:
+    """Visits on several workers; which one accepts a connection is the kernel's choice."""
+    begun: list[Visit] = []
+
+    def are_enough() -> bool:
+        begun.append(Visit(server))
+        return len(begun) >= least and len({visit.begun["worker"] for visit in begun}) >= 3
+
+    while not are_enough():
+        assert len(begun) < least + 300, "few workers: this tests nothing"
     return begun
 
 
@@ -75,7 +82,7 @@ def test_a_header_brings_every_request_to_its_process(sticky: StartGunicorn) -> 
         for visit in visits:
             visit.call()
     assert view.total("handed_in") > 0
-    assert view.total("sessions") == VISITS
+    assert view.total("sessions") == len(visits)
 
 
 def test_clients_that_share_a_connection(sticky: StartGunicorn) -> None:
@@ -123,8 +130,8 @@ def test_a_process_that_is_gone(sticky: StartGunicorn) -> None:
 
 
 def test_what_is_not_used_is_forgotten(sticky: StartGunicorn) -> None:
-    server = start(sticky, HEADER, cluster_learn_ttl=2)
-    used, *visits = begin(server, 300)
+    server = start(sticky, HEADER, cluster_learn_ttl=4)
+    *visits, used = begin(server, 300)
     unused: Iterator[Visit] = iter(visits)
 
     def forgotten() -> bool:
