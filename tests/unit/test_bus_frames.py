@@ -1,0 +1,57 @@
+"""Messages of the bus as bytes, and back, however they are cut."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gunicorn_cluster_ext import frames
+from gunicorn_cluster_ext.frames import BadFrame, Letter, Splitter, frame
+
+channels = st.text(max_size=20)
+bodies = st.binary(max_size=200) | st.integers(0, 1 << 40)
+letters = st.lists(st.builds(Letter, channels, bodies), max_size=20)
+
+
+def feed(splitter: Splitter, data: bytes) -> list[Letter]:
+    splitter.feed(data)
+    return list(iter(splitter.next, None))
+
+
+@given(letters, st.lists(st.integers(1, 50)))
+def test_every_message_comes_out_once_and_in_order(sent: list[Letter], cuts: list[int]) -> None:
+    data = b"".join(frame(letter.channel, letter.body) for letter in sent)
+    splitter, came = Splitter(), []
+    for size in cuts:
+        came += feed(splitter, data[:size])
+        data = data[size:]
+    came += feed(splitter, data)
+    assert came == sent
+
+
+def test_the_largest_message_fits() -> None:
+    body = bytes(frames.LARGE)
+    channel = "\N{GRINNING FACE}" * frames.MAX_CHANNEL
+    assert feed(Splitter(), bytes(frame(channel, body))) == [Letter(channel, body)]
+
+
+def test_a_channel_has_a_longest_name() -> None:
+    frames.check_channel("x" * frames.MAX_CHANNEL)
+    with pytest.raises(ValueError, match="256 characters: 255 are allowed"):
+        frames.check_channel("x" * 256)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<I", 1 << 30),
+        struct.pack("<I", 3) + b"abc",
+        struct.pack("<I", 1) + b"\xc1",
+        struct.pack("<I", 0),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(BadFrame):
+        feed(Splitter(), data)
