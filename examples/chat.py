@@ -1,10 +1,10 @@
-"""A chat on several workers: every message says which worker served it.
+"""A chat on several workers: every message says which worker served it, and reaches everybody.
 
     gunicorn -k gunicorn_cluster_ext.Sticky -w 4 --chdir examples chat:app
 
-A worker broadcasts to the clients that are connected to it. For a message to
-reach the clients of the other workers too, the workers need a queue between
-them: give the address of a Redis server as CHAT_REDIS=redis://host:port/0.
+That is all on one machine. On several, or for several servers, name a Redis that they share:
+
+    GUNICORN_CLUSTER_STORE=redis://host:port/0 gunicorn -k gunicorn_cluster_ext.Sticky ...
 """
 
 import os
@@ -14,9 +14,10 @@ from flask import Flask, Response
 from flask_socketio import SocketIO, emit
 
 import gunicorn_cluster_ext
+from gunicorn_cluster_ext.socketio import ClusterManager
 
 app = Flask(__name__)
-socketio = SocketIO(app, async_mode="threading", message_queue=os.environ.get("CHAT_REDIS"))
+socketio = SocketIO(app, async_mode="threading", client_manager=ClusterManager())
 
 
 @app.get("/")
@@ -26,10 +27,7 @@ def page() -> Response:
 
 @socketio.on("connect")
 def greet() -> None:
-    emit(
-        "welcome",
-        {"worker": gunicorn_cluster_ext.worker_id(), "shared": "CHAT_REDIS" in os.environ},
-    )
+    emit("welcome", {"worker": gunicorn_cluster_ext.worker_id()})
 
 
 @socketio.on("say")

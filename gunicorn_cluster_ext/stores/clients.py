@@ -288,7 +288,7 @@ class BlockingClient:
 
     def _make_sentinel(self) -> Any:
         options = self._options()
-        asking = _sentinel_options(options)
+        asking = sentinel_options(options)
         tls = options["connection_class"] is _Tls
         sentinel = redis.sentinel.Sentinel([])
         sentinel.sentinels = [
@@ -399,7 +399,7 @@ class AsyncClient:
         }
 
     def _make_sentinel(self, options: dict[str, Any]) -> Any:
-        asking = _sentinel_options(options)
+        asking = sentinel_options(options)
         pool_of = redis.asyncio.ConnectionPool
         sentinel = redis.asyncio.sentinel.Sentinel([])
         sentinel.sentinels = [
@@ -435,7 +435,7 @@ class AsyncClient:
 # --- both --------------------------------------------------------------------------------------
 
 
-def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+def sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those for asking Sentinels, taken from those for what they name."""
     asking = {name: each for name, each in options.items() if name not in ("host", "port", "db")}
     for name in ("username", "password"):

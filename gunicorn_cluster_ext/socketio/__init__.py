@@ -1,0 +1,139 @@
+"""Client managers for python-socketio and Flask-SocketIO: what one worker emits reaches all.
+
+``client_manager=ClusterManager()`` and nothing else: rooms, namespaces, callbacks, disconnect and
+close_room work across the workers. Messages go over this machine's bus, or, when ``cluster_store``
+names a Redis, through python-socketio's own Redis managers, and then to all machines.
+
+python-socketio's PubSubManager does what there is to do. Here is only which way its messages go,
+and that each process is a server of its own.
+"""
+
+# mypy: disable-error-code="misc, call-arg, attr-defined"
+
+from __future__ import annotations
+
+import json as standard_json
+import os
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from socketio.async_pubsub_manager import AsyncPubSubManager
+from socketio.pubsub_manager import PubSubManager
+
+from gunicorn_cluster_ext import process
+
+
+class _Cluster:
+    """Goes before one of python-socketio's managers."""
+
+    _is_async: bool
+
+    def __init__(
+        self,
+        channel: str = "socketio",
+        write_only: bool = False,
+        logger: Any = None,
+        json: Any = None,
+    ) -> None:
+        super().__init__(channel=channel, write_only=write_only, logger=logger)
+        # A server's own replaces it, where python-socketio has it here.
+        self.json = json or standard_json
+        self.forget()
+        _everywhere.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, after a fork. With one name, workers of a preloaded application would take
+        each other's messages for their own."""
+        self.host_id = uuid.uuid4().hex
+        self._lock = threading.RLock()
+        self._found: Any = None
+        self._is_initialized = False
+
+    @property
+    def _way(self) -> Any:
+        """Where messages go. It is found when one does, or a client comes: nothing may be opened
+        in the arbiter, which imports a preloaded application."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._find_way()
+            return self._found
+
+    def _find_way(self) -> Any:
+        settings = process.settings()
+        if settings.store == "embedded":
+            from gunicorn_cluster_ext.socketio.over_bus import AsyncBusWay, BusWay
+
+            return AsyncBusWay(self) if self._is_async else BusWay(self)
+        from gunicorn_cluster_ext.socketio.over_redis import AsyncRedisWay, RedisWay
+
+        return (AsyncRedisWay if self._is_async else RedisWay)(self, settings)
+
+    def initialize(self) -> None:
+        """Listen. python-socketio calls this when the first client of the process connects."""
+        with self._lock:
+            if self._is_initialized:
+                return
+            self._is_initialized = True
+            if self._listens:
+                # Before that client hears that it is connected: from then on it misses nothing.
+                self._way.start()
+            super().initialize()
+
+    @property
+    def _listens(self) -> bool:
+        return self.server is not None and not self.write_only
+
+    def _sending(self) -> Any:
+        """The way, of a process that also hears what its callbacks are told, without clients."""
+        if self._listens:
+            self.initialize()
+        return self._way
+
+
+class ClusterManager(_Cluster, PubSubManager):
+    """For ``socketio.Server`` and ``flask_socketio.SocketIO``.
+
+    :param channel: what is emitted reaches the servers with the same channel.
+    :param write_only: for a process that is no worker and only emits, such as a task queue's.
+    :param logger: if not given, the server's is used.
+    :param json: for a write-only manager, as python-socketio has it; a server has its own.
+
+    When it first needs ``cluster_store`` it raises SettingError if that is wrong, and StoreError
+    if it names a Redis that cannot be used.
+    """
+
+    name = "cluster"
+    _is_async = False
+
+    def _publish(self, data: dict[str, Any]) -> None:
+        self._sending().publish(data)
+
+    def _listen(self) -> Iterator[Any]:
+        return self._way.listen()
+
+
+class AsyncClusterManager(_Cluster, AsyncPubSubManager):
+    """For ``socketio.AsyncServer``. See ClusterManager."""
+
+    name = "asynccluster"
+    _is_async = True
+
+    async def _publish(self, data: dict[str, Any]) -> None:
+        await self._sending().publish(data)
+
+    def _listen(self) -> AsyncIterator[Any]:
+        return self._way.listen()
+
+
+_everywhere: WeakSet[_Cluster] = WeakSet()
+
+
+def _after_fork() -> None:
+    for manager in _everywhere:
+        manager.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

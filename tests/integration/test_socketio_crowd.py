@@ -1,0 +1,66 @@
+"""Twelve clients, half of them polling, on the workers of one server or two."""
+
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from tests.conftest import StartGunicorn, StartNode, StartRedis
+from tests.harness.gunicorn import Gunicorn
+from tests.harness.redis import Redis
+from tests.harness.waiting import wait_until
+from tests.integration import crowd
+
+WORKERS = {
+    "thread": ("obedient:app", "-k", "gunicorn_cluster_ext.Sticky"),
+}
+BOTH = ("polling", "websocket")
+
+
+def connections_out(server: Gunicorn) -> list[str]:
+    """Those of its workers that no client of the server has made: to a broker, for instance."""
+    return [
+        str(connection)
+        for pid in server.worker_pids()
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.laddr.port != server.port
+    ]
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_on_four_workers_without_a_broker(
+    worker: str, gunicorn: StartGunicorn, at_exit: ExitStack
+) -> None:
+    server = gunicorn(*WORKERS[worker], "-w", "4", serving=4)
+    guests = crowd.in_python([server.url], BOTH, at_exit)
+    assert {guest.worker for guest in guests} == {0, 1, 2, 3}
+    crowd.talk(guests)
+    assert connections_out(server) == []
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_with_the_official_client(worker: str, gunicorn: StartGunicorn, node: StartNode) -> None:
+    server = gunicorn(*WORKERS[worker], "-w", "4", serving=4)
+    assert len(crowd.in_node(node, [server.url], BOTH)) >= 3
+
+
+@pytest.fixture
+def two(gunicorn: StartGunicorn, redis: StartRedis) -> tuple[list[Gunicorn], Redis]:
+    """Two servers of two workers each, on two ports, and the Redis between them."""
+    queue = redis()
+    env = {"GUNICORN_CLUSTER_STORE": queue.url}
+    start = ("-w", "2")
+    servers = [gunicorn(*WORKERS["thread"], *start, serving=2, env=env) for _ in range(2)]
+    return servers, queue
+
+
+def test_on_two_servers_with_redis(
+    two: tuple[list[Gunicorn], Redis], node: StartNode, at_exit: ExitStack
+) -> None:
+    servers, queue = two
+    urls = [server.url for server in servers]
+    guests = crowd.in_python(urls, BOTH, at_exit)
+    # A worker subscribes in the background, after its first client has connected.
+    wait_until(lambda: queue.subscribers("socketio") == 4, 20, "all workers to listen")
+    crowd.talk(guests)
+    assert len(crowd.in_node(node, urls, BOTH)) == 2
