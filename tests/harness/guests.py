@@ -84,3 +84,20 @@ def hear_all(guests: Sequence[Guest], senders: Sequence[Guest]) -> list[list[tup
     for sender in senders:
         sender.do("emit", END, end, namespace=sender.namespace)
     return [guest.until(end, len(senders)) for guest in guests]
+
+
+def wait_introduced(guests: Sequence[Guest], senders: Sequence[Guest]) -> None:
+    """Until each of the guests hears each sender. With a Redis, a worker subscribes in the
+    background, after its first client has connected."""
+    known: list[set[int]] = [set() for _ in guests]
+
+    def introduced() -> bool:
+        for sender in senders:
+            sender.do("emit", "hello", sender.worker)
+        for guest, names in zip(guests, known, strict=True):
+            while not guest.heard.empty():
+                names.add(guest.heard.get()[1])
+        return all(names >= {sender.worker for sender in senders} for names in known)
+
+    wait_until(introduced, 20, "all guests to hear all senders")
+    hear_all(guests, senders)

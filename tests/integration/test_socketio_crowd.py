@@ -1,6 +1,7 @@
 """Twelve clients, half of them polling, on the workers of one server or two."""
 
 from contextlib import ExitStack
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from tests.integration import crowd
 
 WORKERS = {
     "thread": ("obedient:app", "-k", "gunicorn_cluster_ext.Sticky"),
+    "asgi": ("obedient_asgi:app", "-k", "gunicorn_cluster_ext.StickyASGI"),
 }
 BOTH = ("polling", "websocket")
 
@@ -44,13 +46,13 @@ def test_with_the_official_client(worker: str, gunicorn: StartGunicorn, node: St
     assert len(crowd.in_node(node, [server.url], BOTH)) >= 3
 
 
-@pytest.fixture
-def two(gunicorn: StartGunicorn, redis: StartRedis) -> tuple[list[Gunicorn], Redis]:
+@pytest.fixture(params=WORKERS)
+def two(request: Any, gunicorn: StartGunicorn, redis: StartRedis) -> tuple[list[Gunicorn], Redis]:
     """Two servers of two workers each, on two ports, and the Redis between them."""
     queue = redis()
     env = {"GUNICORN_CLUSTER_STORE": queue.url}
     start = ("-w", "2")
-    servers = [gunicorn(*WORKERS["thread"], *start, serving=2, env=env) for _ in range(2)]
+    servers = [gunicorn(*WORKERS[request.param], *start, serving=2, env=env) for _ in range(2)]
     return servers, queue
 
 

@@ -5,26 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from tests.harness.guests import Guest, Guests, hear_all
+from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
 
-
-class Kind(NamedTuple):
-    app: str
-    worker: str
-    transports: tuple[str, ...]
-
-
-THREAD = Kind("obedient:app", "gunicorn_cluster_ext.Sticky", ("polling", "websocket"))
-# gunicorn's own: nothing brings a client that polls to its worker.
-ASGI = Kind("obedient_asgi:app", "asgi", ("websocket",))
-KINDS = {"thread": THREAD, "asgi": ASGI}
+KINDS = {
+    "thread": ("obedient:app", "gunicorn_cluster_ext.Sticky"),
+    "asgi": ("obedient_asgi:app", "gunicorn_cluster_ext.StickyASGI"),
+}
 WAYS = [f"{kind}-{way}" for kind in KINDS for way in ("bus", "redis")]
 
 
@@ -34,14 +27,13 @@ class Hall:
 
     def __init__(self, way: str, at_exit: ExitStack) -> None:
         kind, _, store = way.partition("-")
-        self.kind = KINDS[kind]
+        self.app, self.worker = KINDS[kind]
         self.at_exit = at_exit
         self.server = self._started(self._store() if store == "redis" else {})
-        self.guests = Guests(self.server.url, self.kind.transports, at_exit)
+        self.guests = Guests(self.server.url, ("polling", "websocket"), at_exit)
         self.here, self.near, self.there, self.far = self._seated()
         if store == "redis":
-            # Its managers subscribe in the background, when the first client has come.
-            wait_until(self._is_whole, 20, "both workers to listen")
+            wait_introduced(self.four, [self.here, self.there])
 
     def _store(self) -> dict[str, str]:
         redis = Redis(self._directory())
@@ -53,9 +45,8 @@ class Hall:
         return Path(self.at_exit.enter_context(TemporaryDirectory(prefix="gce-")))
 
     def _started(self, env: dict[str, str]) -> Gunicorn:
-        config = "from gunicorn_cluster_ext.conf import *"
-        options = ("-k", self.kind.worker, "-w", "2", "--graceful-timeout", "3")
-        server = Gunicorn(self._directory(), self.kind.app, *options, config=config, env=env)
+        options = ("-k", self.worker, "-w", "2", "--graceful-timeout", "3")
+        server = Gunicorn(self._directory(), self.app, *options, env=env)
         self.at_exit.callback(lambda: print(server.report("stopped")))
         self.at_exit.callback(server.stop)
         server.wait_serving(2)
@@ -69,11 +60,6 @@ class Hall:
         all = self.guests.invite_until(two_each)
         seated = [[guest for guest in all if guest.worker == worker] for worker in (0, 1)]
         return [*seated[0][:2], *seated[1][:2]]
-
-    def _is_whole(self) -> bool:
-        for guest in (self.here, self.there):
-            guest.do("emit", "anybody?")
-        return all(guest.heard.qsize() >= 2 for guest in self.four)
 
     @property
     def four(self) -> list[Guest]:

@@ -1,81 +1,68 @@
-"""With a queue between the workers, what one broadcasts reaches the clients of all."""
+"""Each way in which cluster_store may name a Redis: it reaches the clients of all workers."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from queue import Queue
-from typing import Any
+from pathlib import Path
 
-import socketio  # type: ignore[import-untyped]
+import pytest
 
 from tests.conftest import StartGunicorn, StartRedis
-from tests.harness.callers import PATIENCE_S, new_client
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.waiting import wait_until
+from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
+from tests.harness.redis_cluster import Cluster
+from tests.harness.redis_sentinel import Watched
 
-MOST_CLIENTS = 48
-
-
-class Guest:
-    """A client in the chat, with the worker it is on and what it hears."""
-
-    def __init__(self, url: str) -> None:
-        self.client: socketio.Client = new_client()
-        self.heard: Queue[dict[str, Any]] = Queue()
-        self.client.on("said", self.heard.put)
-        self.client.connect(url, transports=["polling"], wait_timeout=PATIENCE_S)
-        self.worker = self.client.call("call", 0, timeout=PATIENCE_S)["worker"]
+APPS = {
+    "obedient:app": "gunicorn_cluster_ext.Sticky",
+    "obedient_asgi:app": "gunicorn_cluster_ext.StickyASGI",
+}
 
 
-def join_until(
-    enough: Callable[[list[Guest]], bool], server: Gunicorn, at_exit: ExitStack
-) -> list[Guest]:
-    guests: list[Guest] = []
+class Started:
+    """A function for each address, that starts what is there."""
 
-    def join() -> bool:
-        assert len(guests) < MOST_CLIENTS, [guest.worker for guest in guests]
-        guests.append(Guest(server.url))
-        at_exit.callback(guests[-1].client.disconnect)
-        return enough(guests)
+    def __init__(self, redis: StartRedis, directory: Path, at_exit: ExitStack) -> None:
+        self._redis, self._directory, self._at_exit = redis, directory, at_exit
 
-    wait_until(join, 60, "guests on every worker")
-    return guests
+    def alone(self) -> str:
+        return self._redis().url
+
+    def unix(self) -> str:
+        return self._redis().unix_url
+
+    def watched(self) -> str:
+        watched = Watched(self._directory)
+        self._at_exit.callback(watched.stop)
+        return watched.url
+
+    def cluster(self) -> str:
+        """One of its nodes is away."""
+        cluster = Cluster(self._directory)
+        self._at_exit.callback(cluster.stop)
+        cluster.nodes[0].crash()
+        return cluster.url
 
 
+@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize("way", ["alone", "unix", "watched", "cluster"])
 def test_a_broadcast_reaches_the_clients_of_all_workers(
-    gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
+    way: str,
+    app: str,
+    gunicorn: StartGunicorn,
+    redis: StartRedis,
+    new_directory: Callable[[], Path],
+    at_exit: ExitStack,
 ) -> None:
-    queue = redis()
-    server = gunicorn(
-        "chat:app",
-        *("-k", "gunicorn_cluster_ext.Sticky", "-w", "4"),
-        serving=4,
-        env={"CHAT_REDIS": queue.url},
-    )
-    guests = join_until(lambda all: len({each.worker for each in all}) == 4, server, at_exit)
-    # A worker subscribes in the background, after its first client has connected.
-    wait_until(lambda: queue.subscribers("flask-socketio") == 4, 10, "all workers to listen")
+    url = getattr(Started(redis, new_directory(), at_exit), way)()
+    env = {"GUNICORN_CLUSTER_STORE": url}
+    server = gunicorn(app, "-k", APPS[app], "-w", "2", serving=2, env=env)
+    guests = Guests(server.url, ["websocket"], at_exit)
 
-    guests[0].client.emit("say", "hello")
-    for guest in guests:
-        assert guest.heard.get(timeout=PATIENCE_S) == {"text": "hello", "worker": guests[0].worker}
+    def on_both(all: list[Guest]) -> bool:
+        return {guest.worker for guest in all} == {0, 1}
 
+    all = guests.invite_until(on_both)
+    first, last = all[0], all[-1]
 
-def test_without_a_queue_it_stays_on_its_worker(
-    gunicorn: StartGunicorn, at_exit: ExitStack
-) -> None:
-    server = gunicorn("chat:app", "-k", "gunicorn_cluster_ext.Sticky", "-w", "4", serving=4)
-
-    def near_and_far(all: list[Guest]) -> bool:
-        workers = [each.worker for each in all]
-        return len(set(workers)) > 1 and workers.count(workers[0]) > 1
-
-    guests = join_until(near_and_far, server, at_exit)
-    guests[0].client.emit("say", "hello")
-    near = [guest for guest in guests if guest.worker == guests[0].worker]
-    for guest in near:
-        assert guest.heard.get(timeout=PATIENCE_S)["text"] == "hello"
-    # What the far ones have heard by the time of another answer is all they will hear.
-    for guest in guests:
-        if guest not in near:
-            guest.client.call("call", 1, timeout=PATIENCE_S)
-            assert guest.heard.empty()
+    wait_introduced(all, [first, last])
+    first.do("emit", "news", "from the first")
+    assert hear_all(all, [first]) == [[("news", "from the first")]] * len(all)
