@@ -173,6 +173,28 @@ COUNTERS: Final = (
 )
 
 
+#: The kinds of rules, as ``cluster_sticky`` has them.
+ROUTED: Final = {
+    "engineio": Word.ROUTED_ENGINEIO,
+    "cookie": Word.ROUTED_COOKIE,
+    "learn": Word.ROUTED_LEARN,
+    "hash:ip": Word.ROUTED_HASH_IP,
+    "hash:header": Word.ROUTED_HASH_HEADER,
+    "hash:query": Word.ROUTED_HASH_QUERY,
+    "hash:cookie": Word.ROUTED_HASH_COOKIE,
+    "hash:path": Word.ROUTED_HASH_PATH,
+    "function": Word.ROUTED_FUNCTION,
+    "none": Word.ROUTED_NONE,
+}
+
+
+def counted_in(rule: str) -> int:
+    """The word that counts what ``rule`` decides; "none" is for what no rule does."""
+    parts = rule.split(":")
+    kind = ":".join(parts[:2]) if parts[0] == "hash" else parts[0]
+    return int(ROUTED.get(kind, Word.ROUTED_FUNCTION))
+
+
 # Plain ints: adding an IntEnum member to a base costs 60 ns more, and this is the request path.
 _STATE: Final = int(Word.STATE)
 _GENERATION: Final = int(Word.GENERATION)

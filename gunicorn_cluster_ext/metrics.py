@@ -25,7 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gunicorn_cluster_ext import __version__, multiproc, process, restarts
-from gunicorn_cluster_ext.board import COUNTERS, Board, RollState, State, Word
+from gunicorn_cluster_ext.board import COUNTERS, ROUTED, Board, RollState, State, Word
 
 __all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
 
@@ -58,19 +58,6 @@ _OF_ALL: Final = {
     Word.BUS_SENT: ("bus_messages_sent", "Messages to other workers, one for each of them."),
     Word.BUS_RECEIVED: ("bus_messages_received", "Messages from other workers."),
     Word.BUS_LOST: ("bus_messages_lost", "Messages to workers that read too slowly."),
-}
-#: Routing decisions, by the kind of rule that found the owner.
-_BY_RULE: Final = {
-    Word.ROUTED_ENGINEIO: "engineio",
-    Word.ROUTED_COOKIE: "cookie",
-    Word.ROUTED_HASH_IP: "hash:ip",
-    Word.ROUTED_HASH_HEADER: "hash:header",
-    Word.ROUTED_HASH_QUERY: "hash:query",
-    Word.ROUTED_HASH_COOKIE: "hash:cookie",
-    Word.ROUTED_HASH_PATH: "hash:path",
-    Word.ROUTED_FUNCTION: "function",
-    Word.ROUTED_LEARN: "learn",
-    Word.ROUTED_NONE: "none",
 }
 
 
@@ -137,7 +124,7 @@ def _counters(board: Board) -> Iterator[Metric]:
         yield CounterMetricFamily(_PREFIX + name, about, totals[word])
     about = "Requests by the sticky rule that found their owner."
     family = CounterMetricFamily(_PREFIX + "routing_decisions", about, labels=["rule"])
-    for word, rule in _BY_RULE.items():
+    for rule, word in ROUTED.items():
         family.add_metric([rule], totals[word])
     yield family
 

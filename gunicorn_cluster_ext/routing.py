@@ -132,13 +132,14 @@ class Hash:
         return None if seat is None else Owner(seat, False)
 
 
-def find_owner(rules: Iterable[Rule], head: Head, roster: Roster) -> Owner | None:
-    """The owner that the first rule finds, or None when the request is anybody's."""
-    for rule in rules:
+def find_owner(rules: Sequence[Rule], head: Head, roster: Roster) -> tuple[Owner | None, int]:
+    """The owner that the first rule finds, and which rule that is; None and -1 when the request is
+    anybody's."""
+    for number, rule in enumerate(rules):
         owner = rule.owner(head, roster)
         if owner is not None:
-            return owner
-    return None
+            return owner, number
+    return None, -1
 
 
 def begins_session(head: Head) -> bool:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from gunicorn_cluster_ext import compat, hooks, sids
-from gunicorn_cluster_ext.board import Word
+from gunicorn_cluster_ext.board import Word, counted_in
 from gunicorn_cluster_ext.cluster import Cluster
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED
 from gunicorn_cluster_ext.head import Head, blind
@@ -129,13 +129,23 @@ class StickyWorker:
 
     def _build_rules(self) -> Sequence[Rule]:
         """The sticky rules; after the application is loaded, for a rule may be in it."""
-        settings = self.cluster.settings
+        cookie = self.cluster.settings.cookie
         trust = Trust(self.cfg.forwarded_allow_networks(), "*" in self.cfg.forwarded_allow_ips)
-        words = settings.sticky
-        if not compat.can_read_heads(self.cfg):
-            words = tuple(rule for rule in words if rule == "hash:ip")
-        means = Means(settings.cookie, trust.client_ip, self._recall, self._rule_failed)
-        return [build_rule(rule, means) for rule in words]
+        means = Means(cookie, trust.client_ip, self._recall, self._rule_failed)
+        return [build_rule(rule, means) for rule in self._rule_words]
+
+    @property
+    def _rule_words(self) -> list[str]:
+        """The rules that can work here, as they are set."""
+        rules = self.cluster.settings.sticky
+        reads_heads = compat.can_read_heads(self.cfg)
+        return [rule for rule in rules if reads_heads or rule == "hash:ip"]
+
+    @cached_property
+    def _tally(self) -> list[int]:
+        """The words of the board that count decisions: one for each rule, the last for none."""
+        row = self.cluster.board.row(self.place.seat)
+        return [row + counted_in(words) for words in (*self._rule_words, "none")]
 
     def _recall(self, words: str, value: bytes) -> ProcessTag | None:
         memory = self.cluster.memory
@@ -146,7 +156,10 @@ class StickyWorker:
 
     def owner_of(self, head: Head) -> Owner | None:
         """Who owns the request; None when it is anybody's."""
-        return find_owner(self.rules, head, self.cluster.board)
+        board = self.cluster.board
+        owner, rule = find_owner(self.rules, head, board)
+        board.words[self._tally[rule]] += 1
+        return owner
 
     def taker_of(self, head: Head) -> int:
         """The seat that takes a request of nobody: this one, if there is room."""

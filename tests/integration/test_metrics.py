@@ -7,13 +7,13 @@ from types import TracebackType
 
 import pytest
 
-from gunicorn_cluster_ext.board import State, Word
+from gunicorn_cluster_ext.board import ROUTED, State, Word
 from tests.conftest import StartGunicorn
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.scrape import Scrape, Series
 from tests.harness.waiting import wait_until
 from tests.integration.site import READY_MADE, Site, StartSite, for_each
-from tests.integration.view import PATIENCE_S, View
+from tests.integration.view import PATIENCE_S, STICKY, View
 
 MEASURED = "from measured import app\n"
 REQUESTS = "gunicorn_cluster_requests_total"
@@ -93,6 +93,27 @@ def test_what_stands_on_the_board(site: StartSite) -> None:
     assert seen.get("gunicorn_cluster_roll_in_progress") == 0
     assert 0 < seen.get("gunicorn_cluster_arbiter_slowest_turn_seconds") < 5
     assert all(family.documentation for family in seen.families)
+
+
+@pytest.mark.parametrize("kind", [STICKY, "gunicorn_cluster_ext.StickyASGI"])
+def test_which_rules_find_an_owner(site: StartSite, kind: str) -> None:
+    sticky = ["engineio", "cookie", "hash:header:X-User", "hash:query:room"]
+    app = "lifespan:app" if kind.endswith("ASGI") else "whoami:app"
+    measured = site(app, worker_class=kind, cluster_sticky=sticky)
+    for _ in range(2):
+        measured.server.get("/", Cookie="gunicorn_worker=1")
+    for _ in range(3):
+        measured.server.get("/", **{"X-User": "ada"})
+    measured.server.get("/?room=4")
+    for _ in range(4):
+        measured.server.get("/")
+    decisions = {word.name: measured.view.counted(word) for word in ROUTED.values()}
+    assert {name: number for name, number in decisions.items() if number} == {
+        "ROUTED_COOKIE": 2,
+        "ROUTED_HASH_HEADER": 3,
+        "ROUTED_HASH_QUERY": 1,
+        "ROUTED_NONE": 4,
+    }
 
 
 def test_how_busy_it_is(site: StartSite) -> None:

@@ -20,6 +20,7 @@ from gunicorn_cluster_ext.board import (
     Row,
     State,
     Word,
+    counted_in,
     directories,
     make_directory,
 )
@@ -275,6 +276,24 @@ def test_only_what_is_counted_goes_into_the_ledger(board: Board) -> None:
         board.set(0, word, 9)
     board.enter(0)
     assert {word for word in Word if board.get(0, word) == 0} == set(COUNTERS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "word"),
+    [
+        ("engineio", Word.ROUTED_ENGINEIO),
+        ("cookie", Word.ROUTED_COOKIE),
+        ("learn:header:Mcp-Session-Id", Word.ROUTED_LEARN),
+        ("hash:ip", Word.ROUTED_HASH_IP),
+        ("hash:cookie:session", Word.ROUTED_HASH_COOKIE),
+        ("hash:path:^/(a:b)", Word.ROUTED_HASH_PATH),
+        ("shop.rules:owner", Word.ROUTED_FUNCTION),
+        ("none", Word.ROUTED_NONE),
+    ],
+)
+def test_where_decisions_are_counted(rule: str, word: Word) -> None:
+    assert counted_in(rule) == word
+    assert word in COUNTERS
 
 
 def test_slots_that_were_used(board: Board) -> None:

@@ -390,11 +390,11 @@ def test_the_first_rule_that_finds_an_owner_wins() -> None:
     rules = [rule("engineio"), rule("cookie"), rule("hash:ip")]
     cookie = b"Cookie: gunicorn_worker=1"
     roster = FakeRoster()
-    assert find_owner(rules, head(cookie, target=b"/?sid=abc.2.5"), roster) == (seat(2), True)
-    assert find_owner(rules, head(cookie, target=b"/?sid=abc.9.5"), roster) == (seat(1), False)
-    assert find_owner(rules, head(), roster) == rules[2].owner(head(), roster)
-    assert find_owner(rules[:2], head(), roster) is None
-    assert find_owner([], head(cookie), roster) is None
+    assert find_owner(rules, head(cookie, target=b"/?sid=abc.2.5"), roster) == ((seat(2), True), 0)
+    assert find_owner(rules, head(cookie, target=b"/?sid=abc.9.5"), roster) == ((seat(1), False), 1)
+    assert find_owner(rules, head(), roster) == (rules[2].owner(head(), roster), 2)
+    assert find_owner(rules[:2], head(), roster) == (None, -1)
+    assert find_owner([], head(cookie), roster) == (None, -1)
 
 
 # --- rendezvous -------------------------------------------------------------------------------
