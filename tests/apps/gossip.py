@@ -1,6 +1,7 @@
 """A WSGI application whose workers tell each other things over the bus. Answers are JSON."""
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -55,30 +56,10 @@ def tell(query: Query) -> Any:
     return {"sent": sent, "seconds": time.monotonic() - begun}
 
 
-def timed(query: Query) -> Any:
-    """Publish so many messages, and how long each took, in seconds."""
-    body = message(0, 0, int(query["size"]))
-    times = []
-    for _ in range(int(query["count"])):
-        begun = time.monotonic()
-        bus.publish("other", body)
-        times.append(time.monotonic() - begun)
-    return times
-
-
-def raw(query: Query) -> Any:
-    """Publish zeros."""
-    return bus.publish("raw", bytes(int(query["size"])))
-
-
-raw_sizes: list[int] = []
-
-
 def listen(query: Query) -> Any:
     if not ends:
         ends.append(bus.subscribe("gossip", hear))
-        ends.append(bus.subscribe("raw", lambda data: raw_sizes.append(len(data))))
-        ends.append(bus.subscribe("failing", lambda data: 1 / 0))
+        ends.append(bus.subscribe("slow", lambda data: time.sleep(float(data))))
     return True
 
 
@@ -89,17 +70,11 @@ def end(query: Query) -> Any:
 
 
 def said(query: Query) -> Any:
-    return {"heard": heard, "raw": raw_sizes}
+    return heard
 
 
-def forget(query: Query) -> Any:
-    heard.clear()
-    raw_sizes.clear()
-    return True
-
-
-def fail(query: Query) -> Any:
-    return bus.publish("failing", b"")
+def publish(query: Query) -> Any:
+    return bus.publish(query["channel"], query["message"].encode())
 
 
 def fds(query: Query) -> Any:
@@ -122,13 +97,40 @@ def plain(query: Query) -> Any:
 
 
 VIEWS: dict[str, Callable[[Query], Any]] = {
-    f"/{view.__name__}": view
-    for view in (tell, timed, raw, listen, end, said, forget, fail, fds, threads, plain)
+    f"/{view.__name__}": view for view in (tell, listen, end, said, publish, fds, threads, plain)
 }
 VIEWS["/"] = plain
 
-if "LISTEN_AT_IMPORT" in os.environ:
-    listen({})
+
+def write(line: str) -> None:
+    with open(f"chatter-{os.getpid()}", "a") as file:
+        file.write(line + "\n")
+
+
+def note(data: bytes) -> None:
+    """Write it down: the worker may be gone when somebody asks."""
+    pid, number, _ = data.split(b" ", 2)
+    write(f"heard {int(pid)} {int(number)}")
+
+
+def chatter() -> None:
+    """Say something all the time, and write down what was said and heard."""
+    bus.subscribe("chatter", note)
+    write(f"listens {time.monotonic()}")
+    for number in itertools.count():
+        size = 70_000 if number % 10 == 0 else 100
+        if number == 0:
+            write(f"begins {time.monotonic()}")
+        bus.publish("chatter", b"%d %d %s" % (os.getpid(), number, bytes(size)))
+        write(f"said {number}")
+        time.sleep(0.005)
+
+
+match os.environ.get("GOSSIP"):
+    case "listen":
+        listen({})
+    case "chatter":
+        threading.Thread(target=chatter, daemon=True).start()
 
 
 def is_for_me(query: Query) -> bool:

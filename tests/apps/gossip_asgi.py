@@ -1,6 +1,8 @@
 """As gossip.py, in event loops."""
 
 import asyncio
+import itertools
+import os
 import time
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,12 +29,30 @@ async def tell(query: Query) -> Any:
     return {"sent": sent, "seconds": time.monotonic() - begun}
 
 
+async def chatter() -> None:
+    """As gossip.chatter does."""
+    bus.subscribe("chatter", gossip.note)
+    gossip.write(f"listens {time.monotonic()}")
+    for number in itertools.count():
+        size = 70_000 if number % 10 == 0 else 100
+        if number == 0:
+            gossip.write(f"begins {time.monotonic()}")
+        await bus.apublish("chatter", b"%d %d %s" % (os.getpid(), number, bytes(size)))
+        gossip.write(f"said {number}")
+        await asyncio.sleep(0.005)
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await receive()
-        gossip.listen({})
+        what = os.environ.get("GOSSIP_ASGI")
+        if what == "listen":
+            gossip.listen({})
+        task = asyncio.create_task(chatter()) if what == "chatter" else None
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if task is not None:
+            task.cancel()
         await send({"type": "lifespan.shutdown.complete"})
         return
     query = dict(parse_qsl(scope["query_string"].decode()))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite
+from tests.integration.view import STICKY
 
 PATIENCE_S = 30
 
@@ -45,7 +47,7 @@ class Gossip:
         raise AssertionError(f"worker {pid} never answered")
 
     def heard(self, pid: int) -> list[Message]:
-        return [Message(*each) for each in self.ask(pid, "said")["heard"]]
+        return [Message(*each) for each in self.ask(pid, "said")]
 
     def wait_heard(self, pid: int, count: int) -> list[Message]:
         """Wait until that worker has heard so many."""
@@ -73,16 +75,50 @@ def in_order(heard: list[Message]) -> dict[tuple[int, int], list[int]]:
     return dict(numbers)
 
 
+class Chatter(NamedTuple):
+    """What one worker has written down: when it listened, when it first said something (monotonic,
+    in seconds), what it said last, and the numbers that it heard, by sender."""
+
+    listens: float
+    begins: float
+    said: int
+    heard: dict[int, list[int]]
+
+
+def read_chatter(directory: Path) -> dict[int, Chatter]:
+    return {
+        int(path.name.removeprefix("chatter-")): _read(path.read_text())
+        for path in directory.glob("chatter-*")
+    }
+
+
+def _read(text: str) -> Chatter:
+    last: dict[str, str] = {}
+    heard: dict[int, list[int]] = defaultdict(list)
+    # The last line may be half written.
+    for line in text[: text.rfind("\n")].splitlines():
+        word, value = line.split(" ", 1)
+        last[word] = value
+        if word == "heard":
+            sender, number = value.split()
+            heard[int(sender)].append(int(number))
+    return Chatter(
+        float(last["listens"]), float(last["begins"]), int(last.get("said", -1)), dict(heard)
+    )
+
+
 class StartGossip:
     def __init__(self, site: StartSite) -> None:
         self._site = site
 
-    def __call__(self, kind: str = "gunicorn_cluster_ext.Sticky", **settings: Any) -> Gossip:
-        """All workers listen: the application subscribes when it is imported."""
-        app = "gossip_asgi:app" if kind == "asgi" else "gossip:app"
-        hooks = "import os\nos.environ['LISTEN_AT_IMPORT'] = ''\n" if kind != "asgi" else ""
+    def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> Gossip:
+        """All workers listen from their start on; with `what` "chatter" they say something too."""
+        in_loops = "asgi" in kind.lower()
+        app, name = ("gossip_asgi:app", "GOSSIP_ASGI") if in_loops else ("gossip:app", "GOSSIP")
+        hooks = f"import os\nos.environ[{name!r}] = {what!r}\n"
         made = Gossip(self._site(app, hooks=hooks, worker_class=kind, **settings))
-        made.wait_listening(len(made.pids))
+        if what:
+            made.wait_listening(len(made.pids))
         return made
 
 

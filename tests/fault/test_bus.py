@@ -1,0 +1,143 @@
+"""Workers that stop or die while others send them messages over the bus."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.waiting import wait_until
+from tests.integration.conftest import site as site
+from tests.integration.gossip import Start, StartGossip, in_order, read_chatter
+from tests.integration.site import StartSite
+from tests.integration.test_bus import links, memory_files, wait_talking
+from tests.integration.view import KINDS, PATIENCE_S, STICKY
+
+KIND = pytest.mark.parametrize("kind", [*KINDS, "gevent"])
+# As settings: long enough that gunicorn does not kill a worker that a test has stopped.
+PATIENT = {"timeout": 120, "cluster_bus_timeout": 0.5}
+
+
+@pytest.fixture
+def start(site: StartSite) -> Start:
+    return StartGossip(site)
+
+
+@pytest.fixture
+def stop() -> Iterator[Callable[[int], None]]:
+    """Stops processes; those that still live afterwards go on."""
+    pids: list[int] = []
+
+    def stop(pid: int) -> None:
+        pids.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    yield stop
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            continue
+
+
+@KIND
+def test_a_stopped_worker_holds_nobody_up_beyond_the_bound(
+    start: Start, stop: Callable[[int], None], kind: str
+) -> None:
+    """50 MB for three workers, of which one reads nothing until it is let go."""
+    gossip = start(kind, workers=4, **PATIENT)
+    teller, stopped, *others = gossip.pids
+    stop(stopped)
+    sizes = ",".join(["60000"] * 9 + ["300000"])
+    told = gossip.ask(teller, "tell", sizes=sizes, threads=1, count=600)
+    sent = told["sent"]["0"]
+    assert told["seconds"] < 5
+    assert sent == sorted(sent, reverse=True), "it got a message after it had lost one"
+    kept, lost = sent.count(3), sent.count(2)
+    assert kept and lost and kept + lost == 600
+    for pid in others:
+        heard = gossip.wait_heard(pid, 600)
+        assert in_order(heard) == {(teller, 0): list(range(600))}
+    assert gossip.view.total("bus_lost") == lost
+
+    os.kill(stopped, signal.SIGCONT)
+    heard = gossip.wait_heard(stopped, kept)
+    assert in_order(heard) == {(teller, 0): list(range(kept))}
+    assert all(message.whole for message in heard)
+    gossip.server.wait_for(lambda: gossip.site.lines("reads the bus again"), 10, "a line")
+    (line,) = gossip.site.lines("does not read the bus")
+    (again,) = gossip.site.lines("reads the bus again")
+    assert f"{lost} messages to it were lost" in again
+    again_sent = gossip.ask(teller, "tell", sizes="10", threads=1)["sent"]["0"]
+    assert again_sent == [3]
+    assert gossip.wait_heard(stopped, kept + 1)[-1].size == 10
+    assert memory_files(teller) == 0
+
+
+@KIND
+def test_a_worker_that_waits_for_a_stopped_one_serves_others_meanwhile(
+    start: Start, stop: Callable[[int], None], kind: str
+) -> None:
+    gossip = start(kind, workers=2, timeout=120, cluster_bus_timeout=2)
+    teller, stopped = gossip.pids
+    stop(stopped)
+    sizes = ",".join(["60000"] * 300)
+    with gossip.server.connect() as connection:
+        begun = time.monotonic()
+        connection.send(f"GET /tell?sizes={sizes}&threads=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answered = 0
+        while time.monotonic() - begun < 1.5:
+            if gossip.ask(teller, "plain") == "plain":
+                answered += 1
+        answer = connection.answer().json()
+        seconds = time.monotonic() - begun
+    assert answer["pid"] == teller
+    assert 0 in answer["said"]["sent"]["0"] and seconds >= 2
+    assert answered > 20
+
+
+@KIND
+def test_a_worker_that_is_killed_harms_nobody(start: Start, kind: str) -> None:
+    gossip = start(kind, "chatter", cluster_restart_delay=0)
+    first = gossip.pids
+    wait_talking(gossip, first)
+    open_before = {pid: len(links(pid)) for pid in first}
+    survivor = first[2]
+    killed = []
+    for _ in range(3):
+        slot, victim = next(each for each in gossip.view.pids().items() if each[1] != survivor)
+        killed.append(victim)
+        generation = gossip.view.generations()[slot]
+        os.kill(victim, signal.SIGKILL)
+        gossip.view.wait_generation(slot, generation + 1)
+        gossip.wait_listening(3)
+        wait_talking(gossip, gossip.pids)
+    last = gossip.pids
+    assert not set(killed) & set(last) and survivor in last
+    settled = open_before[survivor] + 3
+    wait_until(lambda: len(links(survivor)) <= settled, PATIENCE_S, "sockets of the dead to go")
+    (directory,) = gossip.site.directory.glob("gunicorn-cluster-*")
+    assert len(list(directory.glob("bus-*"))) == 3
+    assert gossip.view.total("bus_lost") == 0
+    gossip.server.stop()
+
+    told = read_chatter(gossip.site.directory)
+    for pid, chatter in told.items():
+        for sender, numbers in chatter.heard.items():
+            assert numbers == list(range(numbers[0], numbers[-1] + 1)), (pid, sender)
+            if told[sender].begins > chatter.listens:
+                assert numbers[0] == 0, (pid, sender)
+            if pid in last and sender in killed:
+                assert numbers[-1] - told[sender].said in (0, 1), (pid, sender)
+
+
+def test_when_the_arbiter_is_killed_nothing_of_the_bus_is_left(
+    start: Start, new_directory: Callable[[], Path]
+) -> None:
+    gossip = start(STICKY)
+    os.kill(gossip.server.master_pid, signal.SIGKILL)
+    gossip.server.wait_exit(10)
+    (directory,) = gossip.site.directory.glob("gunicorn-cluster-*")
+    wait_until(lambda: not list(directory.glob("bus-*")), PATIENCE_S, "the end of all sockets")
