@@ -326,7 +326,6 @@ class ClusterArbiter(Arbiter):
                 return None
         pid: int = super().spawn_worker()
         self._slot = None
-        self.cluster.booted(self.WORKERS[pid].age, pid)
         return pid
 
     def _empty_slot(self) -> int | None:

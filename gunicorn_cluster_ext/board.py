@@ -553,7 +553,12 @@ def _remove_stale(base: Path, users: set[int]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has that pid."""
+    """Whether a process with that pid runs, as far as can be known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"  # has ended, but not reaped
+    except OSError:
+        pass  # another system, or a process that is hidden from this user
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.commands import init, metrics, settings, status, systemd
-from gunicorn_cluster_ext.commands.server import CommandError
+from gunicorn_cluster_ext.commands import (
+    events,
+    init,
+    metrics,
+    restart,
+    roll,
+    scale,
+    settings,
+    status,
+    stop,
+    systemd,
+)
+from gunicorn_cluster_ext.commands.server import FAILED, INTERRUPTED, CommandError
 
-_COMMANDS = (status, metrics, init, systemd, settings)
+_COMMANDS = (status, roll, restart, scale, stop, events, metrics, init, systemd, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,9 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         exit_status: int = options.run(options)
+        sys.stdout.flush()
     except CommandError as error:
         print(f"gunicorn-cluster: {error}", file=sys.stderr)
         return error.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads has enough, as head(1). Python would complain when it ends, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return exit_status
 
 

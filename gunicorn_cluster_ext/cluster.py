@@ -72,7 +72,9 @@ class Cluster:
 
     def seat(self, key: int, slot: int) -> Place:
         """Give a process that is about to be forked its place. Called in the arbiter."""
-        place = self.supervisor.seat(key, slot, time.monotonic()).place
+        process = self.supervisor.seat(key, slot, time.monotonic())
+        self.reporter.booting(process)
+        place = process.place
         self.board.clear(place.seat, place.generation, time.monotonic_ns())
         return place
 
@@ -101,12 +103,6 @@ class Cluster:
                 self.supervisor.saw(process, state, now)
                 if process.ready is not None and not was_ready:
                     self.reporter.ready(process, self.board.get(process.place.seat, Word.PID))
-
-    def booted(self, key: int, pid: int) -> None:
-        """A process was forked."""
-        process = self.supervisor.table.get(key)
-        if process is not None:
-            self.reporter.booted(process, pid)
 
     def ended(self, process: Process, pid: int, exit: Exit, verdict: Verdict) -> None:
         """A process was reaped."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -93,21 +93,65 @@ class Journal:
             self._log.warning("Events cannot be written (said once): %s", error)
 
 
-def read(directory: Path) -> Iterator[Event]:
-    """All that is kept, the oldest first. Raises OSError."""
-    for name in (OLDER, FILE):
-        path = directory / name
-        if path.exists():
-            yield from parse(path.read_bytes())
+def older(directory: Path) -> list[Event]:
+    """Those of the file that does not grow any more. Raises OSError."""
+    try:
+        return parse((directory / OLDER).read_bytes().splitlines())
+    except FileNotFoundError:
+        return []
 
 
-def parse(data: bytes) -> Iterator[Event]:
-    """The events in these lines; what is no event, because half of it was written, is left out."""
-    for line in data.splitlines():
+class Tail:
+    """Those of the file that grows, and of the one that takes its place."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        self._file: BinaryIO | None = None
+        self._half = b""
+
+    def read(self) -> list[Event]:
+        """What was written since the last time. Raises OSError."""
+        lines = self._lines()
+        if self._is_over():
+            # Between the two looks something may have been written to the old one.
+            lines += self._lines()
+            self.close()
+            lines += self._lines()
+        return parse(lines)
+
+    def close(self) -> None:
+        """Forget the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._half = None, b""
+
+    def _lines(self) -> list[bytes]:
+        if self._file is None:
+            try:
+                self._file = self._path.open("rb")
+            except FileNotFoundError:
+                return []
+        *lines, self._half = (self._half + self._file.read()).split(b"\n")
+        return lines
+
+    def _is_over(self) -> bool:
+        """Whether there is another file now."""
         try:
-            yield _DECODER.decode(line)
+            now = self._path.stat().st_ino
+        except FileNotFoundError:
+            return False
+        return self._file is not None and os.fstat(self._file.fileno()).st_ino != now
+
+
+def parse(lines: Iterable[bytes]) -> list[Event]:
+    """What is no event, because half of it was written, is left out."""
+    found = []
+    for line in lines:
+        try:
+            found.append(_DECODER.decode(line))
         except msgspec.DecodeError:
             continue
+    return found
 
 
 _DECODER = msgspec.json.Decoder(Event)

@@ -28,8 +28,8 @@ class Reporter:
 
     # --- workers --------------------------------------------------------------------------
 
-    def booted(self, process: Process, pid: int) -> None:
-        self._of_worker("boot", process, pid)
+    def booting(self, process: Process) -> None:
+        self._of_worker("boot", process, None)
 
     def ready(self, process: Process, pid: int) -> None:
         seconds = (process.ready or process.forked) - process.forked
@@ -45,7 +45,7 @@ class Reporter:
         self._of_worker("exit", process, pid, words, cause=cause)
 
     def _of_worker(
-        self, event: str, process: Process, pid: int, text: str = "", **fields: Any
+        self, event: str, process: Process, pid: int | None, text: str = "", **fields: Any
     ) -> None:
         slot, _, generation = process.place
         self._journal.write(event, text, worker=slot, generation=generation, pid=pid, **fields)

@@ -29,6 +29,11 @@ class Restarts(NamedTuple):
     at: int
 
     @property
+    def unwanted(self) -> int:
+        """How many of them nobody wanted."""
+        return sum(self.counts[cause] for cause in (Cause.BOOT, Cause.CRASH, Cause.FORCE))
+
+    @property
     def total(self) -> int:
         return sum(self.counts.values())
 

@@ -22,7 +22,8 @@ class Steering:
         wish = wishes.pending(board)
         if wish is not None:
             answer = self._do(wish)
-            self._cluster.reporter.wish(answer.text, granted=answer.granted)
+            if wish.kind != Kind.ROLL:  # of a reload enough is said
+                self._cluster.reporter.wish(answer.text, granted=answer.granted)
             wishes.answer(board, wish, answer)
 
     def _do(self, wish: Wish) -> Answer:

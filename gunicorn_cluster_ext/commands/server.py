@@ -11,6 +11,7 @@ from gunicorn_cluster_ext.servers import Server
 #: Exit statuses; 2 is argparse's own, for a command line that cannot be understood.
 FAILED = 1
 NO_SERVER = 3
+INTERRUPTED = 130
 
 
 class CommandError(Exception):

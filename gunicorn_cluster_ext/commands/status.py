@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import json
+import time
 from typing import Any
 
+from gunicorn_cluster_ext import description
+from gunicorn_cluster_ext.commands import head, screen
+from gunicorn_cluster_ext.commands.columns import table
+from gunicorn_cluster_ext.commands.reading import as_json, read
 from gunicorn_cluster_ext.commands.server import add_choice, choose
-from gunicorn_cluster_ext.servers import Server
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("status", help="the workers of a running server")
+    parser = commands.add_parser("status", help="what the workers of a running server do")
     add_choice(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="all there is to know, for programs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    print(json.dumps(_described(choose(options)), indent=2))
+    server = choose(options)
+    about, reading = description.read(server.directory), read(server)
+    if options.json:
+        screen.print_json(as_json(server, about, reading))
+        return 0
+    lines = head.lines(server.pid, about, reading, time.time())
+    screen.show(lines, table(reading.workers, screen.width()))
     return 0
-
-
-def _described(server: Server) -> dict[str, Any]:
-    board = server.board
-    workers = [
-        {"id": row.slot, "seat": row.seat, **row.words, "state": row.state.name.lower()}
-        for row in board.rows()
-    ]
-    roll = {**board.roll._asdict(), "state": board.roll.state.name.lower()}
-    return {"master": server.pid, "roll": roll, "workers": workers}

@@ -1,15 +1,22 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gunicorn_cluster_ext import events
-from gunicorn_cluster_ext.events import FILE, LIMIT, OLDER, Event, Journal
+from gunicorn_cluster_ext.events import FILE, LIMIT, OLDER, Event, Journal, Tail
 
 LOG = logging.getLogger("test.events")
+
+
+@pytest.fixture
+def tail(tmp_path: Path) -> Iterator[Tail]:
+    with closing(Tail(tmp_path)) as following:
+        yield following
 
 
 @pytest.fixture
@@ -17,15 +24,20 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path, LOG)
 
 
+def everything(directory: Path) -> list[Event]:
+    with closing(Tail(directory)) as tail:
+        return [*events.older(directory), *tail.read()]
+
+
 def texts(directory: Path) -> list[str]:
-    return [each.text for each in events.read(directory)]
+    return [each.text for each in everything(directory)]
 
 
 def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
     began, wall = time.monotonic(), time.time()
     journal.write("exit", "was ended by SIGKILL", worker=2, generation=3, pid=4711, cause="crash")
     journal.write("stop")
-    first, second = events.read(tmp_path)
+    first, second = everything(tmp_path)
     assert first == Event(
         first.at, first.monotonic, "exit", "was ended by SIGKILL", 2, 3, 4711, "crash"
     )
@@ -72,7 +84,7 @@ def test_what_cannot_be_written_is_said_once_and_counted(
     (tmp_path / FILE).rmdir()
     journal.write("ready", "written")
     journal.write("exit", "written")
-    assert [(each.text, each.lost) for each in events.read(tmp_path)] == [
+    assert [(each.text, each.lost) for each in everything(tmp_path)] == [
         ("written", 2),
         ("written", 0),
     ]
@@ -99,3 +111,48 @@ def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> N
     journal._lost = 1  # as it is when a disk is full in the middle of an event
     journal.write("boot", "second")
     assert texts(tmp_path) == ["first", "second"]
+
+
+# --- following --------------------------------------------------------------------------------
+
+
+def test_what_is_new_is_read_once(journal: Journal, tail: Tail) -> None:
+    assert tail.read() == []
+    for text in ("first", "second"):
+        journal.write("wish", text)
+        assert [each.text for each in tail.read()] == [text]
+    assert tail.read() == []
+
+
+def test_an_event_that_is_being_written_is_waited_for(
+    journal: Journal, tail: Tail, tmp_path: Path
+) -> None:
+    journal.write("wish", "all of it")
+    data = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(data[:20])
+    assert tail.read() == []
+    (tmp_path / FILE).write_bytes(data)
+    assert [each.text for each in tail.read()] == ["all of it"]
+
+
+def test_another_file_takes_its_place(journal: Journal, tail: Tail, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    for number in range(300):
+        journal.write("wish", f"{number} {'x' * 4_000}")
+        if number % 7 == 0:
+            seen += tail.read()
+    seen += tail.read()
+    assert [int(each.text.split()[0]) for each in seen] == list(range(300))
+    assert (tmp_path / OLDER).exists()
+
+
+def test_what_was_written_before_the_end_is_read_after_it(
+    journal: Journal, tail: Tail, tmp_path: Path
+) -> None:
+    """The server removes its files when it ends."""
+    journal.write("boot")
+    tail.read()
+    journal.write("stop")
+    (tmp_path / FILE).unlink()
+    assert [each.event for each in tail.read()] == ["stop"]
+    assert tail.read() == []

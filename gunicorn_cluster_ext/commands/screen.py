@@ -1,0 +1,65 @@
+"""Where a command prints: a terminal with rich, if both are there; else plain text."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gunicorn_cluster_ext.commands.columns import GAP, Table
+
+_STYLES = {
+    "ready": "green",
+    "booting": "yellow",
+    "draining": "cyan",
+    "parked": "cyan",
+    "waiting": "red",
+}
+
+
+def console() -> Any:
+    """rich's console, or None. rich is imported for a terminal only: that takes some time."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False, soft_wrap=True)
+
+
+def width() -> int | None:
+    """Of the terminal, in characters; None where there is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def show(head: Sequence[str], table: Table) -> None:
+    """Print both."""
+    on = console()
+    if on is None:
+        print("\n".join([*head, "", *table.lines()]))
+    else:
+        on.print("\n".join(head), markup=False, highlight=False)
+        on.print(rendered(table))
+
+
+def rendered(table: Table) -> Any:
+    """For rich."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for column, width in zip(table.columns, table.widths, strict=True):
+        side = "left" if column.is_text else "right"
+        grid.add_column(column.title, justify=side, width=width, no_wrap=True)  # type: ignore
+    for row in table.rows:
+        grid.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in row))
+    return grid
+
+
+def print_json(value: Any) -> None:
+    """With two spaces for each level."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
