@@ -183,7 +183,9 @@ class ClusterArbiter(Arbiter):
         self.cluster.describe(self)
 
     def _halt_if_hopeless(self, now: float) -> None:
-        why = self.cluster.supervisor.limits.halts(self.num_workers, now)
+        limits = self.cluster.supervisor.limits
+        self.cluster.board.recent_exits = limits.used(now)
+        why = limits.halts(self.num_workers, now)
         if why:
             raise HaltServer(f"{why} (cluster_restart_limit, cluster_restart_policy)", 1)
 

@@ -89,10 +89,10 @@ def _of_pid(pid: int, base: str | None) -> Server:
     try:
         for _, path in _boards(pid):
             return _open(pid, path.parent)
-    except PermissionError:
-        raise NoServer(_OTHER_USER.format(pid, user(Path(f"/proc/{pid}")), _me())) from None
     except OSError:
-        pass  # not Linux
+        owner = user(Path(f"/proc/{pid}"))
+        if owner not in ("", _me()):
+            raise NoServer(_OTHER_USER.format(pid, owner, _me())) from None
     raise NoServer(_NO_BOARD.format(pid))
 
 
@@ -133,11 +133,11 @@ def _boards(pid: int) -> Iterator[tuple[int, Path]]:
 
 
 def user(path: Path) -> str:
-    """To whom it belongs."""
+    """To whom it belongs; "" if that is not known."""
     try:
         return _name(path.stat().st_uid)
     except OSError:
-        return "another"
+        return ""
 
 
 def _me() -> str:

@@ -30,7 +30,7 @@ class Patience:
         if not self._server.is_there or self._server.board.stopping:
             raise CommandError(f"server {self._server.pid} has ended: {what}")
         if self.seconds is not None and self.passed >= self.seconds:
-            raise CommandError(f"{what} after {self.seconds:g} s")
+            raise CommandError(f"{what}, after {self.seconds:g} s")
         time.sleep(_PAUSE)
 
 

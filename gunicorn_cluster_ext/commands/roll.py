@@ -81,5 +81,5 @@ def _kept(roll: Roll) -> str:
 
 
 def _abort(server: Server) -> int:
-    print(wish(server, Kind.ABORT_ROLL).text)
+    print(f"Roll {wish(server, Kind.ABORT_ROLL).result} aborted")
     return 0

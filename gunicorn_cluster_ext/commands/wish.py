@@ -39,5 +39,5 @@ def send(server: Server, signal: int) -> None:
     except ProcessLookupError:
         raise CommandError(f"server {server.pid} has ended", NO_SERVER) from None
     except PermissionError:
-        owner = user(Path(f"/proc/{server.pid}"))
+        owner = user(Path(f"/proc/{server.pid}")) or "its own user"
         raise CommandError(f"server {server.pid} takes signals of {owner} only: use sudo") from None

@@ -1,20 +1,27 @@
 """What a running server looks like from the command line."""
 
+import json
 import os
 import signal
-
-import pytest
+from typing import Any
 
 from gunicorn_cluster_ext import __version__
-from tests.harness import command
+from gunicorn_cluster_ext.board import RollState
+from tests.harness.command import run_command
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import wait_more
 from tests.integration.view import PATIENCE_S
 
 
-def status(of: Site, *arguments: str) -> command.Result:
-    return command.run("status", "--pid", of.server.pid, *arguments)
+def status(of: Site, *arguments: str) -> str:
+    done = run_command("status", "--pid", str(of.server.pid), *arguments, directory=of.directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def as_json(of: Site) -> Any:
+    return json.loads(status(of, "--json"))
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -30,29 +37,28 @@ def test_the_table(site: StartSite) -> None:
     with seen.load(request=for_each(3)) as load:
         wait_more(load)
         wait_until(
-            lambda: all(float(row["REQ/S"]) > 0 for row in table(status(seen).out)),
+            lambda: all(float(row["REQ/S"]) > 0 for row in table(status(seen))),
             PATIENCE_S,
             "a rate of each worker",
         )
-        result = status(seen)
-    assert (result.status, result.err) == (0, "")
-    first, second, third, _ = result.out.splitlines()[:4]
+        text = status(seen)
+    first, second, third, _ = text.splitlines()[:4]
     assert f"gunicorn-cluster-ext {__version__}, " in first and f"master {seen.server.pid}" in first
     assert seen.server.url in second and "deployed:app" in second and "Sticky" in second
     assert third == "3 of 3 workers serve, 0 of 20 crashes in 60 s, no roll yet"
-    rows = table(result.out)
+    rows = table(text)
     assert {int(row["ID"]): int(row["PID"]) for row in rows} == seen.pids
     for row in rows:
         assert (row["STATE"], row["GEN"], row["RESTARTS"]) == ("ready", "1", "0")
         assert row["BUSY"].endswith("/4")
         assert float(row["REQUESTS"]) > 0 and float(row["CONNS"]) > 0
         assert 5 < int(row["RSS"].removesuffix("M")) < 500
-    assert "\x1b" not in result.out
+    assert "\x1b" not in text
 
 
 def test_json(site: StartSite) -> None:
     seen = site()
-    found = status(seen, "--json").json()
+    found = as_json(seen)
     assert (found["master"], found["target"], found["serving"]) == (seen.server.pid, 3, 3)
     assert found["server"]["addresses"] == [seen.server.url]
     assert found["server"]["settings"]["workers"] == 3
@@ -68,7 +74,7 @@ def test_json(site: StartSite) -> None:
         assert (each["state"], each["generation"], each["last_exit"]) == ("ready", 1, None)
         assert 0 < each["uptime"] < 60
         assert each["memory"] > 5_000_000
-        assert each["processor_time"] > 0
+        assert 0 <= each["processor_time"] <= each["uptime"]
         assert set(each["restarts"].values()) == {0}
 
 
@@ -76,15 +82,15 @@ def test_restarts_and_their_reason(site: StartSite) -> None:
     seen = site()
     os.kill(seen.pids[1], signal.SIGKILL)
     seen.view.wait_generation(1, 2)
-    found = status(seen, "--json").json()
+    found = as_json(seen)
     (killed,) = [each for each in found["workers"] if each["id"] == 1]
     assert killed["restarts"]["crash"] == 1 and sum(killed["restarts"].values()) == 1
     assert killed["last_exit"]["reason"] == "was ended by SIGKILL"
     assert 0 <= killed["last_exit"]["seconds_ago"] < 60
     assert found["recent_exits"] == 1
-    result = status(seen)
-    assert "1 of 20 crashes in 60 s" in result.out
-    (row,) = [row for row in table(result.out) if row["ID"] == "1"]
+    text = status(seen)
+    assert "1 of 20 crashes in 60 s" in text
+    (row,) = [row for row in table(text) if row["ID"] == "1"]
     assert (row["RESTARTS"], row["LAST"]) == ("1", "was ended by SIGKILL")
 
 
@@ -92,22 +98,17 @@ def test_a_slot_that_waits_for_its_next_attempt(site: StartSite) -> None:
     seen = site(workers=2, cluster_restart_delay=60, cluster_restart_delay_max=60)
     os.kill(seen.pids[1], signal.SIGKILL)
     wait_until(lambda: len(seen.view.rows) == 1, PATIENCE_S, "the end of a worker")
-    served, waiting = status(seen, "--json").json()["workers"]
+    served, waiting = as_json(seen)["workers"]
     assert (served["id"], served["state"]) == (0, "ready")
     assert (waiting["id"], waiting["state"], waiting["pid"]) == (1, "waiting", None)
-    assert "1 of 2 workers serve" in status(seen).out
+    assert "1 of 2 workers serve" in status(seen)
 
 
 def test_a_roll_that_failed(site: StartSite) -> None:
     seen = site()
     seen.deploy("import no_such_module\n")
-    reason = seen.roll_failed().reason
-    assert f"roll 1 failed: {reason}" in status(seen).out
-
-
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_columns_fit_the_terminal(site: StartSite, width: int) -> None:
-    """The least important ones are dropped."""
+    reason = seen.roll(RollState.FAILED).reason
+    assert f"roll 1 failed: {reason}" in status(seen)
 
 
 def test_reading_changes_nothing(site: StartSite) -> None:
@@ -115,12 +116,14 @@ def test_reading_changes_nothing(site: StartSite) -> None:
     seen = site()
     path = seen.view.path
     pids = [seen.server.pid, *seen.pids.values()]
+    choice = ["--dir", str(seen.directory)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
         before, changed = path.read_bytes(), path.stat().st_mtime_ns
         for arguments in (["status"], ["status", "--json"], ["events"]):
-            assert command.run(*arguments, "--pid", seen.server.pid).status == 0
+            done = run_command(*arguments, *choice, directory=seen.directory)
+            assert (done.returncode, done.stderr) == (0, "")
         assert path.read_bytes() == before
         assert path.stat().st_mtime_ns == changed
     finally:

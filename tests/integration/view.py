@@ -48,6 +48,12 @@ class View:
         return None
 
     @property
+    def path(self) -> Path:
+        """The board's file."""
+        assert self._board.path is not None
+        return self._board.path
+
+    @property
     def rows(self) -> list[Row]:
         return list(self._board.rows())
 

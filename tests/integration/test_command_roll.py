@@ -1,0 +1,201 @@
+"""`gunicorn-cluster roll`, as a deploy script runs it: 0 for a good deploy, 1 and why for a bad."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gunicorn_cluster_ext.board import RollState
+from tests.harness.command import Done, run_command
+from tests.harness.deploy import GOOD, slow
+from tests.harness.gunicorn import environment
+from tests.integration.site import Site, StartSite
+from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
+from tests.integration.test_roll_failures import BAD, CRASHES, REFUSED, THIRD_FAILS
+from tests.integration.view import PATIENCE_S
+
+
+def roll(of: Site, *arguments: str) -> Done:
+    return run_command("roll", "--dir", str(of.directory), *arguments, directory=of.directory)
+
+
+def reason(done: Done) -> str:
+    """What it said of a roll that came to nothing."""
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    return line.removeprefix("gunicorn-cluster: ")
+
+
+@contextmanager
+def rolling(of: Site) -> Iterator["subprocess.Popen[str]"]:
+    """The command while it runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn_cluster_ext", "roll", "--pid", str(of.server.pid)],
+        env=environment(of.directory, None),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_good_deploy(site: StartSite) -> None:
+    rolled = site()
+    for number, generation in ((1, 2), (2, 3)):
+        with rolled.load() as load:
+            wait_more(load)
+            done = roll(rolled)
+            wait_more(load)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"roll {number}: replacing, 1 of 3\n" in done.stdout
+        last = done.stdout.splitlines()[-1]
+        assert last.startswith("Replaced 3 workers in ") and last.endswith(f"s (roll {number})")
+        assert rolled.view.roll[:2] == (RollState.COMMITTED, number)
+        check_renewed(rolled, rolled.pids, generation=generation)
+        assert load.report.complaints(NOTICED_S) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_deploy(site: StartSite, name: str) -> None:
+    bad = BAD[name]
+    failed = site(**bad.settings)
+    failed.deploy(bad.code)
+    why = reason(roll(failed))
+    assert why == f"roll 1 failed: {failed.view.roll.reason}"
+    assert bad.word in why
+    assert failed.view.wait_slots(3) == failed.pids
+    failed.deploy(GOOD)
+    assert roll(failed).returncode == 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_broken_configuration(site: StartSite, name: str) -> None:
+    refused = site()
+    REFUSED[name](refused)
+    why = reason(roll(refused))
+    (line,) = refused.lines("Reload refused: ")
+    said = line.partition("Reload refused: ")[2].removesuffix(". Nothing has changed.")
+    assert why.startswith("no roll: the reload was refused: ")
+    assert said.startswith(why.removeprefix("no roll: the reload was refused: "))
+    assert refused.view.wait_slots(3, generation=1) == refused.pids
+    refused.configure()
+    assert roll(refused).returncode == 0
+
+
+@pytest.mark.parametrize("name", THIRD_FAILS)
+def test_the_third_of_four_fails(site: StartSite, name: str) -> None:
+    bad = THIRD_FAILS[name]
+    failed = site(workers=4, cluster_roll_rollback="keep", **bad.settings)
+    failed.deploy(bad.code)
+    why = reason(roll(failed))
+    assert bad.word in why and why.endswith("; 2 of 4 workers were replaced")
+
+
+def test_a_crash_while_it_is_observed(site: StartSite) -> None:
+    failed = site(cluster_roll_observe=20)
+    failed.deploy(CRASHES)
+    assert "code 9" in reason(roll(failed))
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_gunicorns_own_workers(site: StartSite, kind: str) -> None:
+    rolled = site(worker_class=kind)
+    assert roll(rolled).returncode == 0
+    check_renewed(rolled, rolled.pids)
+    rolled.deploy("import no_such_module\n")
+    assert "could not load" in reason(roll(rolled))
+
+
+# --- while it goes on ---------------------------------------------------------------------------
+
+
+def test_it_is_followed_for_some_time(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(3))
+    why = reason(roll(rolled, "--timeout", "1"))
+    assert why == "roll 1 is not over, 0 of 3 replaced, after 1 s"
+    rolled.view.wait_roll(1)
+
+
+def test_ctrl_c_ends_the_command_only(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(1))
+    with rolling(rolled) as command:
+        rolled.view.wait_roll(1, RollState.ROLLING)
+        assert command.stdout is not None
+        assert command.stdout.readline().startswith("roll 1: replacing")
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 130
+    assert err == (
+        "gunicorn-cluster: roll 1 is not followed any more; it goes on (roll --abort ends it)\n"
+    )
+    rolled.view.wait_roll(1)
+
+
+def test_abort(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(60))
+    with rolling(rolled) as command:
+        rolled.view.wait_roll(1, RollState.ROLLING)
+        done = roll(rolled, "--abort")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Roll 1 aborted\n", "")
+        _, err = command.communicate(timeout=PATIENCE_S)
+    assert (command.returncode, err) == (1, "gunicorn-cluster: roll 1 failed: it was aborted\n")
+    assert rolled.view.wait_slots(3, generation=1) == rolled.pids
+    assert reason(roll(rolled, "--abort")) == "no roll is under way"
+
+
+def test_another_roll_takes_its_place(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(60))
+    with rolling(rolled) as command:
+        rolled.view.wait_roll(1, RollState.ROLLING)
+        rolled.deploy(GOOD)
+        assert roll(rolled).returncode == 0
+        _, err = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 1
+    assert err in (
+        "gunicorn-cluster: roll 1 failed: another reload was asked for\n",
+        "gunicorn-cluster: another roll (2) took the place of roll 1\n",
+    )
+
+
+def test_a_configuration_that_is_refused_while_a_roll_is_under_way(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(2))
+    with rolling(rolled) as command:
+        rolled.view.wait_roll(1, RollState.ROLLING)
+        REFUSED["error"](rolled)
+        why = reason(roll(rolled))
+        assert why == "no roll: the configuration was refused; the roll under way goes on"
+        _, err = command.communicate(timeout=PATIENCE_S)
+    assert (command.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_meanwhile(site: StartSite, number: int) -> None:
+    rolled = site()
+    rolled.deploy(slow(60))
+    with rolling(rolled) as command:
+        rolled.view.wait_roll(1, RollState.ROLLING)
+        os.kill(rolled.server.pid, number)
+        _, err = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 1
+    assert err.startswith(f"gunicorn-cluster: server {rolled.server.pid} has ended: roll 1 is not")
+    rolled.server.kill()
+
+
+def test_preload_app_is_said(site: StartSite) -> None:
+    rolled = site(preload_app=True)
+    done = roll(rolled)
+    assert done.returncode == 0
+    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers have the code")
