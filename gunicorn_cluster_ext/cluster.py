@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import random
 import shutil
@@ -23,9 +24,13 @@ from gunicorn_cluster_ext.rolling import RollPolicy
 from gunicorn_cluster_ext.routing import learn_rules
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.slots import Place, Process
+from gunicorn_cluster_ext.stores import location
+from gunicorn_cluster_ext.stores.state import settle
 from gunicorn_cluster_ext.supervisor import Supervisor, Verdict
 
 _FEWEST_SLOTS = 16
+#: How long killed workers may take to be gone.
+_KILLED_S = 0.5
 
 
 class Cluster:
@@ -35,7 +40,8 @@ class Cluster:
     memory: Memory | None = None
 
     def __init__(self, settings: Settings, cfg: Any, log: Any) -> None:
-        self.settings = settings
+        self._store_name = f"{cfg.chdir} {cfg.default_proc_name} {' '.join(cfg.bind)}"
+        self.settings = self._with_store(settings)
         self.capacity = max(settings.slots or max(_FEWEST_SLOTS, 2 * cfg.workers), cfg.workers)
         self.supervisor = Supervisor(self.capacity, restart_policy(settings), random.random)
         self.directory = self._make_directory(cfg, log)
@@ -47,7 +53,7 @@ class Cluster:
         self._described: Any = None
         self.inboxes = Inboxes(self.capacity * SEATS_PER_SLOT)
         self._remember(settings)
-        self._pid = os.getpid()
+        self._pid, self._user = os.getpid(), (cfg.uid, cfg.gid)
         # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
         atexit.register(self.close)
 
@@ -60,7 +66,7 @@ class Cluster:
 
     def take(self, settings: Settings) -> None:
         """Use other settings from now on. Those of what exists already need a restart."""
-        self.settings = settings
+        self.settings = self._with_store(settings)
         self.supervisor.limits.policy = restart_policy(settings)
         self._remember(settings)
 
@@ -69,6 +75,13 @@ class Cluster:
             self.memory.ttl = settings.learn_ttl
         elif learn_rules(settings.sticky):
             self.memory = Memory(settings.learn_size, settings.learn_ttl)
+
+    def _with_store(self, settings: Settings) -> Settings:
+        """An embedded store that nobody has named stays the same as long as the server lives, over
+        reloads that change what it was named after."""
+        if settings.store_name is not None:
+            return settings
+        return dataclasses.replace(settings, store_name=self._store_name)
 
     def seat(self, key: int, slot: int) -> Place:
         """Give a process that is about to be forked its place. Called in the arbiter."""
@@ -88,9 +101,26 @@ class Cluster:
                 self._log.warning("The server's description cannot be written: %s", error)
 
     def close(self) -> None:
-        """Remove the server's files. Called in the arbiter; nothing happens in a worker."""
-        if self.directory is not None and os.getpid() == self._pid:
+        """Remove the server's files, and settle what killed workers have left in its store. Called
+        in the arbiter; nothing happens in a worker."""
+        if os.getpid() != self._pid:
+            return
+        if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
+        if self.settings.store == "embedded":
+            self._settle_store()
+
+    def _settle_store(self) -> None:
+        """As the workers' user: it is their directory. The process ends after this."""
+        uid, gid = self._user
+        try:
+            if os.geteuid() != uid:
+                os.setegid(gid)
+                os.seteuid(uid)
+            for directory in location.existing(self.settings):
+                settle(directory, _KILLED_S)
+        except OSError as error:
+            self._log.warning("The embedded store was not put on disk: %s", error)
 
     # --- between board and supervisor, in the arbiter -----------------------------------
 

@@ -2,7 +2,8 @@
 
 A store is opened when it is first used, by the process that uses it: nothing of it may cross a
 fork. In a worker the settings are those of the server; elsewhere (a shell, a task queue) those
-of the environment, ``GUNICORN_CLUSTER_STORE`` and so on.
+of the environment, ``GUNICORN_CLUSTER_STORE`` and so on; to share a server's embedded store they
+give it the same name or path (``cluster_store_name``, ``cluster_store_path``) as the server does.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _member: Member | None = None
 def use(settings: Settings) -> None:
     """Those of this server, for what a preloaded application does. Called in the arbiter."""
     global _server
+    if _server is None and settings.store == "embedded" and _of_environment.cache_info().currsize:
+        _warn_of_early_use(settings)
     _server = settings
 
 
@@ -80,6 +83,14 @@ def _of_environment() -> Settings:
     """And of the file that gunicorn has executed: it imports a preloaded application before it
     asks us anything."""
     return read(executed_config(None), os.environ)
+
+
+def _warn_of_early_use(settings: Settings) -> None:
+    if settings.store_path is None and settings.store_name is None:
+        log.warning(
+            "The application has used the store while it was imported (preload_app), before there "
+            "was a server to name it: that is another one. Set cluster_store_name."
+        )
 
 
 class Stores:
@@ -168,7 +179,14 @@ cache_errors = Count(Word.CACHE_ERRORS)
 bus_sent = Count(Word.BUS_SENT)
 bus_received = Count(Word.BUS_RECEIVED)
 bus_lost = Count(Word.BUS_LOST)
-_COUNTS = (cache_hits, cache_misses, cache_errors, bus_sent, bus_received, bus_lost)
+session_reads = Count(Word.SESSION_READS)
+session_writes = Count(Word.SESSION_WRITES)
+session_errors = Count(Word.SESSION_ERRORS)
+_COUNTS = (
+    *(cache_hits, cache_misses, cache_errors),
+    *(bus_sent, bus_received, bus_lost),
+    *(session_reads, session_writes, session_errors),
+)
 
 
 def cache_failed(error: Exception) -> None:

@@ -26,8 +26,16 @@ from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.cookies import new_id
 from gunicorn_cluster_ext.faces import Asynchronous, Blocking
 from gunicorn_cluster_ext.fields import Changes, Fields
-from gunicorn_cluster_ext.process import Stores, complain, log
-from gunicorn_cluster_ext.script import Script, arun, run
+from gunicorn_cluster_ext.process import (
+    Count,
+    Stores,
+    complain,
+    log,
+    session_errors,
+    session_reads,
+    session_writes,
+)
+from gunicorn_cluster_ext.script import Script, Step, arun, run
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
 
@@ -210,7 +218,7 @@ class Session(MutableMapping[str, Any]):
         stored: dict[bytes, bytes] = {}
         if self._sid is not None:
             key = store_key(self._sid)
-            stored = yield from self._ask(lambda face: face.store.fields(key))
+            stored = yield from self._ask(session_reads, lambda face: face.store.fields(key))
             self._found = bool(stored) and self._is_sound(stored)
             if not self._found:
                 log.info("A session cookie without a session: it has ended, or never was")
@@ -228,13 +236,16 @@ class Session(MutableMapping[str, Any]):
             return False
         return not self.limits().is_over(self._made, time.time())
 
-    def _ask(self, step: Any) -> Script[Any]:
+    def _ask(self, count: Count, step: Step) -> Script[Any]:
         try:
-            return (yield step)
+            answer = yield step
         except StoreError as error:
             self.failure = error
+            session_errors.add()
             complain(error)
             raise SessionAway(_AWAY) from error
+        count.add()
+        return answer
 
     # --- into the store -----------------------------------------------------------------
 
@@ -251,7 +262,7 @@ class Session(MutableMapping[str, Any]):
     def _save(self, last: bool) -> Script[tuple[Outcome, str]]:
         outcome = Outcome.KEEP
         if self._cleared:
-            yield from self._ask(lambda face: face.store.delete(self._cleared))
+            yield from self._ask(session_writes, lambda face: face.store.delete(self._cleared))
             self._cleared = []
             outcome = Outcome.REMOVE
         if self._fields is not None:
@@ -286,17 +297,17 @@ class Session(MutableMapping[str, Any]):
     def _move(self, changes: Changes) -> Script[bool]:
         """Whether the session was still there. Its data is that of the store, with our changes."""
         old, self._anew = store_key(self._sid or ""), False
-        stored = yield from self._ask(lambda face: face.store.fields(old))
+        stored = yield from self._ask(session_reads, lambda face: face.store.fields(old))
         if not stored:
             self.lost = True
             return False
         kept = {key: data for key, data in stored.items() if key not in changes.remove}
         self._sid, self._made = new_id(), time.time()
         yield from self._put(self._sid, {**kept, **changes.put})
-        if (yield from self._ask(lambda face: face.store.delete([old]))):
+        if (yield from self._ask(session_writes, lambda face: face.store.delete([old]))):
             return True
         self.lost, new = True, store_key(self._sid)
-        yield from self._ask(lambda face: face.store.delete([new]))
+        yield from self._ask(session_writes, lambda face: face.store.delete([new]))
         return False
 
     def _put(self, sid: str, put: dict[bytes, bytes], remove: Any = None) -> Script[bool]:
@@ -307,9 +318,10 @@ class Session(MutableMapping[str, Any]):
             times[_MADE] = b"%d" % self._made
         ttl, must_exist = self.limits().ttl(self._made, self._seen), remove is not None
         self.written = yield from self._ask(
+            session_writes,
             lambda face: face.store.change(
                 key, {**put, **times}, remove or (), ttl=ttl, must_exist=must_exist
-            )
+            ),
         )
         return self.written
 

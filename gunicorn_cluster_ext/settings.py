@@ -152,6 +152,18 @@ def _directory(value: Any) -> str | None:
     return os.path.abspath(value)
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 1_000:
+        raise ValueError("it is no name")
+    return value
+
+
+def _prefix(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{0,100}", value):
+        raise ValueError("it cannot stand in a key")
+    return value
+
+
 def _setting(
     default: Any, parse: Callable[[Any], Any], kind: str, allowed: str, why: str, unit: str = ""
 ) -> Any:
@@ -409,9 +421,26 @@ class Settings:
         None,
         _directory,
         "path",
-        "a directory of the user that the workers run as, on a local disk; none: one in "
-        "$STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp, for each working directory",
-        "Where the embedded store has its files. Servers with the same path share them.",
+        "a directory of the user that the workers run as, on a local disk; none: one for each "
+        "`cluster_store_name`, in $STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp",
+        "Where the embedded store has its files. Processes with the same path share them.",
+    )
+    store_name: str | None = _setting(
+        None,
+        _optional(_name),
+        "text",
+        "at most 1000 characters that can be seen; none: the server's `chdir`, application and "
+        "`bind`, and in a process that is no server's its working directory",
+        "Which of this user's embedded stores it is, where no path says so. Give the same name to "
+        "a shell or a task queue that is to share what the server has.",
+    )
+    store_prefix: str = _setting(
+        "gunicorn_cluster:",
+        _prefix,
+        "text",
+        "at most 100 letters, digits and visible characters of ASCII, or nothing",
+        "What all keys in a Redis begin with. Two sites on one Redis need two prefixes; processes "
+        "of one site the same.",
     )
     store_size: int = _setting(
         "256M",

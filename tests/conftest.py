@@ -1,5 +1,6 @@
 """Fixtures that start real programs. Each is stopped, and checked to be gone, after the test."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,13 @@ StartNginx = Callable[[str], Nginx]
 StartHaproxy = Callable[[str], Haproxy]
 StartNode = Callable[..., Node]
 StartBrowser = Callable[[], Browser]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where a test's own process, and what it starts, keeps an embedded store without a name."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ.pop("STATE_DIRECTORY", None)
 
 
 @pytest.fixture

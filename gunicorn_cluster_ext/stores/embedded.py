@@ -6,7 +6,6 @@ done where they are called (a few microseconds), and waiting for another writer 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -37,14 +36,8 @@ _unpack = msgspec.msgpack.Decoder(dict[bytes, bytes]).decode
 
 
 def open_environment(settings: Settings) -> Environment:
-    """Where ``cluster_store_path`` says; else the place of this user's servers that run in this
-    working directory. Raises StoreError.
-    """
-    if settings.store_path is not None:
-        directory = location.given(settings.store_path)
-    else:
-        directory = location.default(os.getcwd())
-    return environment(directory, settings.store_size, settings.store_timeout)
+    """Raises StoreError."""
+    return environment(location.of(settings), settings.store_size, settings.store_timeout)
 
 
 def _value(entry: Entry | None) -> bytes | None:

@@ -150,7 +150,7 @@ class Environment:
     def _open_lmdb(self, state: State) -> Any:
         """Without ``writemap``: with it a full disk would be a SIGBUS, not an error. A file that
         was allowed to be larger remains so: to take less it needs room."""
-        path = self._path(state)
+        path = state.path
         opened = lmdb.open(
             path,
             map_size=max(self.size, state.words[Word.LENGTH]),
@@ -168,13 +168,10 @@ class Environment:
         state.words[Word.LENGTH] = length
         return opened
 
-    def _path(self, state: State) -> str:
-        return os.path.join(self.directory, f"{state.words[Word.GENERATION]}.mdb")
-
     def _fault(self, state: State) -> str | None:
         """What keeps this file from being opened, as far as its length and first bytes tell."""
         try:
-            with open(self._path(state), "rb") as file:
+            with open(state.path, "rb") as file:
                 _, version = _META.unpack(file.read(_META.size).ljust(_META.size, b"\0"))
                 length = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
@@ -192,7 +189,7 @@ class Environment:
 
     def _discard(self, state: State, why: str) -> None:
         """Set the file aside, one at most. Called by the writer."""
-        path = self._path(state)
+        path = state.path
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, os.path.join(self.directory, "broken.mdb"))
             log.error("The embedded store in %s begins anew: %s.", self.directory, why)
@@ -219,7 +216,7 @@ class Environment:
         with self.lock:
             try:
                 self._close_lmdb()
-                state.quit(lambda: _sync(self._path(state)))
+                state.quit()
             finally:
                 self.state = None
                 # Not left: threads that still know this state find it taken, and take another.
@@ -249,14 +246,6 @@ class Environment:
         self._forget()
         if state is not None:
             state.close()  # our copies: the parent's locks stay
-
-
-def _sync(path: str) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _state(directory: str) -> State:

@@ -12,9 +12,31 @@ import stat
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreError
 
 _NAME = "gunicorn-cluster"
+
+
+def of(settings: Settings) -> str:
+    """The directory of these settings, made if it is missing. Raises StoreError."""
+    if settings.store_path is not None:
+        return given(settings.store_path)
+    return default(_name(settings))
+
+
+def existing(settings: Settings) -> list[str]:
+    """Where processes with these settings may have made it. Nothing is made."""
+    if settings.store_path is not None:
+        paths = [settings.store_path]
+    else:
+        paths = [os.path.join(base, _hashed(_name(settings))) for base in _bases()]
+    return [path for path in paths if os.path.isdir(path)]
+
+
+def _name(settings: Settings) -> str:
+    """Outside a server it goes by the working directory."""
+    return settings.store_name or os.getcwd()
 
 
 def given(path: str) -> str:
@@ -31,19 +53,20 @@ def given(path: str) -> str:
     return path
 
 
-def default(server: str) -> str:
-    """The directory of ``server`` (any words that stay the same over its restarts). Raises
-    StoreError when there is no place for one.
-    """
-    name = blake2b(server.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+def default(name: str) -> str:
+    """The directory of a store with this name. Raises StoreError when there is no place for one."""
     refused = []
     for base in _bases():
         try:
-            return _make(base, name)
+            return _make(base, _hashed(name))
         except (OSError, StoreError) as error:
             refused.append(f"{base}: {error}")
     where = "; ".join(refused)
     raise StoreError(f"No place for the embedded store: set cluster_store_path. {where}")
+
+
+def _hashed(name: str) -> str:
+    return blake2b(name.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def _make(base: str, name: str) -> str:

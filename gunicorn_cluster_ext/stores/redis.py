@@ -73,6 +73,7 @@ class _Operations:
         except ValueError as error:
             raise StoreError(f"cluster_store is no URL of a Redis: {error}") from None
         self._timeout = settings.store_timeout
+        self._prefix = settings.store_prefix.encode()
         self.forget()
         _stores.add(self)
 
@@ -174,12 +175,12 @@ class _Operations:
 
     @operation
     def get(self, key: bytes) -> Script[bytes | None]:
-        value: bytes | None = yield from self._one("GET", key)
+        value: bytes | None = yield from self._one("GET", self._prefix + key)
         return value
 
     @operation
     def get_many(self, keys: Iterable[bytes]) -> Script[list[bytes | None]]:
-        wanted = list(keys)
+        wanted = [self._prefix + key for key in keys]
         if self.address.way == "cluster":
             return (yield from self._each([("GET", key) for key in wanted]))
         if not wanted:
@@ -189,25 +190,29 @@ class _Operations:
 
     @operation
     def set(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[None]:
-        yield from self._one(*_set(key, value, ttl))
+        yield from self._one(*_set(self._prefix + key, value, ttl))
 
     @operation
     def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> Script[None]:
-        yield from self._each([_set(key, value, ttl) for key, value in items.items()])
+        yield from self._each(
+            [_set(self._prefix + key, value, ttl) for key, value in items.items()]
+        )
 
     @operation
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> Script[bool]:
-        return bool((yield from self._one(*_set(key, value, ttl), "NX", again=False)))
+        return bool(
+            (yield from self._one(*_set(self._prefix + key, value, ttl), "NX", again=False))
+        )
 
     @operation
     def touch(self, key: bytes, ttl: float | None) -> Script[bool]:
         if ttl is None:
-            return bool((yield from self._run_script(scripts.PERSIST, key)))
-        return bool((yield from self._one("PEXPIRE", key, _ms(ttl))))
+            return bool((yield from self._run_script(scripts.PERSIST, self._prefix + key)))
+        return bool((yield from self._one("PEXPIRE", self._prefix + key, _ms(ttl))))
 
     @operation
     def delete(self, keys: Iterable[bytes]) -> Script[int]:
-        return (yield from self._delete(list(keys)))
+        return (yield from self._delete([self._prefix + key for key in keys]))
 
     def _delete(self, keys: list[bytes]) -> Script[int]:
         if self.address.way == "cluster":
@@ -219,17 +224,23 @@ class _Operations:
     @operation
     def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> Script[int]:
         if ttl is None:
-            return int((yield from self._one("INCRBY", key, by, again=False)))
-        return int((yield from self._run_script(scripts.INCR, key, by, _ms(ttl), again=False)))
+            return int((yield from self._one("INCRBY", self._prefix + key, by, again=False)))
+        return int(
+            (
+                yield from self._run_script(
+                    scripts.INCR, self._prefix + key, by, _ms(ttl), again=False
+                )
+            )
+        )
 
     @operation
     def compare_and_delete(self, key: bytes, value: bytes) -> Script[bool]:
         script = scripts.COMPARE_AND_DELETE
-        return bool((yield from self._run_script(script, key, value, again=False)))
+        return bool((yield from self._run_script(script, self._prefix + key, value, again=False)))
 
     @operation
     def clear(self, prefix: bytes) -> Script[int]:
-        pattern, cleared = _escape(prefix) + b"*", 0
+        pattern, cleared = _escape(self._prefix + prefix) + b"*", 0
         for node in (yield lambda store: store.client.nodes(self._timeout)):
             cursor: Any = b"0"
             while cursor is not None:
@@ -244,7 +255,7 @@ class _Operations:
 
     @operation
     def fields(self, key: bytes) -> Script[dict[bytes, bytes]]:
-        fields: dict[bytes, bytes] = yield from self._one("HGETALL", key)
+        fields: dict[bytes, bytes] = yield from self._one("HGETALL", self._prefix + key)
         return fields
 
     @operation
@@ -260,7 +271,7 @@ class _Operations:
         gone = list(remove)
         pairs = [each for pair in put.items() for each in pair]
         args = (0 if ttl is None else _ms(ttl), int(must_exist), len(gone), *gone, *pairs)
-        return bool((yield from self._run_script(scripts.CHANGE, key, *args)))
+        return bool((yield from self._run_script(scripts.CHANGE, self._prefix + key, *args)))
 
 
 class RedisStore(_Operations, Blocking):

@@ -29,6 +29,7 @@ from enum import IntEnum
 from functools import partial
 
 MAGIC = int.from_bytes(b"gce-st01", "little")
+_PAUSE_S = 0.01
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Counts time while the machine sleeps, which CLOCK_MONOTONIC does on macOS only.
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -76,6 +77,11 @@ class State:
         """Fixed while anybody uses the store."""
         return self.reals[Word.OFFSET]
 
+    @property
+    def path(self) -> str:
+        """Of the file of entries."""
+        return os.path.join(self.directory, f"{self.words[Word.GENERATION]}.mdb")
+
     # --- the writers' lock ---------------------------------------------------------------
 
     def try_enter(self) -> bool:
@@ -120,23 +126,40 @@ class State:
         if self.words[Word.MAGIC] != MAGIC:
             self._map[:] = bytes(len(self._map))
             self.words[Word.MAGIC] = MAGIC
-        low, high = _boot_id()
-        same = bool(low) and (low, high) == (self.words[Word.BOOT], self.words[Word.BOOT + 1])
+        same = self._is_of_this_boot()
         if not same:
-            self.words[Word.BOOT], self.words[Word.BOOT + 1] = low, high
+            self.words[Word.BOOT], self.words[Word.BOOT + 1] = _boot_id()
             latest = self.reals[Word.LATEST]
             # Not a comparison that is true for NaN.
             start = latest if latest >= time.time() else time.time()
             self.reals[Word.OFFSET] = start - self.clock()
         return same or self.words[Word.CLOSED] == 1
 
-    def quit(self, sync: Callable[[], object]) -> None:
+    def _is_of_this_boot(self) -> bool:
+        low, high = _boot_id()
+        return bool(low) and (low, high) == (self.words[Word.BOOT], self.words[Word.BOOT + 1])
+
+    def quit(self) -> None:
         """Be no user any more; the last one puts all on disk. Called by a writer."""
         if self._joined and self._is_alone():
-            sync()
-            self.words[Word.CLOSED] = 1
-            self._map.flush()
+            self._put_on_disk()
         fcntl.flock(self._users, fcntl.LOCK_UN)
+
+    def settle(self) -> bool:
+        """Put on disk what users that were killed have left. Whether nothing is left to do; not,
+        if somebody uses it. Called by a writer that is no user."""
+        if self.words[Word.MAGIC] != MAGIC or self.words[Word.CLOSED]:
+            return True
+        if not self._is_alone():
+            return False
+        if self._is_of_this_boot():
+            self._put_on_disk()
+        return True
+
+    def _put_on_disk(self) -> None:
+        _sync(self.path)
+        self.words[Word.CLOSED] = 1
+        self._map.flush()
 
     def close(self) -> None:
         self.words.release()
@@ -153,6 +176,37 @@ class State:
 
     def go_on(self) -> None:
         self._thread.release()
+
+
+def settle(directory: str, patience: float) -> None:
+    """Put on disk what the users of this directory have left, if they are gone within ``patience``
+    seconds. What was used before a reboot remains as it is. Raises OSError.
+    """
+    if not os.path.exists(os.path.join(directory, "state")):
+        return
+    state, deadline = State(directory), time.monotonic() + patience
+    try:
+        while not _settled(state) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+    finally:
+        state.close()
+
+
+def _settled(state: State) -> bool:
+    if not state.try_enter():
+        return False
+    try:
+        return state.settle()
+    finally:
+        state.leave()
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _boot_id() -> tuple[int, int]:

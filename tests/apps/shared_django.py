@@ -1,7 +1,6 @@
 """Django, whose session all workers share. See shared.py."""
 
 import os
-import time
 from typing import Any
 
 from django.conf import settings
@@ -34,7 +33,7 @@ def read(request: HttpRequest) -> JsonResponse:
 
 def put(request: HttpRequest) -> JsonResponse:
     seen = len(request.session.keys())
-    time.sleep(float(request.GET.get("sleep", 0)))
+    meeting.wait(request.GET.dict())
     request.session[request.GET["key"]] = {"value": request.GET["value"]}
     return said(seen)
 

@@ -1,9 +1,9 @@
 """Flask, whose session all workers share. See shared.py."""
 
 import os
-import time
 from typing import Any
 
+import meeting
 from flask import Flask, request, session
 
 from gunicorn_cluster_ext.flask import ClusterSession
@@ -30,7 +30,7 @@ def read() -> dict[str, Any]:
 @app.get("/put")
 def put() -> dict[str, Any]:
     seen = len(session)
-    time.sleep(float(request.args.get("sleep", 0)))
+    meeting.wait(request.args)
     session[request.args["key"]] = {"value": request.args["value"]}
     return said(seen)
 

@@ -1,9 +1,9 @@
 """Starlette, whose session all workers share. See shared.py."""
 
-import asyncio
 import os
 from typing import Any
 
+import meeting
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -27,7 +27,7 @@ def read(request: Request) -> JSONResponse:
 
 async def put(request: Request) -> JSONResponse:
     seen = len(request.session)
-    await asyncio.sleep(float(request.query_params.get("sleep", 0)))
+    await meeting.await_(request.query_params)
     request.session[request.query_params["key"]] = {"value": request.query_params["value"]}
     return said(seen)
 

@@ -286,7 +286,7 @@ def test_no_count_is_lost(
     counting = [keep(Process(f"count{n}", command, new_directory(), env)) for n in range(4)]
     for process in counting:
         assert process.wait_exit(90) == 0, process.report("failed")
-    assert server.ask("GET", "count") == b"32000"
+    assert server.ask("GET", "gunicorn_cluster:count") == b"32000"
 
 
 def test_a_hang_under_load(redis: StartRedis) -> None:
@@ -305,8 +305,8 @@ def test_a_hang_under_load(redis: StartRedis) -> None:
     for thread in threads:
         thread.start()
     server.halt()
-    halted = time.monotonic()
-    time.sleep(2.5)
+    begun = time.monotonic() + LIMIT + GRACE
+    wait_until(lambda: len([at for at, _ in tries if at > begun]) > 1_000, 30, "many tries")
     server.go_on()
     resumed = time.monotonic()
     wait_until(lambda: get(store).error is None, RECOVERY, "an answer")
@@ -314,9 +314,7 @@ def test_a_hang_under_load(redis: StartRedis) -> None:
     for thread in threads:
         thread.join()
     assert max(tried.seconds for _, tried in tries) < LIMIT + GRACE
-    begun = halted + LIMIT + GRACE
     open_for = [tried.seconds for at, tried in tries if begun < at < resumed]
-    assert len(open_for) > 100
     assert p99(open_for) < 0.05
     store.close()
 
@@ -365,7 +363,7 @@ def test_a_master_that_became_a_replica(watched: Watched, opened: OpenFace) -> N
     deadline = time.monotonic() + RECOVERY
     while (tried := attempt(lambda: store.set(b"a", b"2"))).error is not None:
         assert time.monotonic() < deadline, tried
-    assert watched.nodes[1].ask("GET", "a") == b"2"
+    assert watched.nodes[1].ask("GET", "gunicorn_cluster:a") == b"2"
 
 
 @pytest.fixture

@@ -154,6 +154,8 @@ def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, s
     private = {
         # gunicorn keeps its control socket here, by one name for all servers.
         "XDG_RUNTIME_DIR": str(directory),
+        # The embedded store that no test has named.
+        "XDG_STATE_HOME": str(directory),
         "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES)]),
         "PYTHONUNBUFFERED": "1",
         # Or a configuration file that a test changes within a second is read from the cache.

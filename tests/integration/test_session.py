@@ -12,6 +12,7 @@ from gunicorn_cluster_ext.record import store_key
 from tests.harness.connection import Answer
 from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
+from tests.integration.view import View
 
 __all__ = ["shared"]
 APP = "shared:app"
@@ -134,6 +135,19 @@ def test_a_damaged_session_is_a_new_one(shared: Shared, field: bytes) -> None:
     assert log.count("is damaged") == 1 and "top secret" not in log
     client.get("/put?key=a&value=2")
     assert client.cookie != old and client.get("/read") == {"a": "2"}
+
+
+def test_operations_are_on_the_board(shared: Shared) -> None:
+    client = Client(shared.start(APP, "-k", STICKY, workers=2))
+    view = View(client.server)
+    client.get("/put?key=a&value=1")  # without a cookie there is nothing to read
+    for _ in range(5):
+        client.get("/read")
+    client.get("/plain")
+    client.get("/logout")
+    assert view.total("session_reads") == 5
+    assert view.total("session_writes") == 2
+    assert view.total("session_errors") == 0
 
 
 # --- the store is away ------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """The sessions of Flask, Starlette and Django on four workers: the same promises for each."""
 
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gunicorn
 import pytest
 
+from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.record import store_key
+from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 
 __all__ = ["shared"]
@@ -47,11 +48,12 @@ def test_concurrent_requests_lose_nothing(client: Client) -> None:
 
 def test_a_logout_is_never_undone(client: Client, shared: Shared) -> None:
     client.get("/put?key=user&value=me")
-    old = client.cookie
+    old, cache = client.cookie, Cache(stores=shared.stores)
     with ThreadPoolExecutor(4) as crowd:
-        slow = [crowd.submit(client.send, f"/put?key=k{i}&value=1&sleep=0.4") for i in range(4)]
-        time.sleep(0.2)
+        slow = [crowd.submit(client.send, f"/put?key=k{i}&value=1&meet=") for i in range(4)]
+        wait_until(lambda: cache.get("met") == 4, 20, "requests that have read the session")
         assert client.send("/logout").cookies()[COOKIE] == ""
+        cache.set("go on", True)
     # Django says so with 400, the others drop the change.
     assert {answer.result().status for answer in slow} <= {200, 400}
     assert shared.stores.store.fields(store_key(old)) == {}

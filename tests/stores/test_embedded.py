@@ -326,6 +326,46 @@ def test_after_a_power_cut_it_begins_anew(
     assert (directory / "broken.mdb").exists()
 
 
+def test_what_the_killed_have_left_is_settled(
+    opened: OpenStore, directory: Path, boot: Callable[[], None]
+) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    crash(store)
+    state.settle(str(directory), 0)
+    boot()
+    assert opened().get(b"a") == b"1"
+
+
+def test_what_somebody_uses_is_not_settled(
+    opened: OpenStore, directory: Path, boot: Callable[[], None]
+) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    state.settle(str(directory), 0.05)
+    crash(store)
+    boot()
+    assert opened().get(b"a") is None
+
+
+def test_what_was_used_before_a_power_cut_is_not_settled(
+    opened: OpenStore, directory: Path, boot: Callable[[], None]
+) -> None:
+    store = opened()
+    store.set(b"a", b"1")
+    crash(store)
+    boot()
+    state.settle(str(directory), 0)
+    assert opened().get(b"a") is None
+
+
+def test_nothing_is_made_where_nothing_is(directory: Path) -> None:
+    state.settle(str(directory), 0)
+    directory.mkdir()
+    state.settle(str(directory), 0)
+    assert list(directory.iterdir()) == []
+
+
 def test_a_crash_of_all_processes_loses_nothing(
     opened: OpenStore, boot: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreError, location
 
 
@@ -80,3 +81,19 @@ def test_a_path_that_was_given(home: Path) -> None:
     (home / "file").touch()
     with pytest.raises(StoreError, match="cannot be used"):
         location.given(f"{home}/file/x")
+
+
+def test_a_name_or_the_working_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    assert location.existing(Settings()) == []
+    here, named = location.of(Settings()), location.of(Settings(store_name="shop"))
+    assert here != named
+    assert location.existing(Settings()) == [here]
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert location.of(Settings()) != here
+    assert location.of(Settings(store_name="shop")) == named
+    given = Settings(store_name="shop", store_path=f"{home}/given")
+    assert location.existing(given) == []
+    assert location.of(given) == f"{home}/given"
+    assert location.existing(given) == [f"{home}/given"]

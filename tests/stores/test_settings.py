@@ -14,6 +14,7 @@ def test_the_defaults() -> None:
     settings = Settings()
     assert (settings.store, settings.store_path, settings.store_size) == ("embedded", None, 1 << 28)
     assert (settings.store_timeout, settings.store_connections) == (1.0, 50)
+    assert (settings.store_name, settings.store_prefix) == (None, "gunicorn_cluster:")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,18 @@ def test_stores(url: str) -> None:
 def test_no_store(value: Any) -> None:
     with pytest.raises(SettingError, match="cluster_store"):
         Settings(store=value)
+
+
+@pytest.mark.parametrize("value", [7, "a\nb", "a" * 1_001])
+def test_no_name(value: Any) -> None:
+    with pytest.raises(SettingError, match="cluster_store_name"):
+        Settings(store_name=value)
+
+
+@pytest.mark.parametrize("value", [None, 7, "a b", "ä", "a" * 101])
+def test_no_prefix(value: Any) -> None:
+    with pytest.raises(SettingError, match="cluster_store_prefix"):
+        Settings(store_prefix=value)
 
 
 @pytest.mark.parametrize("url", ["redis://h:port", "redis+cluster://a:x"])
