@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import meeting
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application

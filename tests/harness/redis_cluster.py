@@ -25,7 +25,7 @@ class Cluster:
         directory.mkdir()
         # The bus would have a port 10,000 above, which may be one that the kernel gives away.
         bus = free_port()
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"]
         node = Redis(directory, *options, "--cluster-port", str(bus))
         self._buses.append(bus)
         self._stack.callback(node.stop)
