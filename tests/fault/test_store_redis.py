@@ -383,7 +383,5 @@ def test_a_node_that_hangs(cluster: Cluster, opened: OpenFace) -> None:
     assert any(map(away, tries))
     assert max(tried.seconds for tried in tries) < LIMIT + GRACE
     node.go_on()
-    wait_until(
-        lambda: attempt(lambda: store.get_many(keys)).error is None, RECOVERY, "all nodes"
-    )
+    wait_until(lambda: attempt(lambda: store.get_many(keys)).error is None, RECOVERY, "all nodes")
     assert store.get_many(keys) == [b"1"] * 24
