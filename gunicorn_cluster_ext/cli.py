@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gunicorn_cluster_ext import __version__
 from gunicorn_cluster_ext.commands import (
+    check,
     events,
     init,
     metrics,
@@ -22,7 +23,7 @@ from gunicorn_cluster_ext.commands import (
 )
 from gunicorn_cluster_ext.commands.server import FAILED, INTERRUPTED, CommandError
 
-_COMMANDS = (status, roll, restart, scale, stop, events, metrics, init, systemd, settings)
+_COMMANDS = (status, roll, restart, scale, stop, events, metrics, check, init, systemd, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
