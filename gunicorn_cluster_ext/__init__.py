@@ -15,15 +15,25 @@ if TYPE_CHECKING:
     from gunicorn_cluster_ext.identity import current_worker as current_worker
     from gunicorn_cluster_ext.identity import worker_id as worker_id
     from gunicorn_cluster_ext.workers.asgi import StickyASGI as StickyASGI
+    from gunicorn_cluster_ext.workers.gevent import StickyGevent as StickyGevent
     from gunicorn_cluster_ext.workers.thread import Sticky as Sticky
 
 __version__ = "0.1.0"
-__all__ = ["Identity", "Sticky", "StickyASGI", "__version__", "current_worker", "worker_id"]
+__all__ = [
+    "Identity",
+    "Sticky",
+    "StickyASGI",
+    "StickyGevent",
+    "__version__",
+    "current_worker",
+    "worker_id",
+]
 
 _HOMES = {
     "Identity": "gunicorn_cluster_ext.identity",
     "Sticky": "gunicorn_cluster_ext.workers.thread",
     "StickyASGI": "gunicorn_cluster_ext.workers.asgi",
+    "StickyGevent": "gunicorn_cluster_ext.workers.gevent",
     "current_worker": "gunicorn_cluster_ext.identity",
     "worker_id": "gunicorn_cluster_ext.identity",
 }

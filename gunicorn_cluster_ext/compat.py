@@ -20,8 +20,11 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
   ``handle_exit``, ``_keepalive_after``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``,
   ``max_keepalived``, ``is_parent_alive``, and that ``handle_request`` asks for
   ``len(self.keepalived_conns)``.
-* ``http.parser.Parser``: ``unreader``, ``req_count``, ``mesg``; that ``next`` on an iterable
-  source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
+* ``workers.ggevent.GeventWorker``: ``patch``, ``notify``, ``timeout_ctx``, ``worker_connections``,
+  ``handle``, ``handle_request``, ``handle_http2_request``; that ``handle`` gets its parser from
+  ``http.get_parser``, asks it for each request, and asks its listener for nothing but its name.
+* ``http.parser.Parser``: ``finish_body``, ``unreader``, ``req_count``, ``mesg``; that ``next`` on
+  an iterable source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
   ``http.body.LengthReader.length``: what is left of a body.
 * ``config.Config``: that ``default_proc_name`` is the application's name.
 * ``glogging.Logger``: ``error_log``, ``error_fmt``. ``util._setproctitle``.
@@ -30,10 +33,25 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+from gunicorn import http
 from gunicorn.http import get_parser
 from gunicorn.http.errors import NoMoreData
+
+
+def offer_parser(make: Callable[[Any, Any, Any], Any]) -> None:
+    """Let ``make`` make the parsers of ``AsyncWorker.handle``, from now on in this process.
+
+    It is called as ``http.get_parser`` is; where it has None to offer, gunicorn's own is taken.
+    """
+
+    def parser(cfg: Any, source: Any, address: Any, http2_connection: bool = False) -> Any:
+        ours = None if http2_connection else make(cfg, source, address)
+        return get_parser(cfg, source, address, http2_connection) if ours is None else ours
+
+    http.get_parser = parser
 
 
 def take_buffered(parser: Any) -> bytes:

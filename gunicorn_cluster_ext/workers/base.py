@@ -81,7 +81,9 @@ class StickyWorker:
         """Called once in the arbiter, at start: say at once what cannot work."""
         settings = hooks.prepare(cfg, log)
         cls.choose_threads(cfg, settings.threads, log)
-        super().check_config(cfg, log)  # type: ignore[misc]
+        inherited = getattr(super(), "check_config", None)
+        if inherited is not None:  # gthread has one
+            inherited(cfg, log)
         lost = [rule for rule in settings.sticky if rule != "hash:ip"]
         if lost and not compat.can_read_heads(cfg):
             log.warning(

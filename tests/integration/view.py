@@ -15,8 +15,9 @@ from tests.harness.waiting import wait_until
 PATIENCE_S = 45
 
 STICKY = "gunicorn_cluster_ext.Sticky"
+GEVENT = "gunicorn_cluster_ext.StickyGevent"
 #: Every worker class of the pack.
-KINDS = (STICKY, "gunicorn_cluster_ext.StickyASGI")
+KINDS = (STICKY, GEVENT, "gunicorn_cluster_ext.StickyASGI")
 #: Runs a test, or a module's, on each of them. Others run on Sticky alone (see the fixture kind).
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.rpartition(".")[2])
 

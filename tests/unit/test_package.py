@@ -4,13 +4,14 @@ import pytest
 
 import gunicorn_cluster_ext
 from gunicorn_cluster_ext import identity
-from gunicorn_cluster_ext.workers import asgi, thread
+from gunicorn_cluster_ext.workers import asgi, gevent, thread
 from tests.unit.processes import in_fresh_interpreter
 
 
 def test_it_exports_what_an_application_needs() -> None:
     assert gunicorn_cluster_ext.Sticky is thread.Sticky
     assert gunicorn_cluster_ext.StickyASGI is asgi.StickyASGI
+    assert gunicorn_cluster_ext.StickyGevent is gevent.StickyGevent
     assert gunicorn_cluster_ext.Identity is identity.Identity
     assert gunicorn_cluster_ext.worker_id is identity.worker_id
     assert gunicorn_cluster_ext.current_worker is identity.current_worker
