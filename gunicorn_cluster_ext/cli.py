@@ -6,31 +6,34 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.commands import (
-    check,
-    events,
-    init,
-    metrics,
-    restart,
-    roll,
-    scale,
-    settings,
-    status,
-    stop,
-    systemd,
-)
 from gunicorn_cluster_ext.commands.server import FAILED, INTERRUPTED, CommandError
 
-_COMMANDS = (status, roll, restart, scale, stop, events, metrics, check, init, systemd, settings)
+#: Each is a module of ``commands``.
+_COMMANDS = (
+    "status",
+    "top",
+    "roll",
+    "restart",
+    "scale",
+    "stop",
+    "events",
+    "metrics",
+    "check",
+    "init",
+    "systemd",
+    "settings",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given[0] if given else "").parse_args(given)
     try:
-        exit_status: int = options.run(options)
+        status: int = options.run(options)
         sys.stdout.flush()
     except CommandError as error:
         print(f"gunicorn-cluster: {error}", file=sys.stderr)
@@ -41,15 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads has enough, as head(1). Python would complain when it ends, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    return exit_status
+    return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gunicorn-cluster", description="See and steer a running server."
-    )
+def _parser(first: str) -> argparse.ArgumentParser:
+    """For the command ``first``; for all, if there is none of that name.
+
+    Importing all takes three times as long as ``status`` does.
+    """
+    prog = "gunicorn-cluster"
+    parser = argparse.ArgumentParser(prog=prog, description="See and steer a running server.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
+    commands = parser.add_subparsers(prog=prog, metavar="COMMAND", required=True)
+    for name in [first] if first in _COMMANDS else _COMMANDS:
+        import_module(f"gunicorn_cluster_ext.commands.{name}").add(commands)
     return parser

@@ -26,7 +26,7 @@ def console() -> Any:
         from rich.console import Console
     except ImportError:
         return None
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False)
 
 
 def width() -> int | None:
@@ -40,8 +40,18 @@ def show(head: Sequence[str], table: Table) -> None:
     if on is None:
         print("\n".join([*head, "", *table.lines()]))
     else:
-        on.print("\n".join(head), markup=False, highlight=False)
+        on.print("\n".join(head), markup=False)
+        on.print()
         on.print(rendered(table))
+
+
+def page(head: Sequence[str], table: Table) -> Any:
+    """Both, for rich, in a screen of their own."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in head]
+    return Group(*lines, Text(), rendered(table))
 
 
 def rendered(table: Table) -> Any:
