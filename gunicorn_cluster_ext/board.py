@@ -25,17 +25,14 @@ from __future__ import annotations
 import enum
 import mmap
 import os
-import re
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from gunicorn_cluster_ext.routing import Load
+from gunicorn_cluster_ext.directory import give_away
+from gunicorn_cluster_ext.load import Load
 
 T = TypeVar("T")
 
@@ -498,71 +495,3 @@ def _map_new_file(path: Path, size: int) -> mmap.mmap:
         return mmap.mmap(file, size)
     finally:
         os.close(file)
-
-
-_DIRECTORY = re.compile(r"gunicorn-cluster-(\d+)-\w+")
-
-
-def make_directory(base: str | None, uid: int, gid: int) -> Path:
-    """A new private directory for this server's files, owned by the workers' user.
-
-    Without ``base`` memory file systems are tried first, because a board on a disk is
-    written back to it. What dead servers of this user left there is removed. Raises OSError
-    when no place can be written.
-    """
-    error: OSError = OSError("no directory to try")
-    for candidate in [base] if base else _places():
-        try:
-            _remove_stale(Path(candidate), {os.geteuid(), uid})
-            made = tempfile.mkdtemp(prefix=f"gunicorn-cluster-{os.getpid()}-", dir=candidate)
-        except OSError as failed:
-            error = failed
-            continue
-        if os.geteuid() == 0:
-            os.chown(made, uid, gid)
-        return Path(made)
-    raise error
-
-
-def give_away(file: int, directory: Path) -> None:
-    """Let an open file in a private directory belong to whom the directory does. For root only."""
-    if os.geteuid() == 0:
-        owner = directory.stat()
-        os.fchown(file, owner.st_uid, owner.st_gid)
-
-
-def _places() -> list[str]:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    memory = ["/dev/shm"] if sys.platform == "linux" else []
-    return [*([runtime] if runtime else []), *memory, tempfile.gettempdir()]
-
-
-def directories(base: str | None = None) -> Iterator[tuple[int, Path]]:
-    """The private directories of servers, with their masters' pids."""
-    for place in [base] if base else _places():
-        for path in Path(place).glob("gunicorn-cluster-*"):
-            match = _DIRECTORY.fullmatch(path.name)
-            if match and path.is_dir() and not path.is_symlink():
-                yield int(match[1]), path
-
-
-def _remove_stale(base: Path, users: set[int]) -> None:
-    for pid, path in directories(str(base)):
-        if path.lstat().st_uid in users and not is_alive(pid):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process with that pid runs, as far as can be known."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] != b"Z"  # has ended, but not reaped
-    except OSError:
-        pass  # another system, or a process that is hidden from this user
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

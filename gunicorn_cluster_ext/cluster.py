@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn_cluster_ext import description, lanes, multiproc, restarts
-from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word, make_directory
+from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word
+from gunicorn_cluster_ext.directory import make_directory
 from gunicorn_cluster_ext.events import Journal
 from gunicorn_cluster_ext.exits import Exit
 from gunicorn_cluster_ext.handoff import Inboxes

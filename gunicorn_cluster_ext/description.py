@@ -1,28 +1,28 @@
 """What a server is: versions, addresses, application, settings. A file in its directory.
 
-Written by the arbiter when it begins and after each reload; the command line reads it.
+Written by the arbiter when it begins and after each reload; the command line reads it. What only
+the arbiter needs is imported there, because ``status`` is to be quick.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
-import platform
 import re
+import sys
 from pathlib import Path
-from typing import Any
-
-import gunicorn
-import msgspec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.board import give_away
-from gunicorn_cluster_ext.settings import PREFIX, Settings
+from gunicorn_cluster_ext.directory import give_away
+
+if TYPE_CHECKING:
+    from gunicorn_cluster_ext.settings import Settings
 
 FILE = "server.json"
 
 
-class Description(msgspec.Struct, frozen=True):
+class Description(NamedTuple):
     """``started`` is the wall clock's time when the server began, in seconds. ``settings`` are
     those of this pack that somebody has set, and what of gunicorn's own goes with them."""
 
@@ -40,11 +40,13 @@ class Description(msgspec.Struct, frozen=True):
 
 def of(arbiter: Any, settings: Settings) -> Description:
     """What the arbiter's configuration says now."""
+    from gunicorn import __version__ as gunicorn_version
+
     cfg = arbiter.cfg
     return Description(
         pack=__version__,
-        gunicorn=gunicorn.__version__,
-        python=platform.python_version(),
+        gunicorn=gunicorn_version,
+        python=".".join(map(str, sys.version_info[:3])),
         started=arbiter._stats["start_time"],
         app=getattr(arbiter.app, "app_uri", None) or arbiter.proc_name,
         addresses=[str(listener) for listener in arbiter.LISTENERS],
@@ -62,11 +64,12 @@ def _of_gunicorn(cfg: Any) -> dict[str, Any]:
 
 def _changed(settings: Settings) -> dict[str, Any]:
     """Those that are not as they are by default."""
-    changed = {}
-    for name, value in dataclasses.asdict(settings).items():
-        if value != getattr(Settings(), name):
-            changed[PREFIX + name] = _without_secret(value) if isinstance(value, str) else value
-    return changed
+    defaults = vars(type(settings)())
+    return {
+        f"cluster_{name}": _without_secret(value) if isinstance(value, str) else value
+        for name, value in vars(settings).items()
+        if value != defaults[name]
+    }
 
 
 def _without_secret(text: str) -> str:
@@ -79,15 +82,15 @@ def write(directory: Path, description: Description) -> None:
     written = directory / f"{FILE}.new"
     written.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(written, flags, 0o600), "wb") as file:
+    with open(os.open(written, flags, 0o600), "w") as file:
         give_away(file.fileno(), directory)
-        file.write(msgspec.json.encode(description))
+        json.dump(description._asdict(), file)
     written.replace(directory / FILE)
 
 
 def read(directory: Path) -> Description | None:
     """None if there is none that can be read: the directory was full, or is of another version."""
     try:
-        return msgspec.json.decode((directory / FILE).read_bytes(), type=Description)
-    except (OSError, msgspec.MsgspecError):
+        return Description(**json.loads((directory / FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from gunicorn_cluster_ext.board import give_away
+from gunicorn_cluster_ext.directory import give_away
 
 FILE = "events.jsonl"
 OLDER = "events.1.jsonl"

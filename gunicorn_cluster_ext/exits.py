@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import signal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gunicorn_cluster_ext.board import State
-from gunicorn_cluster_ext.slots import Process
+
+if TYPE_CHECKING:
+    from gunicorn_cluster_ext.slots import Process
 
 #: What gunicorn's workers exit with when they cannot boot, and when the application cannot load.
 BOOT_ERROR = 3

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from gunicorn_cluster_ext.head import Head, decode
+from gunicorn_cluster_ext.load import Load
 from gunicorn_cluster_ext.tags import ProcessTag, parse_sid, parse_slot_tag
 
 #: Finds what a hash rule hashes, or a value that was learned, in a head.
@@ -149,17 +150,6 @@ def begins_session(head: Head) -> bool:
     arrived unless all threads there are busy.
     """
     return head.query(b"EIO") is not None and head.query(b"sid") is None
-
-
-class Load(NamedTuple):
-    """How much a worker has to do: its requests in progress, and sessions begun on it.
-
-    The second breaks ties: a burst of new sessions arrives before the first one is busy.
-    """
-
-    busy: int
-    sessions: int
-    threads: int
 
 
 def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:

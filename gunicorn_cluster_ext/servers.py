@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gunicorn_cluster_ext.board import Board, directories, is_alive
+from gunicorn_cluster_ext.board import Board
+from gunicorn_cluster_ext.directory import directories, is_alive
 
 _NONE = (
     "no server found (one that runs may have a cluster_dir, which is to be named here, or could "

@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from gunicorn_cluster_ext.board import Board, is_alive
+from gunicorn_cluster_ext.board import Board
+from gunicorn_cluster_ext.directory import is_alive
 
 _NUMBER, _KIND, _OF = 48, 49, 50
 _ANSWERED, _GRANTED, _RESULT = 51, 52, 53

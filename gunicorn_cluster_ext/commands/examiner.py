@@ -26,10 +26,10 @@ from typing import Any
 import msgspec
 
 from gunicorn_cluster_ext import compat, identity, multiproc, process, routing, stores
-from gunicorn_cluster_ext.board import make_directory
 from gunicorn_cluster_ext.commands.configuration import load
 from gunicorn_cluster_ext.commands.findings import Configuration, Facts, Loaded
 from gunicorn_cluster_ext.cookies import SessionCookie
+from gunicorn_cluster_ext.directory import make_directory
 from gunicorn_cluster_ext.settings import SettingError, Settings, executed_config, of_config
 
 _WORKERS = 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gunicorn_cluster_ext.commands.reading import Reading, Worker
 
@@ -39,7 +38,7 @@ class History:
         if worker.processor is not None and before.processor is not None:
             load = (worker.processor - before.processor) / passed
         served = worker.words["requests"] - before.words["requests"]
-        return replace(worker, rate=served / passed, load=load)
+        return worker._replace(rate=served / passed, load=load)
 
     def line(self, worker: Worker, blocks: str) -> str:
         """The rates of its slot, as a line of blocks. All slots have the same scale."""

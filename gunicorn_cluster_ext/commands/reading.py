@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext import restarts
 from gunicorn_cluster_ext.board import Board, Roll, Row
@@ -19,8 +16,7 @@ from gunicorn_cluster_ext.usage import processor_time, resident_memory
 WAITING = "waiting"
 
 
-@dataclass(frozen=True)
-class Worker:
+class Worker(NamedTuple):
     """A process in a slot, or a slot that waits for one. ``words`` are those of its row.
 
     ``uptime`` and ``processor`` (used so far) in seconds, ``memory`` in bytes; None: not known.
@@ -43,8 +39,7 @@ class Worker:
         return self.words.get("pid") or None
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """``at`` is monotonic, in seconds."""
 
     at: float
@@ -106,7 +101,7 @@ def as_json(server: Server, about: Description | None, reading: Reading) -> dict
     return {
         "master": server.pid,
         "directory": str(server.directory),
-        "server": None if about is None else msgspec.to_builtins(about),
+        "server": None if about is None else about._asdict(),
         "target": reading.target,
         "capacity": reading.capacity,
         "serving": reading.serving,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,10 @@ def console() -> Any:
 
 def width() -> int | None:
     """Of the terminal, in characters; None where there is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    chosen = os.environ.get("COLUMNS", "")
+    return int(chosen) if chosen.isdigit() else os.get_terminal_size(sys.stdout.fileno()).columns
 
 
 def show(head: Sequence[str], table: Table) -> None:
@@ -70,6 +73,6 @@ def rendered(table: Table) -> Any:
 
 def print_json(value: Any) -> None:
     """With two spaces for each level."""
-    import msgspec
+    import json
 
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(json.dumps(value, indent=2))

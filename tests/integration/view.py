@@ -8,7 +8,8 @@ from types import TracebackType
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word, directories
+from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word
+from gunicorn_cluster_ext.directory import directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 

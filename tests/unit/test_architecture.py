@@ -16,6 +16,7 @@ PURE = {
     "learned",
     "learner",
     "limits",
+    "load",
     "rates",
     "recycling",
     "responses",
