@@ -8,7 +8,7 @@ from http.client import HTTPConnection, HTTPResponse
 from http.cookies import SimpleCookie
 
 from .app import ANYONE, PAUSE_PATH
-from .contenders import STICKY, THREADS, WORKERS, Contender, Server
+from .contenders import THREADS, WORKERS, Contender, Server
 from .failure import Failure
 
 COOKIE = "gunicorn_worker"
@@ -34,7 +34,7 @@ class Route:
 
 def routes(contender: Contender, server: Server) -> list[Route]:
     """One route to each worker, by worker."""
-    if contender is STICKY:
+    if contender.sets_cookie:
         cookies = issued_cookies(server.port)
     elif contender.sticky:
         cookies = hashed_cookies(server.port)

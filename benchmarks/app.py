@@ -1,4 +1,4 @@
-"""The application that every contender serves: a few lines of WSGI.
+"""The application that every contender serves: a few lines of WSGI, and the same for ASGI.
 
 Each request names in ``X-Expect`` the process that it should reach, and any
 other process answers 421. So stickiness is checked on every measured request,
@@ -7,9 +7,10 @@ by the application, and costs every contender the same.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 ANYONE = "anyone"
@@ -34,3 +35,25 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         ],
     )
     return [BODY]
+
+
+async def asgi(
+    scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    worker = str(os.getpid())
+    expected = ANYONE
+    for name, value in scope["headers"]:
+        if name == b"x-expect":
+            expected = value.decode()
+    if scope["path"] == PAUSE_PATH:
+        await asyncio.sleep(PAUSE_SECONDS)
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", b"%d" % len(BODY)),
+        (b"x-worker", worker.encode()),
+    ]
+    status = 200 if expected in (worker, ANYONE) else 421
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": BODY})

@@ -113,9 +113,13 @@ class Server:
 
 @dataclass(frozen=True)
 class Contender:
+    """``sets_cookie``: it tells its clients which worker is theirs. ``base``: compared with it."""
+
     name: str
     start: Callable[[Room], int]
     sticky: bool = True
+    sets_cookie: bool = False
+    base: str = "gthread"
 
     def run(self, directory: Path, stack: ExitStack) -> Server:
         directory.mkdir()
@@ -127,11 +131,17 @@ class Contender:
         return Server(port, room.processes)
 
 
-def gunicorn(room: Room, worker_class: str, workers: int = WORKERS, threads: int = THREADS) -> int:
+def gunicorn(
+    room: Room,
+    worker_class: str,
+    workers: int = WORKERS,
+    threads: int = THREADS,
+    app: str = "app",
+) -> int:
     port = free_port()
     process = room.run(
         sys.executable,
-        *("-m", "gunicorn", "benchmarks.app:app"),
+        *("-m", "gunicorn", f"benchmarks.app:{app}"),
         *("--bind", f"127.0.0.1:{port}"),
         *("--worker-class", worker_class),
         *("--workers", str(workers)),
@@ -154,6 +164,14 @@ def sync(room: Room) -> int:
 
 def sticky(room: Room) -> int:
     return gunicorn(room, "gunicorn_cluster_ext.Sticky")
+
+
+def asgi(room: Room) -> int:
+    return gunicorn(room, "asgi", threads=1, app="asgi")
+
+
+def sticky_asgi(room: Room) -> int:
+    return gunicorn(room, "gunicorn_cluster_ext.StickyASGI", threads=1, app="asgi")
 
 
 def nginx(room: Room) -> int:
@@ -213,7 +231,9 @@ def wait_until_it_listens(port: int, process: Process) -> None:
 
 GTHREAD = Contender("gthread", gthread, sticky=False)
 SYNC = Contender("sync", sync, sticky=False)
-STICKY = Contender("Sticky", sticky)
+STICKY = Contender("Sticky", sticky, sets_cookie=True)
+ASGI = Contender("asgi", asgi, sticky=False, base="asgi")
+STICKY_ASGI = Contender("StickyASGI", sticky_asgi, sets_cookie=True, base="asgi")
 NGINX_HASH = Contender("nginx", nginx)
 HAPROXY_HASH = Contender("HAProxy", haproxy)
-ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC)
+ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC, ASGI, STICKY_ASGI)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-from .contenders import GTHREAD, HAPROXY_HASH, NGINX_HASH, STICKY, Contender
+from .contenders import ALL, GTHREAD, HAPROXY_HASH, NGINX_HASH, STICKY, Contender
 from .load import Sample
 from .workloads import ALTERNATE, NEW, NEW_WITHOUT_COOKIE, PINNED, WORKLOADS, Workload
 
@@ -32,7 +32,7 @@ class Figures:
     def median(self, cell: Cell, figure: Callable[[Sample], float]) -> float:
         return median(figure(sample) for sample in self.rounds(cell))
 
-    def ratios(self, cell: Cell, base: Contender = GTHREAD) -> list[float]:
+    def ratios(self, cell: Cell, base: Contender) -> list[float]:
         """Against `base` in the same round, where the neighbours were the same."""
         return [
             mine.per_second / its.per_second
@@ -86,7 +86,7 @@ MARKS = (
 COLUMNS = (
     "",
     "requests/s",
-    "of gthread",
+    "of stock",
     "(rounds)",
     "CPU-us/request",
     "p50 ms",
@@ -104,7 +104,8 @@ def rows(figures: Figures, workload: Workload) -> list[tuple[str, ...]]:
 
 
 def row(figures: Figures, cell: Cell) -> tuple[str, ...]:
-    ratios = figures.ratios(cell)
+    (base,) = (each for each in ALL if each.name == cell[1].base)
+    ratios = figures.ratios(cell, base)
     return (
         cell[1].name,
         f"{figures.median(cell, lambda s: s.per_second):.0f}",

@@ -30,7 +30,7 @@ from gunicorn_cluster_ext.workers.base import StickyWorker, Way
 from gunicorn_cluster_ext.workers.heads import Heads
 from gunicorn_cluster_ext.workers.member import Drain, Member
 from gunicorn_cluster_ext.workers.post import Post
-from gunicorn_cluster_ext.workers.protocol import READ_SIZE, StickyProtocol
+from gunicorn_cluster_ext.workers.protocol import HEAD_SIZE, READ_SIZE, StickyProtocol
 
 #: Connections that are accepted, or received, in one turn of the loop, so that the others are
 #: not starved, and siblings have their share of a burst.
@@ -117,7 +117,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._accepting = False
         self._accept_after = 0.0
         self._awake = asyncio.Event()
-        self._busy = self._websockets = 0
+        self._calls = self._websockets = 0
         self._finished = 0.0
         self.buffer = memoryview(bytearray(READ_SIZE))
         self.ssl_context = self._get_ssl_context()
@@ -148,7 +148,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._awake.clear()
         timer.cancel()
         self.notify()
-        self._words[self._row + _REQUESTS] = self.nr
+        self._publish()
         self.post.sweep(time.monotonic())
         return bool(self.ppid == os.getppid())
 
@@ -185,7 +185,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
             # Told so, gunicorn answers with "Connection: close", and ends HTTP/2 connections.
             self.alive = followed and not self._may_speak_http2
             # What the application still does after an answer is in progress as well.
-            connections = len(self._conns) + self._busy
+            connections = len(self._conns) + self._calls
             if drain.may_go(connections, self._count_unbegun(), self._finished, now):
                 return
             if not await self._turn(DRAIN_INTERVAL):
@@ -257,7 +257,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._conns.add(conn)
         if self.heads.are_readable:
             self._idle.add(conn)
-        self._words[self._row + _CONNECTIONS] = len(self._conns)
+        self._publish()
 
     def _drop(self, conn: StickyProtocol) -> None:
         """Close our end at once."""
@@ -270,7 +270,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._idle.discard(conn)
         self._blocked.pop(conn, None)
         self._count_websocket(conn, False)
-        self._words[self._row + _CONNECTIONS] = len(self._conns)
+        self._publish()
 
     # --- inbox ------------------------------------------------------------------------------
 
@@ -292,8 +292,25 @@ class StickyASGI(StickyWorker, ASGIWorker):
     # --- a request's head -------------------------------------------------------------------
 
     def _arrive(self, conn: StickyProtocol) -> None:
-        if self.heads.are_readable or self.route_blindly(conn) is Way.HERE:
+        if self.heads.are_readable:
+            self._read(conn)
+        elif self.route_blindly(conn) is Way.HERE:
             conn.wait()
+
+    def _read(self, conn: StickyProtocol) -> None:
+        """Mostly the request is there already, and what is handed on needs no transport."""
+        try:
+            conn.received = conn.sock.recv(HEAD_SIZE)
+        except BlockingIOError:
+            conn.wait()
+            return
+        except OSError:  # the client has reset the connection
+            self._drop(conn)
+            return
+        if conn.received:
+            self.consider(conn)
+        else:
+            self._drop(conn)
 
     def consider(self, conn: StickyProtocol) -> None:
         """Go on with a connection as far as its bytes allow."""
@@ -329,51 +346,58 @@ class StickyASGI(StickyWorker, ASGIWorker):
         """
         if not asks_for_websocket(head) and not self.opens_session(head) and self.has_room():
             return self.place.seat
-        return lightest(self.cluster.board.loads(), self.place.seat, strictly=True)
+        return lightest(self.post.loads(), self.place.seat, strictly=True)
 
     def has_room(self) -> bool:
-        """Whether siblings have not much less to do."""
-        if self._busy < FEW or not self.member.serves:
+        """Whether siblings have not much less to do.
+
+        Calls that wait for something count, not those that are answered at once.
+        """
+        if self._calls < FEW or not self.member.serves:
             return self.member.serves
         least = min(load.busy for load in self.cluster.board.loads().values())
-        return self._busy <= 2 * least + FEW
+        return self._calls <= 2 * least + FEW
 
     def _serve_here(self, conn: StickyProtocol, head: Any) -> None:
         self._idle.discard(conn)
         self._blocked.pop(conn, None)
-        if isinstance(head, Head) and asks_for_websocket(head):
-            self._count_websocket(conn, True)
+        if isinstance(head, Head):
+            self._count_websocket(conn, asks_for_websocket(head))
+        self._publish()
         conn.serve()
 
     def is_idle(self, conn: StickyProtocol) -> None:
         """A request has been answered, and its connection waits for the next."""
         self._count_websocket(conn, False)
         self._idle.add(conn)
-        self._words[self._row + _REQUESTS] = self.nr
-
-    def _count_websocket(self, conn: StickyProtocol, is_websocket: bool) -> None:
-        """Count it from its head on: later, when it is accepted, a burst has been shared out."""
-        if conn.is_websocket != is_websocket:
-            conn.is_websocket = is_websocket
-            self._websockets += 1 if is_websocket else -1
-            self._words[self._row + _WEBSOCKETS] = self._websockets
-            self._publish_busy()
+        self._publish()
 
     def call_begins(self, conn: StickyProtocol) -> None:
         """The application is called."""
         conn.calls += 1
-        self._busy += 1
-        self._publish_busy()
+        self._calls += 1
 
     def call_ends(self, conn: StickyProtocol) -> None:
         """A call of the application has ended."""
         conn.calls -= 1
-        self._busy -= 1
+        self._calls -= 1
         self._finished = time.monotonic()
-        self._publish_busy()
 
-    def _publish_busy(self) -> None:
-        self._words[self._row + _BUSY] = self._busy + self._websockets
+    def _count_websocket(self, conn: StickyProtocol, is_websocket: bool) -> None:
+        if conn.is_websocket != is_websocket:
+            conn.is_websocket = is_websocket
+            self._websockets += 1 if is_websocket else -1
+
+    def _publish(self) -> None:
+        """Say at once what siblings decide by: a burst is shared out before its first answer."""
+        words, row, connections = self._words, self._row, len(self._conns)
+        words[row + _CONNECTIONS] = connections
+        words[row + _WEBSOCKETS] = self._websockets
+        words[row + _REQUESTS] = self.nr
+        if self.heads.are_readable:
+            words[row + _BUSY] = connections - len(self._idle) - len(self._blocked)
+        else:
+            words[row + _BUSY] = self._calls
 
     # --- requests that only one process can serve -------------------------------------------
 
@@ -383,6 +407,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
             self.loop.call_later(RETRY_INTERVAL, self._retry)
         self._idle.discard(conn)
         self._blocked[conn] = time.monotonic() + self.cluster.settings.handoff_timeout
+        self._publish()
         conn.stop()
 
     def _retry(self) -> None:

@@ -168,7 +168,8 @@ class StickyWorker:
         strictly = self.opens_session(head)
         if not strictly and self.has_room():
             return self.place.seat
-        return lightest(self.cluster.board.loads(), self.place.seat, strictly=strictly)
+        loads = self.post.loads() if strictly else self.cluster.board.loads()
+        return lightest(loads, self.place.seat, strictly=strictly)
 
     def opens_session(self, head: Head) -> bool:
         """Whether the request chooses its worker for long, so that it is worth a hand-off."""

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, LostDescriptor
+from gunicorn_cluster_ext.routing import Load
 from gunicorn_cluster_ext.workers.arrival import Arrival
 from gunicorn_cluster_ext.workers.member import Member
 
@@ -44,6 +45,16 @@ class Post(Generic[C]):
     def fileno(self) -> int:
         """Readable when something has arrived."""
         return self._inboxes.reader(self._member.seat).fileno()
+
+    def loads(self) -> dict[int, Load]:
+        """How busy each ready process is, by seat, as soon as it has read its inbox.
+
+        Some milliseconds after a burst the board would still name one worker the emptiest of all,
+        and it would be sent everything.
+        """
+        queued = self._inboxes.queued
+        loads = self._member.board.loads()
+        return {seat: load._replace(busy=load.busy + queued(seat)) for seat, load in loads.items()}
 
     # --- to others ----------------------------------------------------------------------------
 

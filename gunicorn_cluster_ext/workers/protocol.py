@@ -198,6 +198,8 @@ class StickyProtocol(Arrival, ASGIProtocol):
 
     def _answered(self) -> None:
         """A request has been answered, and the next one may come."""
+        if self.transport.is_closing():
+            return  # its descriptor may be another connection's by now
         self.served += 1
         self.hops = 0
         self.begun = False

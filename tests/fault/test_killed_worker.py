@@ -18,11 +18,13 @@ from tests.conftest import StartGunicorn
 from tests.harness.connection import Answer, Connection, request_bytes
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
+from tests.integration.view import EVERY_KIND, PATIENCE_S, View
+
+pytestmark = EVERY_KIND
 
 COOKIE = "gunicorn_worker"
 # Long enough that gunicorn does not kill a worker that a test has stopped.
-ARGS = ("-k", STICKY, "--threads", "8", "--keep-alive", "60", "--timeout", "120")
+ARGS = ("--threads", "8", "--keep-alive", "60", "--timeout", "120")
 
 
 def cookie(slot: int) -> dict[str, str]:
@@ -67,9 +69,9 @@ def state_of(pid: int) -> str:
 
 @pytest.mark.parametrize("tag", ["cookie", "sid"])
 def test_what_is_queued_for_a_killed_worker_is_served_by_its_replacement(
-    gunicorn: StartGunicorn, stopped: Callable[[int], None], tag: str
+    sticky: StartGunicorn, stopped: Callable[[int], None], tag: str
 ) -> None:
-    server = gunicorn("whoami:app", "-w", "3", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     before = view.wait_slots(3)
     queued = 12
@@ -94,9 +96,9 @@ def test_what_is_queued_for_a_killed_worker_is_served_by_its_replacement(
             assert connection.request("GET", "/", cookie(1)).json()["pid"] == after[1]
 
 
-def test_several_killed_at_once(gunicorn: StartGunicorn, stopped: Callable[[int], None]) -> None:
+def test_several_killed_at_once(sticky: StartGunicorn, stopped: Callable[[int], None]) -> None:
     """Their replacements come one after the other; nobody else takes what waits for them."""
-    server = gunicorn("whoami:app", "-w", "4", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     before = view.wait_slots(4)
     with ExitStack() as stack:
@@ -172,8 +174,8 @@ class Crowd:
         wait_until(lambda: len(self.tries) >= goal, PATIENCE_S, f"{count} more requests")
 
 
-def test_only_what_a_killed_worker_executes_fails(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("diary:app", "-w", "4", *ARGS, wait=False)
+def test_only_what_a_killed_worker_executes_fails(sticky: StartGunicorn) -> None:
+    server = sticky("diary:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(4)
     killed: set[int] = set()
@@ -211,8 +213,8 @@ def test_only_what_a_killed_worker_executes_fails(gunicorn: StartGunicorn) -> No
     assert all(len(where) == 1 for where in begun.values())
 
 
-def test_idle_connections_of_siblings_survive(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("whoami:app", "-w", "3", *ARGS, wait=False)
+def test_idle_connections_of_siblings_survive(sticky: StartGunicorn) -> None:
+    server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(3)
     with ExitStack() as stack:
@@ -252,10 +254,10 @@ class Full:
 
 @pytest.fixture
 def fill(
-    gunicorn: StartGunicorn, stopped: Callable[[int], None], at_exit: ExitStack
+    sticky: StartGunicorn, stopped: Callable[[int], None], at_exit: ExitStack
 ) -> Callable[..., Full]:
     def start(target: str, headers: dict[str, str], config: str = "") -> Full:
-        server = gunicorn("whoami:app", "-w", "3", *ARGS, config=config, wait=False)
+        server = sticky("whoami:app", "-w", "3", *ARGS, config=config, wait=False)
         view = View(server)
         pid = view.wait_slots(3)[1]
         connections = []
@@ -372,8 +374,8 @@ def wait_no_more_files(pids: list[int], before: list[int]) -> None:
         raise AssertionError(f"{error}: {files_of(pids)}") from None
 
 
-def test_2_000_hand_offs_leave_no_files_open(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("whoami:app", "-w", "4", *ARGS, wait=False)
+def test_2_000_hand_offs_leave_no_files_open(sticky: StartGunicorn) -> None:
+    server = sticky("whoami:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(4)
 
@@ -402,16 +404,17 @@ def test_2_000_hand_offs_leave_no_files_open(gunicorn: StartGunicorn) -> None:
     assert view.pids() == pids
 
 
-def test_hand_offs_of_clients_that_leave_no_files_open(gunicorn: StartGunicorn) -> None:
+def test_hand_offs_of_clients_that_leave_no_files_open(sticky: StartGunicorn) -> None:
     """Clients close, half-close and reset while their connection is on its way."""
-    server = gunicorn("whoami:app", "-w", "4", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(4)
 
     def calm() -> bool:
         return view.total("connections") == 0 and view.total("busy") == 0
 
-    assert server.get("/").status == 200
+    for slot in range(4):  # each opens what it keeps
+        assert server.get("/", cookie=f"{COOKIE}={slot}").status == 200
     wait_until(calm, PATIENCE_S, "no connections")
     before = files_of(pids.values())
     for number in range(300):
@@ -432,8 +435,8 @@ def test_hand_offs_of_clients_that_leave_no_files_open(gunicorn: StartGunicorn) 
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_idle_connections_survive_a_reload(gunicorn: StartGunicorn, workers: int) -> None:
-    server = gunicorn("whoami:app", "-w", str(workers), *ARGS, wait=False)
+def test_idle_connections_survive_a_reload(sticky: StartGunicorn, workers: int) -> None:
+    server = sticky("whoami:app", "-w", str(workers), *ARGS, wait=False)
     view = View(server)
     before = view.wait_slots(workers)
     with ExitStack() as stack:
@@ -448,15 +451,15 @@ def test_idle_connections_survive_a_reload(gunicorn: StartGunicorn, workers: int
                 slot = number % workers
                 answer = connection.request("GET", "/", cookie(slot))
                 assert answer.json()["pid"] == after[slot]
-                assert answer.headers["Connection"] == "keep-alive"
+                assert answer.headers["Connection"] != "close"
         # They had not said anything before.
         for connection in fresh:
             assert connection.get("/").json()["pid"] in after.values()
 
 
-def test_connections_in_use_survive_a_reload(gunicorn: StartGunicorn) -> None:
+def test_connections_in_use_survive_a_reload(sticky: StartGunicorn) -> None:
     """A client that asks again and again notices nothing, unless it is told to close."""
-    server = gunicorn("whoami:app", "-w", "3", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     view.wait_slots(3)
     over = threading.Event()
@@ -495,8 +498,8 @@ def test_connections_in_use_survive_a_reload(gunicorn: StartGunicorn) -> None:
     assert failed == []
 
 
-def test_half_a_head_survives_a_reload(gunicorn: StartGunicorn) -> None:
-    server = gunicorn(
+def test_half_a_head_survives_a_reload(sticky: StartGunicorn) -> None:
+    server = sticky(
         "whoami:app", "-w", "2", *ARGS, config="cluster_head_timeout = 60\n", wait=False
     )
     view = View(server)
@@ -514,9 +517,9 @@ def test_half_a_head_survives_a_reload(gunicorn: StartGunicorn) -> None:
     view.wait_slots(2, generation=2)
 
 
-def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(gunicorn: StartGunicorn) -> None:
+def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(sticky: StartGunicorn) -> None:
     """max_requests, TERM of one worker, TTOU: somebody else takes them over."""
-    server = gunicorn("whoami:app", "-w", "3", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(3)
     with ExitStack() as stack:
@@ -532,10 +535,10 @@ def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(gunicorn: Star
 
 
 def test_a_lonely_worker_leaves_its_idle_connections_to_its_replacement(
-    gunicorn: StartGunicorn,
+    sticky: StartGunicorn,
 ) -> None:
     """Nobody else is there to take them while it finishes, and waiting costs no processor time."""
-    server = gunicorn("whoami:app", "-w", "1", *ARGS, wait=False)
+    server = sticky("whoami:app", "-w", "1", *ARGS, wait=False)
     view = View(server)
     pid = view.wait_slots(1)[0]
     with server.connect(timeout=60) as slow, ExitStack() as stack:

@@ -13,7 +13,7 @@ from tests.harness.connection import request_bytes
 from tests.harness.waiting import wait_until
 from tests.integration.site import StartSite
 from tests.integration.test_roll import NOTICED_S, wait_more
-from tests.integration.view import PATIENCE_S, Watch
+from tests.integration.view import EVERY_KIND, PATIENCE_S, Watch
 
 HEALTH: dict[str, Any] = {
     "cluster_health_path": "/health",
@@ -47,6 +47,7 @@ def test_a_worker_whose_threads_are_all_stuck(site: StartSite) -> None:
     assert [line for line in asked.lines("health") if "orker 1" in line]
 
 
+@EVERY_KIND
 def test_a_worker_that_says_that_it_is_ill(site: StartSite) -> None:
     asked = site("ailing:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
@@ -82,6 +83,7 @@ def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
     assert watch.fewest_serving == 3
 
 
+@EVERY_KIND
 def test_well_workers_stay(site: StartSite) -> None:
     """Some checks later nothing has happened, also not to one that failed a single check."""
     asked = site("ailing:app", **{**HEALTH, "cluster_health_failures": 1_000})
@@ -102,6 +104,7 @@ def test_gunicorns_own_workers_are_not_asked(site: StartSite) -> None:
     assert not set(asked.view.wait_slots(3).values()) & set(asked.pids.values())
 
 
+@EVERY_KIND
 def test_a_stopped_worker(site: StartSite) -> None:
     """It does not even take the question. `timeout` is not what ends it."""
     asked = site(graceful_timeout=1, timeout=600, **HEALTH)

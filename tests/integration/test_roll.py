@@ -19,7 +19,7 @@ from tests.harness.deploy import APP, GOOD, deploy, slow
 from tests.harness.load import Load
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite, failures
-from tests.integration.view import PATIENCE_S, STICKY, View, Watch
+from tests.integration.view import EVERY_KIND, PATIENCE_S, STICKY, View, Watch
 
 # A request may take no longer while workers are replaced.
 SLOWEST_S = 0.5
@@ -67,6 +67,7 @@ def roll_with_a_slow_import(site: StartSite) -> float:
     return load.report.slowest
 
 
+@EVERY_KIND
 def test_a_roll_with_a_slow_import(site: StartSite) -> None:
     """Nothing may ever be lost; time is measured three times at most, for the machine's sake."""
     slowest: list[float] = []
@@ -86,6 +87,7 @@ MIXED = [
 ]
 
 
+@EVERY_KIND
 def test_ten_rolls_in_a_row(site: StartSite) -> None:
     rolled = site("echo:app")
     with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
@@ -146,6 +148,7 @@ def test_without_surge(site: StartSite, unavailable: int | str, fewest: int) -> 
     assert watch.most_processes == 3
 
 
+@EVERY_KIND
 def test_without_surge_a_process_that_drains_counts(site: StartSite) -> None:
     rolled = site(cluster_roll_surge=0, cluster_roll_unavailable=1)
     with rolled.server.connect() as busy, Watch(rolled.view) as watch:
@@ -158,6 +161,7 @@ def test_without_surge_a_process_that_drains_counts(site: StartSite) -> None:
     assert watch.most_processes == 3
 
 
+@EVERY_KIND
 def test_a_single_worker(site: StartSite) -> None:
     rolled = site(workers=1)
     rolled.deploy(slow(1))
@@ -170,6 +174,7 @@ def test_a_single_worker(site: StartSite) -> None:
     assert watch.fewest_serving == 1
 
 
+@EVERY_KIND
 def test_requests_in_progress_are_finished(site: StartSite) -> None:
     rolled = site()
     request = b"GET /?sleep=0.3 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -193,6 +198,7 @@ def test_observation(site: StartSite) -> None:
     assert rolled.view.wait_slots(3, generation=2) == observed
 
 
+@EVERY_KIND
 def test_parked_until_the_roll_commits(site: StartSite) -> None:
     rolled = site(cluster_roll_rollback="full", cluster_roll_observe=1)
     with rolled.load() as load, Watch(rolled.view) as watch:
@@ -228,6 +234,7 @@ def test_preloaded_code_is_not_loaded_anew(site: StartSite) -> None:
     assert rolled.server.get("/").status == 200
 
 
+@EVERY_KIND
 def test_the_drain_timeout_ends_what_does_not_finish(site: StartSite) -> None:
     rolled = site(workers=1, cluster_drain_timeout=1, graceful_timeout=60)
     with rolled.server.connect() as busy:
@@ -249,6 +256,7 @@ def keep_calling(seen: Caller, url: str, transport: str, over: Event) -> None:
         seen.error = repr(error)
 
 
+@EVERY_KIND
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 def test_socketio_clients_stay_with_their_process(site: StartSite, transport: str) -> None:
     """Only that knows them. It goes on for them while it drains, though its slot is taken."""
@@ -306,6 +314,7 @@ def test_an_old_worker_that_dies_meanwhile(site: StartSite) -> None:
     assert (answer["worker"], answer["release"]) == (2, "new")
 
 
+@EVERY_KIND
 def test_everything_at_once(site: StartSite) -> None:
     """Rolls, recycling and TTIN do not get into each other's way."""
     rolled = site("echo:app", max_requests=40, cluster_max_lifetime=2, cluster_roll_surge="100%")

@@ -17,8 +17,9 @@ PATIENCE_S = 45
 
 STICKY = "gunicorn_cluster_ext.Sticky"
 GEVENT = "gunicorn_cluster_ext.StickyGevent"
+ASGI = "gunicorn_cluster_ext.StickyASGI"
 #: Every worker class of the pack.
-KINDS = (STICKY, GEVENT, "gunicorn_cluster_ext.StickyASGI")
+KINDS = (STICKY, GEVENT, ASGI)
 #: Runs a test, or a module's, on each of them. Others run on Sticky alone (see the fixture kind).
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.rpartition(".")[2])
 

@@ -94,6 +94,21 @@ def test_an_empty_inbox_has_nothing(inboxes: Inboxes) -> None:
     assert [inboxes.receive(seat) for seat in range(SEATS)] == [None] * SEATS
 
 
+@pytest.mark.parametrize("size", [100, 400, 800])
+def test_what_waits_in_an_inbox_is_counted(inboxes: Inboxes, size: int) -> None:
+    """By its own sender and any other, until it is received."""
+    assert [inboxes.queued(seat) for seat in range(SEATS)] == [0] * SEATS
+    with socket.socket() as connection:
+        for number in range(1, 21):
+            assert inboxes.send(1, message(bytes(size)), connection.fileno())
+            assert number * 0.6 <= inboxes.queued(1) <= number * 1.8 + 1
+    assert in_child(lambda: inboxes.queued(1)) == inboxes.queued(1)
+    assert [inboxes.queued(seat) for seat in (0, 2, 3)] == [0] * (SEATS - 1)
+    for _ in range(20):
+        close(inboxes.receive(1))
+    assert inboxes.queued(1) == 0
+
+
 def test_an_inbox_can_be_polled(inboxes: Inboxes) -> None:
     poll = select.poll()
     poll.register(inboxes.reader(3), select.POLLIN)

@@ -1,0 +1,74 @@
+"""WebSockets and event streams for asgi, beside what whoami says.
+
+/websocket says who it is, then echoes; /events?n=COUNT&s=SECONDS sends so many events, with a
+pause before each; /later answers, and notes a while after that in "later.txt" that it has ended.
+"""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import whoami
+from both import Receive, Scope, Send, answer
+
+from gunicorn_cluster_ext import worker_id
+
+
+def who() -> dict[str, Any]:
+    return {"worker": worker_id(), "pid": os.getpid()}
+
+
+async def websocket(receive: Receive, send: Send) -> None:
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": json.dumps(who())})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+    note(f"websocket {message['code']}")
+
+
+async def events(query: dict[str, list[str]], send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for number in range(int(query["n"][0])):
+        await asyncio.sleep(float(query["s"][0]))
+        event = json.dumps({"number": number, **who()})
+        body = f"data: {event}\n\n".encode()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body"})
+
+
+async def later(send: Send) -> None:
+    await answer(send, json.dumps(who()).encode())
+    await asyncio.sleep(5)
+    note("later")
+
+
+async def live(receive: Receive, send: Send) -> None:
+    await receive()
+    note("startup")
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    note("shutdown")
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def note(what: str) -> None:
+    with Path("notes.txt").open("a") as file:
+        file.write(f"{what} {os.getpid()}\n")
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await live(receive, send)
+    elif scope["type"] == "websocket":
+        await websocket(receive, send)
+    elif scope["path"] == "/events":
+        await events(parse_qs(scope["query_string"].decode()), send)
+    elif scope["path"] == "/later":
+        await later(send)
+    else:
+        await whoami.asgi(scope, receive, send)
