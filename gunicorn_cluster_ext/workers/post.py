@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, LostDescriptor
-from gunicorn_cluster_ext.routing import Load
+from gunicorn_cluster_ext.load import Load
 from gunicorn_cluster_ext.workers.arrival import Arrival
 from gunicorn_cluster_ext.workers.member import Member
 
