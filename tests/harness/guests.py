@@ -6,11 +6,32 @@ from queue import Queue
 from typing import Any
 from uuid import uuid4
 
-from .callers import PATIENCE_S, new_client
+import engineio  # type: ignore[import-untyped]
+import socketio  # type: ignore[import-untyped]
+
+from .callers import PATIENCE_S
 from .waiting import wait_until
 
 MOST = 48
 END = "the end"
+
+
+class InOrder(engineio.Client):  # type: ignore[misc]
+    """Handles a message before it reads the next; otherwise each has a thread of its own."""
+
+    def _trigger_event(self, event: str, *args: Any, **options: Any) -> Any:
+        return super()._trigger_event(event, *args, **{**options, "run_async": False})
+
+    def _reset(self) -> None:
+        """Closes the WebSocket, too, when it is the server that has gone."""
+        if self.ws is not None:
+            self.ws.shutdown()
+        super()._reset()
+
+
+class Client(socketio.Client):  # type: ignore[misc]
+    def _engineio_client_class(self) -> type[InOrder]:
+        return InOrder
 
 
 class Guest:
@@ -19,7 +40,8 @@ class Guest:
     def __init__(self, url: str, transport: str, namespace: str = "/", path: str = "socket.io"):
         self.namespace = namespace
         self.heard: Queue[tuple[Any, ...]] = Queue()
-        self.client = new_client()
+        # One that connects again would hide a request that went astray.
+        self.client = Client(reconnection=False, handle_sigint=False)
         self.client.on("*", lambda *event: self.heard.put(event), namespace=namespace)
         self.client.on("question", lambda text: (text, self.worker), namespace=namespace)
         self.client.connect(

@@ -1,0 +1,125 @@
+"""A reload in the middle of a conversation: nobody misses anything while connected."""
+
+import time
+from contextlib import ExitStack
+from threading import Event, Thread
+
+import pytest
+
+from gunicorn_cluster_ext.board import State
+from tests.harness.guests import Client
+from tests.harness.waiting import wait_until
+from tests.integration.site import Site, StartSite
+from tests.integration.test_socketio_crowd import WORKERS
+from tests.integration.view import PATIENCE_S
+
+DRAIN_S = 15
+#: A call whose connection is lost waits until then.
+ANSWER_S = 3
+
+
+def new_client() -> Client:
+    """One that connects again by itself."""
+    return Client(handle_sigint=False, reconnection_delay=0.1, reconnection_delay_max=0.3)
+
+
+class Listener:
+    """The numbers that a client hears, by session."""
+
+    def __init__(self, site: Site, transport: str, at_exit: ExitStack) -> None:
+        self.sessions: list[list[int]] = []
+        #: When each began.
+        self.began: list[float] = []
+        self.client = new_client()
+        self.client.on("connect", self._begin)
+        self.client.on("number", lambda number: self.sessions[-1].append(number))
+        self._where = {"url": site.server.url, "transports": [transport]}
+        self.come()
+        at_exit.callback(self.client.shutdown)
+
+    def come(self) -> None:
+        self.client.connect(**self._where, wait_timeout=PATIENCE_S)
+
+    def _begin(self) -> None:
+        self.sessions.append([])
+        self.began.append(time.monotonic())
+
+    def has_heard(self, number: int, session: int) -> bool:
+        return len(self.sessions) == session and self.sessions[-1][-1:] >= [number]
+
+
+class Speaker:
+    """A client that says numbers to all, each when the last has been acknowledged."""
+
+    def __init__(self, site: Site, at_exit: ExitStack) -> None:
+        self.number = 0
+        #: Said while the connection was lost: nobody knows whether its worker has heard it.
+        self.unsure: set[int] = set()
+        self._client = new_client()
+        self._client.connect(site.server.url, transports=["polling"], wait_timeout=PATIENCE_S)
+        self._over = Event()
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+        at_exit.callback(self.stop)
+
+    def _run(self) -> None:
+        while not self._over.wait(0.02):
+            try:
+                order = ("emit", ["number", self.number], {})
+                self._client.call("do", order, timeout=ANSWER_S)
+            except Exception:
+                self.unsure.add(self.number)
+            self.number += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._client.shutdown()
+
+
+def wait_heard(listeners: list[Listener], speaker: Speaker, session: int) -> None:
+    """Until each has heard, in that session, something that is said from now on."""
+    number = speaker.number + 10
+
+    def all_have() -> bool:
+        return all(listener.has_heard(number, session) for listener in listeners)
+
+    wait_until(all_have, PATIENCE_S, f"number {number} in session {session}")
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_reload_during_a_conversation(worker: str, site: StartSite, at_exit: ExitStack) -> None:
+    app, _, worker_class = WORKERS[worker]
+    settings = {"cluster_drain_timeout": DRAIN_S, "cluster_roll_surge": 3, "threads": 50}
+    talk = site(app, worker_class=worker_class, **settings)
+    transports = ["polling", "websocket"] * 4
+    listeners = [Listener(talk, transport, at_exit) for transport in transports]
+    speaker = Speaker(talk, at_exit)
+    wait_heard(listeners, speaker, session=1)
+
+    begun = time.monotonic()
+    talk.roll()
+    # Their processes have been replaced. They have not noticed.
+    assert State.DRAINING in {row.state for row in talk.view.rows}
+    wait_heard(listeners, speaker, session=1)
+
+    # Some leave, and come back to the new processes. Those who stay still hear who speaks.
+    leavers, stayers = listeners[:2], listeners[2:]
+    for leaver in leavers:
+        leaver.client.disconnect()
+        leaver.come()
+    wait_heard(leavers, speaker, session=2)
+    assert all(len(stayer.sessions) == 1 for stayer in stayers)
+
+    # In the end they have to go, and connect again by themselves.
+    talk.view.wait_slots(3, generation=2)
+    wait_heard(listeners, speaker, session=2)
+    speaker.stop()
+    for stayer in stayers:
+        assert stayer.began[1] > begun + DRAIN_S
+    for listener in listeners:
+        for heard in listener.sessions:
+            assert heard == sorted(set(heard))
+            missed = set(range(heard[0], heard[-1])) - set(heard)
+            assert missed <= speaker.unsure
+    assert len(speaker.unsure) < speaker.number / 2
