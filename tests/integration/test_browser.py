@@ -3,12 +3,18 @@
 import json
 from typing import Any
 
+import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.conftest import StartBrowser, StartGunicorn
 from tests.harness.waiting import wait_until
+
+EXAMPLES = {
+    "chat:app": "gunicorn_cluster_ext.Sticky",
+    "chat_fastapi:app": "gunicorn_cluster_ext.StickyASGI",
+}
 
 
 def element(driver: Chrome, css: str) -> WebElement:
@@ -41,23 +47,57 @@ def hosts_asked(driver: Chrome) -> set[str]:
     return {url.split("/")[2] for url in asked if url.startswith("http")}
 
 
-def test_the_chat_page(gunicorn: StartGunicorn, browser: StartBrowser) -> None:
-    server = gunicorn("chat:app", "-k", "gunicorn_cluster_ext.Sticky", "-w", "4", serving=4)
-    driver = browser().driver
-    driver.get(server.url)
-    state = element(driver, "#state")
-    wait_until(
-        lambda: state.get_attribute("data-transport") == "websocket", 20, "the page's WebSocket"
-    )
-    worker = state.get_attribute("data-worker")
-    assert worker in {"0", "1", "2", "3"}
-    assert state.text == f"This page is connected to worker {worker} by websocket."
+class Tab:
+    """A tab with the chat page, connected to a worker by WebSocket."""
 
-    for number in range(5):
-        element(driver, "#text").send_keys(f"message {number} <b>")
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self._driver = driver
+        driver.switch_to.new_window("tab")
+        self._handle = driver.current_window_handle
+        driver.get(url)
+        self.state = element(driver, "#state")
+        wait_until(self._has_websocket, 20, "the page's WebSocket")
+        self.worker = str(self.state.get_attribute("data-worker"))
+
+    def _has_websocket(self) -> bool:
+        return self.state.get_attribute("data-transport") == "websocket"
+
+    def show(self) -> Chrome:
+        self._driver.switch_to.window(self._handle)
+        return self._driver
+
+    def say(self, text: str) -> None:
+        driver = self.show()
+        element(driver, "#text").send_keys(text)
         element(driver, "#send").click()
-    expected = [(f"message {number} <b>", f"worker {worker}") for number in range(5)]
-    wait_until(lambda: lines(driver) == expected, 20, "the five messages on the page")
+
+    def wait_lines(self, expected: list[tuple[str, str]]) -> None:
+        driver = self.show()
+        wait_until(lambda: lines(driver) == expected, 20, f"{expected} on the page")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_chat_page(example: str, gunicorn: StartGunicorn, browser: StartBrowser) -> None:
+    # Without the cookie's rule: the tabs of a browser share their cookies.
+    env = {"GUNICORN_CLUSTER_STICKY": "engineio"}
+    server = gunicorn(example, "-k", EXAMPLES[example], "-w", "4", serving=4, env=env)
+    driver = browser().driver
+    first = Tab(driver, server.url)
+    assert first.worker in {"0", "1", "2", "3"}
+    text = f"This page is connected to worker {first.worker} by websocket."
+    assert first.state.text == text
+
+    second = Tab(driver, server.url)
+    while second.worker == first.worker:
+        assert len(driver.window_handles) < 20
+        second = Tab(driver, server.url)
+
+    expected = []
+    for number, tab in enumerate([first, second, first, second, second]):
+        tab.say(f"message {number} <b>")
+        expected.append((f"message {number} <b>", f"worker {tab.worker}"))
+        second.wait_lines(expected)
+    first.wait_lines(expected)
 
     assert hosts_asked(driver) == {f"127.0.0.1:{server.port}"}
     assert log(driver, "browser") == []
