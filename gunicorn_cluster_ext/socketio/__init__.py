@@ -39,7 +39,6 @@ class _Cluster:
         json: Any = None,
     ) -> None:
         super().__init__(channel=channel, write_only=write_only, logger=logger)
-        # A server's own replaces it, where python-socketio has it here.
         self.json = json or standard_json
         self.forget()
         _everywhere.add(self)
@@ -52,10 +51,17 @@ class _Cluster:
         self._found: Any = None
         self._is_initialized = False
 
+    def set_server(self, server: Any) -> None:
+        """python-socketio calls this when the server is made, before anything is served."""
+        super().set_server(server)
+        self.json = server.packet_class.json  # not each version does this
+        # If cluster_store cannot be used, the application cannot be loaded.
+        _ = self._way
+
     @property
     def _way(self) -> Any:
-        """Where messages go. It is found when one does, or a client comes: nothing may be opened
-        in the arbiter, which imports a preloaded application."""
+        """Where messages go. Nothing is opened yet: this may be the arbiter, which imports a
+        preloaded application."""
         with self._lock:
             if self._found is None:
                 self._found = self._find_way()
@@ -101,8 +107,9 @@ class ClusterManager(_Cluster, PubSubManager):
     :param logger: if not given, the server's is used.
     :param json: for a write-only manager, as python-socketio has it; a server has its own.
 
-    When it first needs ``cluster_store`` it raises SettingError if that is wrong, and StoreError
-    if it names a Redis that cannot be used.
+    A server with it raises SettingError if ``cluster_store`` is wrong, and StoreError if that names
+    a Redis that cannot be used; a write-only one does when it first emits, and BusError when it
+    finds no server.
     """
 
     name = "cluster"

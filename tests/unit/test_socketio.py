@@ -48,24 +48,15 @@ def test_each_process_has_a_name_of_its_own() -> None:
 def test_a_server_that_is_made_opens_nothing() -> None:
     """Before a fork, that is: threads, sockets and subscriptions come with the first client."""
     code = """
-import os, sys, threading
+import os, threading
 before = sorted(os.listdir("/proc/self/fd"))
 import socketio
 from gunicorn_cluster_ext.socketio import AsyncClusterManager, ClusterManager
 socketio.Server(async_mode="threading", client_manager=ClusterManager())
 socketio.AsyncServer(async_mode="asgi", client_manager=AsyncClusterManager())
-mine = {name for name in sys.modules if name.startswith("gunicorn_cluster_ext.")}
-assert threading.active_count() == 1
-assert sorted(os.listdir("/proc/self/fd")) == before
-print(*sorted(mine & {f"gunicorn_cluster_ext.{name}" for name in ("bus", "stores.clients")}))
+print(threading.active_count(), sorted(os.listdir("/proc/self/fd")) == before)
 """
-    assert in_fresh_interpreter(code) == ""
-
-
-def test_the_way_is_chosen_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    manager = ClusterManager()
-    monkeypatch.setattr(process, "_server", REDIS)
-    assert type(manager._way).__name__ == "RedisWay"
+    assert in_fresh_interpreter(code) == "1 True"
 
 
 # --- over the bus -----------------------------------------------------------------------------
@@ -155,9 +146,8 @@ def test_a_handler_that_hangs_costs_messages_but_no_memory(
     queue = heard("full")
     writer = ClusterManager("full", write_only=True)
     for number in range(5):
-        writer.emit("event", number)
-    events = [over_bus.decode(queue.get_nowait())["data"] for _ in range(3)]
-    assert events == [[0], [1], [2]]
+        writer.emit(str(number), None)
+    assert [over_bus.decode(queue.get_nowait())["event"] for _ in range(3)] == ["0", "1", "2"]
     assert queue.empty()
     assert caplog.text.count("a message is lost") == 1
 
@@ -168,6 +158,9 @@ def test_a_handler_that_hangs_costs_messages_but_no_memory(
 def test_old_versions_would_read_pickles_from_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_server", REDIS)
     monkeypatch.setattr(pubsub_manager, "pickle", None, raising=False)
+    for manager in (ClusterManager(), AsyncClusterManager()):
+        with pytest.raises(StoreError, match="python-socketio before 5.14"):
+            server(manager)
     with pytest.raises(StoreError, match="python-socketio before 5.14"):
         ClusterManager(write_only=True).emit("event", "text")
 
