@@ -8,6 +8,13 @@ from typing import Any
 from tests.conftest import StartNode
 from tests.harness.guests import Guest, hear_all
 
+#: An obedient server for each worker class.
+SERVERS = {
+    "thread": ("obedient:app", "gunicorn_cluster_ext.Sticky"),
+    "gevent": ("obedient:app", "gunicorn_cluster_ext.StickyGevent"),
+    "asgi": ("obedient_asgi:app", "gunicorn_cluster_ext.StickyASGI"),
+}
+BOTH = ("polling", "websocket")
 CLIENTS = 12
 MESSAGES = 20
 LARGE = 300_000

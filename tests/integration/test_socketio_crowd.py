@@ -11,12 +11,12 @@ from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
 from tests.integration import crowd
+from tests.integration.crowd import BOTH, SERVERS
 
-WORKERS = {
-    "thread": ("obedient:app", "-k", "gunicorn_cluster_ext.Sticky"),
-    "asgi": ("obedient_asgi:app", "-k", "gunicorn_cluster_ext.StickyASGI"),
-}
-BOTH = ("polling", "websocket")
+
+def start(gunicorn: StartGunicorn, worker: str, workers: int, **options: Any) -> Gunicorn:
+    app, worker_class = SERVERS[worker]
+    return gunicorn(app, "-k", worker_class, "-w", str(workers), serving=workers, **options)
 
 
 def connections_out(server: Gunicorn) -> list[str]:
@@ -29,30 +29,29 @@ def connections_out(server: Gunicorn) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", SERVERS)
 def test_on_four_workers_without_a_broker(
     worker: str, gunicorn: StartGunicorn, at_exit: ExitStack
 ) -> None:
-    server = gunicorn(*WORKERS[worker], "-w", "4", serving=4)
+    server = start(gunicorn, worker, workers=4)
     guests = crowd.in_python([server.url], BOTH, at_exit)
     assert {guest.worker for guest in guests} == {0, 1, 2, 3}
     crowd.talk(guests)
     assert connections_out(server) == []
 
 
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", SERVERS)
 def test_with_the_official_client(worker: str, gunicorn: StartGunicorn, node: StartNode) -> None:
-    server = gunicorn(*WORKERS[worker], "-w", "4", serving=4)
+    server = start(gunicorn, worker, workers=4)
     assert len(crowd.in_node(node, [server.url], BOTH)) >= 3
 
 
-@pytest.fixture(params=WORKERS)
+@pytest.fixture(params=SERVERS)
 def two(request: Any, gunicorn: StartGunicorn, redis: StartRedis) -> tuple[list[Gunicorn], Redis]:
     """Two servers of two workers each, on two ports, and the Redis between them."""
     queue = redis()
     env = {"GUNICORN_CLUSTER_STORE": queue.url}
-    start = ("-w", "2")
-    servers = [gunicorn(*WORKERS[request.param], *start, serving=2, env=env) for _ in range(2)]
+    servers = [start(gunicorn, request.param, workers=2, env=env) for _ in range(2)]
     return servers, queue
 
 

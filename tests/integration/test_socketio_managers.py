@@ -13,12 +13,9 @@ from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
+from tests.integration.crowd import BOTH, SERVERS
 
-KINDS = {
-    "thread": ("obedient:app", "gunicorn_cluster_ext.Sticky"),
-    "asgi": ("obedient_asgi:app", "gunicorn_cluster_ext.StickyASGI"),
-}
-WAYS = [f"{kind}-{way}" for kind in KINDS for way in ("bus", "redis")]
+WAYS = [f"{kind}-{way}" for kind in SERVERS for way in ("bus", "redis")]
 
 
 class Hall:
@@ -27,10 +24,10 @@ class Hall:
 
     def __init__(self, way: str, at_exit: ExitStack) -> None:
         kind, _, store = way.partition("-")
-        self.app, self.worker = KINDS[kind]
+        self.app, self.worker = SERVERS[kind]
         self.at_exit = at_exit
         self.server = self._started(self._store() if store == "redis" else {})
-        self.guests = Guests(self.server.url, ("polling", "websocket"), at_exit)
+        self.guests = Guests(self.server.url, BOTH, at_exit)
         self.here, self.near, self.there, self.far = self._seated()
         if store == "redis":
             wait_introduced(self.four, [self.here, self.there])

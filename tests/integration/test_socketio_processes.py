@@ -12,10 +12,9 @@ import pytest
 from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
 from tests.harness.gunicorn import Gunicorn
+from tests.integration.crowd import BOTH
 from tests.integration.site import StartSite
 from tests.integration.view import STICKY
-
-BOTH = ("polling", "websocket")
 
 
 def on_workers(count: int) -> Callable[[list[Guest]], bool]:

@@ -10,11 +10,7 @@ from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
 from tests.harness.redis_cluster import Cluster
 from tests.harness.redis_sentinel import Watched
-
-APPS = {
-    "obedient:app": "gunicorn_cluster_ext.Sticky",
-    "obedient_asgi:app": "gunicorn_cluster_ext.StickyASGI",
-}
+from tests.integration.crowd import SERVERS
 
 
 class Started:
@@ -42,11 +38,11 @@ class Started:
         return cluster.url
 
 
-@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize("worker", ["thread", "asgi"])
 @pytest.mark.parametrize("way", ["alone", "unix", "watched", "cluster"])
 def test_a_broadcast_reaches_the_clients_of_all_workers(
     way: str,
-    app: str,
+    worker: str,
     gunicorn: StartGunicorn,
     redis: StartRedis,
     new_directory: Callable[[], Path],
@@ -54,7 +50,8 @@ def test_a_broadcast_reaches_the_clients_of_all_workers(
 ) -> None:
     url = getattr(Started(redis, new_directory(), at_exit), way)()
     env = {"GUNICORN_CLUSTER_STORE": url}
-    server = gunicorn(app, "-k", APPS[app], "-w", "2", serving=2, env=env)
+    app, worker_class = SERVERS[worker]
+    server = gunicorn(app, "-k", worker_class, "-w", "2", serving=2, env=env)
     guests = Guests(server.url, ["websocket"], at_exit)
 
     def on_both(all: list[Guest]) -> bool:

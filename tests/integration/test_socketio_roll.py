@@ -9,8 +9,8 @@ import pytest
 from gunicorn_cluster_ext.board import State
 from tests.harness.guests import Client
 from tests.harness.waiting import wait_until
+from tests.integration.crowd import BOTH, SERVERS
 from tests.integration.site import Site, StartSite
-from tests.integration.test_socketio_crowd import WORKERS
 from tests.integration.view import PATIENCE_S
 
 DRAIN_S = 15
@@ -87,13 +87,12 @@ def wait_heard(listeners: list[Listener], speaker: Speaker, session: int) -> Non
     wait_until(all_have, PATIENCE_S, f"number {number} in session {session}")
 
 
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", SERVERS)
 def test_a_reload_during_a_conversation(worker: str, site: StartSite, at_exit: ExitStack) -> None:
-    app, _, worker_class = WORKERS[worker]
+    app, worker_class = SERVERS[worker]
     settings = {"cluster_drain_timeout": DRAIN_S, "cluster_roll_surge": 3, "threads": 50}
     talk = site(app, worker_class=worker_class, **settings)
-    transports = ["polling", "websocket"] * 4
-    listeners = [Listener(talk, transport, at_exit) for transport in transports]
+    listeners = [Listener(talk, transport, at_exit) for transport in BOTH * 4]
     speaker = Speaker(talk, at_exit)
     wait_heard(listeners, speaker, session=1)
 
