@@ -6,17 +6,30 @@ from typing import Any
 
 import redis
 
+from .certificate import Certificate
 from .ports import accepts, free_port
 from .process import Process
 from .program import find_program
 
 
 class Redis(Process):
-    """`port` lets a test start a second one where the first has been."""
+    """`port` lets a test start a second one where the first has been. With a certificate it speaks
+    TLS on `tls_port` as well."""
 
-    def __init__(self, directory: Path, *args: str, port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *args: str,
+        port: int | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        if certificate is not None:
+            self.tls_port = free_port()
+            self.tls_url = f"rediss://127.0.0.1:{self.tls_port}/0{certificate.query}"
+            options = {"tls-port": str(self.tls_port), **certificate.redis_options()}
+            args += tuple(each for name, value in options.items() for each in (f"--{name}", value))
         self.socket = directory / f"redis-{self.port}.sock"
         command = [find_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--unixsocket", str(self.socket)]

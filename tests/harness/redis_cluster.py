@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 
+from .certificate import Certificate
 from .ports import free_port
 from .redis import Redis
 from .waiting import wait_until
@@ -11,7 +12,8 @@ _SLOTS = 16_384
 
 
 class Cluster:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificate: Certificate | None = None) -> None:
+        self._certificate = certificate
         self._stack = ExitStack()
         self._buses: list[int] = []
         try:
@@ -26,7 +28,7 @@ class Cluster:
         # The bus would have a port 10,000 above, which may be one that the kernel gives away.
         bus = free_port()
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"]
-        node = Redis(directory, *options, "--cluster-port", str(bus))
+        node = Redis(directory, *options, "--cluster-port", str(bus), certificate=self._certificate)
         self._buses.append(bus)
         self._stack.callback(node.stop)
         node.wait_ready()
@@ -39,12 +41,16 @@ class Cluster:
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         first = self.nodes[0]
         for node, bus in zip(self.nodes[1:], self._buses[1:], strict=True):
-            first.ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+            port = node.tls_port if self._certificate else node.port
+            first.ask("CLUSTER", "MEET", "127.0.0.1", port, bus)
         wait_until(lambda: all(map(_is_whole, self.nodes)), 20, "a cluster of three")
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        if self._certificate is None:
+            return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        nodes = ",".join(f"127.0.0.1:{node.tls_port}" for node in self.nodes)
+        return f"rediss+cluster://{nodes}/{self._certificate.query}"
 
     def stop(self) -> None:
         self._stack.close()

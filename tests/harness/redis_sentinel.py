@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from .certificate import Certificate
 from .ports import accepts, free_port
 from .process import Process
 from .program import find_program
@@ -17,7 +18,7 @@ P = TypeVar("P", "Redis", "Sentinel")
 SERVICE = "main"
 
 _CONFIG = """
-port {port}
+{ports}
 bind 127.0.0.1
 dir {directory}
 sentinel monitor {service} 127.0.0.1 {master} 2
@@ -27,11 +28,20 @@ sentinel failover-timeout {service} 3000
 
 
 class Sentinel(Process):
-    def __init__(self, directory: Path, master: int) -> None:
+    """With a certificate it speaks TLS only, as it does with the servers."""
+
+    def __init__(
+        self, directory: Path, master: int, certificate: Certificate | None = None
+    ) -> None:
         self.port = free_port()
+        options, self._client = {"port": str(self.port)}, {}
+        if certificate is not None:
+            options = {"port": "0", "tls-port": str(self.port), **certificate.redis_options()}
+            self._client = {"ssl": True, "ssl_ca_certs": str(certificate.path)}
+        ports = "\n".join(f"{name} {value}" for name, value in options.items())
         config = directory / f"sentinel-{self.port}.conf"
         config.write_text(
-            _CONFIG.format(port=self.port, directory=directory, master=master, service=SERVICE)
+            _CONFIG.format(ports=ports, directory=directory, master=master, service=SERVICE)
         )
         command = [find_program("redis-server"), str(config), "--sentinel"]
         super().__init__(f"sentinel-{self.port}", command, directory)
@@ -40,12 +50,12 @@ class Sentinel(Process):
         self.wait_for(lambda: accepts(self.port), 10, "a Sentinel that accepts")
 
     def ask(self, *command: str | int) -> Any:
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis("127.0.0.1", self.port, **self._client) as client:
             return client.execute_command(*command)
 
     def knows(self) -> tuple[int, int]:
         """How many replicas of the service, and how many other Sentinels."""
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis("127.0.0.1", self.port, **self._client) as client:
             state = client.sentinel_master(SERVICE)
         return state["num-slaves"], state["num-other-sentinels"]
 
@@ -53,7 +63,8 @@ class Sentinel(Process):
 class Watched:
     """`nodes[0]` is the master at first."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificate: Certificate | None = None) -> None:
+        self._certificate = certificate
         self._stack = ExitStack()
         try:
             self._start(directory)
@@ -62,13 +73,16 @@ class Watched:
             raise
 
     def _start(self, directory: Path) -> None:
-        master = self._started(Redis(directory))
+        certificate = self._certificate
+        master = self._started(Redis(directory, certificate=certificate))
+        port = master.tls_port if certificate else master.port
         # Without a pause before the first copy, and a copy that does not touch the disk.
         master.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
-        replica = self._started(Redis(directory, "--replicaof", f"127.0.0.1 {master.port}"))
+        options = ("--replicaof", f"127.0.0.1 {port}")
+        replica = self._started(Redis(directory, *options, certificate=certificate))
         self.nodes = [master, replica]
         wait_until(lambda: b"state=online" in self._replication(master), 15, "a copy")
-        self.sentinels = [self._started(Sentinel(directory, master.port)) for _ in range(3)]
+        self.sentinels = [self._started(Sentinel(directory, port, certificate)) for _ in range(3)]
         wait_until(
             lambda: all(each.knows() == (1, 2) for each in self.sentinels), 15, "acquaintance"
         )
@@ -86,7 +100,9 @@ class Watched:
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+        if self._certificate is None:
+            return f"redis+sentinel://{hosts}/{SERVICE}/0"
+        return f"rediss+sentinel://{hosts}/{SERVICE}/0{self._certificate.query}"
 
     def stop(self) -> None:
         self._stack.close()
