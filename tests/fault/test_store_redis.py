@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from redis.exceptions import ConnectionError
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
@@ -19,7 +18,7 @@ from tests.conftest import StartRedis
 from tests.harness.process import Process
 from tests.harness.redis import Redis
 from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import SERVICE, Watched
+from tests.harness.redis_sentinel import SERVICE, Watched, is_master
 from tests.harness.waiting import wait_until
 from tests.stores.conformance import Awaited, open_face
 
@@ -345,12 +344,6 @@ def test_failing_over(watched: Watched, opened: OpenFace) -> None:
     recovers(store)
     assert store.get(b"a") == b"1"
     store.set(b"a", b"2")
-
-
-def is_master(node: Redis) -> bool:
-    with contextlib.suppress(ConnectionError):  # it closes them when it changes
-        return bool(node.ask("ROLE")[0] == b"master")
-    return False
 
 
 def test_a_master_that_became_a_replica(watched: Watched, opened: OpenFace) -> None:

@@ -1,6 +1,6 @@
 """A real Redis with a replica, watched by three Sentinels."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +58,12 @@ class Sentinel(Process):
         with redis.Redis("127.0.0.1", self.port, **self._client) as client:
             state = client.sentinel_master(SERVICE)
         return state["num-slaves"], state["num-other-sentinels"]
+
+
+def is_master(node: Redis) -> bool:
+    with suppress(redis.ConnectionError):  # it closes them when it changes
+        return bool(node.ask("ROLE")[0] == b"master")
+    return False
 
 
 class Watched:

@@ -13,6 +13,8 @@ from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
+from tests.harness.redis_cluster import Cluster
+from tests.harness.redis_sentinel import Watched
 from tests.harness.waiting import wait_until
 
 STICKY = "gunicorn_cluster_ext.Sticky"
@@ -22,9 +24,11 @@ COOKIE = "gunicorn_session"
 class Shared:
     """A kind of store, and servers that use it."""
 
-    def __init__(self, gunicorn: StartGunicorn, directory: Path, redis: Redis | None) -> None:
+    def __init__(
+        self, gunicorn: StartGunicorn, directory: Path, redis: Redis | Watched | Cluster | None
+    ) -> None:
         self._gunicorn = gunicorn
-        self.redis = redis
+        self.redis = redis if isinstance(redis, Redis) else None
         self.settings: dict[str, Any] = {"store_path": str(directory)}
         if redis is not None:
             self.settings = {"store": redis.url}

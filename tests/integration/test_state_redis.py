@@ -1,0 +1,140 @@
+"""Sessions and cache of four workers on a Redis that Sentinels watch, and on a Redis Cluster."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gunicorn_cluster_ext.cache import Cache
+from gunicorn_cluster_ext.record import store_key
+from tests.conftest import StartGunicorn
+from tests.harness.connection import Answer
+from tests.harness.redis_cluster import Cluster
+from tests.harness.redis_sentinel import Watched, is_master
+from tests.harness.waiting import wait_until
+from tests.integration.shared import COOKIE, STICKY, Client, Shared
+
+THREADED = ("shared_flask:app", "-k", STICKY, "--threads", "16")
+ASYNC = ("shared_starlette:app", "-k", "asgi")
+RECOVERY_S = 2.0
+
+
+@pytest.fixture
+def watched(new_directory: Callable[[], Path]) -> Iterator[Watched]:
+    started = Watched(new_directory())
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def cluster(new_directory: Callable[[], Path]) -> Iterator[Cluster]:
+    started = Cluster(new_directory())
+    yield started
+    started.stop()
+
+
+@pytest.fixture(params=["watched", "cluster"])
+def shared(
+    request: pytest.FixtureRequest,
+    gunicorn: StartGunicorn,
+    new_directory: Callable[[], Path],
+) -> Iterator[Shared]:
+    made = Shared(gunicorn, new_directory(), request.getfixturevalue(request.param))
+    yield made
+    made.stores.store.close()
+
+
+@pytest.mark.parametrize("args", [THREADED, ASYNC], ids=["threads", "async"])
+def test_sessions(shared: Shared, args: tuple[str, ...]) -> None:
+    """No change is lost, and a logout is not undone by who began before it."""
+    client = Client(shared.start(*args))
+    client.get("/put?key=first&value=0")
+    pids = set()
+    for number in range(10):
+        targets = [f"/put?key=k{number}.{i}&value={i}&sleep=0.005" for i in range(8)]
+        pids |= {answer.json()["pid"] for answer in client.get_all(targets)}
+    assert len(pids) == 4
+    assert len(client.get("/read")) == 81
+    old, cache = client.cookie, Cache(stores=shared.stores)
+    with ThreadPoolExecutor(4) as crowd:
+        slow = [crowd.submit(client.send, f"/put?key=k{i}&value=1&meet=") for i in range(4)]
+        wait_until(lambda: cache.get("met") == 4, 20, "requests that have read the session")
+        assert client.send("/logout").cookies()[COOKIE] == ""
+        cache.set("go on", True)
+    assert {answer.result().status for answer in slow} == {200}
+    assert shared.stores.store.fields(store_key(old)) == {}
+
+
+def test_the_cache(shared: Shared) -> None:
+    client = Client(shared.start("shared:app", "-k", STICKY, "--threads", "8"))
+    answers = client.get_all(["/count?times=25"] * 32)
+    assert {answer.status for answer in answers} == {200}
+    assert client.get("/value?key=number") == 800
+    client.get_all(["/costly?key=ab&sleep=0.5"] * 64)
+    assert client.get("/value?key=computed") == 1
+
+
+@pytest.mark.parametrize("args", [THREADED, ASYNC], ids=["threads", "async"])
+def test_the_master_dies_under_load(
+    gunicorn: StartGunicorn,
+    watched: Watched,
+    new_directory: Callable[[], Path],
+    args: tuple[str, ...],
+) -> None:
+    """Until another is master each request is answered with 503; nobody is logged out."""
+    client = Client(Shared(gunicorn, new_directory(), watched).start(*args))
+    client.get("/put?key=user&value=me")
+    watched.nodes[0].ask("WAIT", 1, 1000)
+    answers: list[tuple[float, int, bytes]] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            answer = client.send("/read")
+            answers.append((time.monotonic(), answer.status, answer.body))
+
+    with ThreadPoolExecutor(8) as crowd:
+        for _ in range(8):
+            crowd.submit(load)
+        try:
+            watched.nodes[0].crash()
+            wait_until(lambda: any(status == 503 for _, status, _ in answers), 20, "a 503")
+            wait_until(lambda: is_master(watched.nodes[1]), 20, "a master")
+            changed = time.monotonic()
+            wait_until(lambda: answers[-1][0] > changed + RECOVERY_S, 20, "two seconds more")
+        finally:
+            stop.set()
+    assert {status for _, status, _ in answers} == {200, 503}
+    assert all(b'"me"' in body for _, status, body in answers if status == 200)
+    assert {status for at, status, _ in answers if at > changed + RECOVERY_S} == {200}
+
+
+def test_a_node_hangs(
+    gunicorn: StartGunicorn, cluster: Cluster, new_directory: Callable[[], Path]
+) -> None:
+    """Those whose sessions are elsewhere are served; all are, when it goes on."""
+    shared = Shared(gunicorn, new_directory(), cluster)
+    server = shared.start(*THREADED)
+    clients = [Client(server) for _ in range(24)]
+    for client in clients:
+        client.get("/put?key=a&value=1")
+    node = cluster.nodes[1]
+    node.halt()
+    try:
+        with ThreadPoolExecutor(24) as crowd:
+            statuses = [answer.status for answer in crowd.map(read, clients)]
+        assert set(statuses) == {200, 503}
+    finally:
+        node.go_on()
+    deadline = time.monotonic() + RECOVERY_S
+    for client in clients:
+        while read(client).status == 503:
+            assert time.monotonic() < deadline
+    assert all(client.get("/read") == {"a": {"value": "1"}} for client in clients)
+
+
+def read(client: Client) -> Answer:
+    return client.send("/read")
