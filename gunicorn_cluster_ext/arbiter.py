@@ -26,6 +26,7 @@ from gunicorn_cluster_ext.checkup import Checkup
 from gunicorn_cluster_ext.cluster import Cluster, roll_policy
 from gunicorn_cluster_ext.deployment import Deployment
 from gunicorn_cluster_ext.exits import SERVER_ENDS, Exit
+from gunicorn_cluster_ext.reporter import Once
 from gunicorn_cluster_ext.rolling import (
     Abort,
     Action,
@@ -77,6 +78,8 @@ class ClusterArbiter(Arbiter):
         self._told = self._stopped = 0.0
         self._turn_began: float | None = None  # the start is no turn
         self._forking = 0.0
+        self._began, self._has_served = time.monotonic(), False
+        self.log.error_log.addFilter(Once())
         cluster.reporter.event("start", f"{self.num_workers} workers are wanted")
         self._warn_of_limits()
 
@@ -164,6 +167,7 @@ class ClusterArbiter(Arbiter):
         self._reopen_late()
         self._tell_strangers()
         self.publish()
+        self._say_that_all_serve(now)
         self._halt_if_hopeless(now)
         self._log_metrics()
 
@@ -181,6 +185,11 @@ class ClusterArbiter(Arbiter):
                 self._published = self.cluster.board.roll = seen
                 titles.show_roll(f"master [{self.proc_name}]", seen)
         self.cluster.describe(self)
+
+    def _say_that_all_serve(self, now: float) -> None:
+        if not self._has_served and self.cluster.supervisor.table.serving() >= self.num_workers:
+            self._has_served = True
+            self.cluster.reporter.serving(self.num_workers, now - self._began)
 
     def _halt_if_hopeless(self, now: float) -> None:
         limits = self.cluster.supervisor.limits

@@ -65,7 +65,7 @@ class SessionCookie:
             if is_id(stripped := value.strip(" \t")):
                 return stripped
         if values:
-            log.info("A session cookie that we cannot have set: %d characters", len(values[0]))
+            log.debug("A session cookie that we cannot have set: %d characters", len(values[0]))
         return None
 
     def put(self, sid: str, scheme: str) -> str:

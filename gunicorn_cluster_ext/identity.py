@@ -74,13 +74,14 @@ def _stamping(factory: Callable[..., logging.LogRecord]) -> Callable[..., loggin
     """A log record factory whose records say which worker wrote them.
 
     The fields are ``worker_id`` and ``worker_generation``, "-" in the arbiter, for use in
-    any logging configuration (``%(worker_id)s``).
+    any logging configuration (``%(worker_id)s``). Strings: what indexes structured logs refuses
+    a field that has a number in one line and a word in another.
     """
 
     def stamp(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
-        record.worker_id = "-" if _current is None else _current.slot
-        record.worker_generation = "-" if _current is None else _current.generation
+        record.worker_id = "-" if _current is None else str(_current.slot)
+        record.worker_generation = "-" if _current is None else str(_current.generation)
         return record
 
     return stamp

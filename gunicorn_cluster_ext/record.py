@@ -221,7 +221,7 @@ class Session(MutableMapping[str, Any]):
             stored = yield from self._ask(session_reads, lambda face: face.store.fields(key))
             self._found = bool(stored) and self._is_sound(stored)
             if not self._found:
-                log.info("A session cookie without a session: it has ended, or never was")
+                log.debug("A session cookie without a session: it has ended, or never was")
         if not self._found:
             self._sid = None
             self._fields = Fields({})
@@ -292,7 +292,7 @@ class Session(MutableMapping[str, Any]):
         if not (yield from self._put(self._sid or "", changes.put, changes.remove)):
             self.lost = True
             # Another request has ended it. The cookie may be that of a new one by now.
-            log.info("A session has ended in the middle of a request, whose changes are dropped")
+            log.debug("A session has ended in the middle of a request, whose changes are dropped")
 
     def _move(self, changes: Changes) -> Script[bool]:
         """Whether the session was still there. Its data is that of the store, with our changes."""

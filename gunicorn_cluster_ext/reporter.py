@@ -5,6 +5,7 @@ Gunicorn's own words stay where it has some.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from typing import Any
@@ -25,6 +26,10 @@ class Reporter:
     def event(self, event: str, text: str) -> None:
         """Something that gunicorn logs itself, or nobody need read twice."""
         self._journal.write(event, text)
+
+    def serving(self, workers: int, seconds: float) -> None:
+        """For the first time all workers serve."""
+        self._log.info("All %d workers serve, %.1f s after the start", workers, seconds)
 
     # --- workers --------------------------------------------------------------------------
 
@@ -84,6 +89,22 @@ class Reporter:
         """A reload."""
         self._log.error("Reload refused: %s. Nothing has changed.", reason)
         self._journal.write("reload refused", reason)
+
+
+class Once(logging.Filter):
+    """Keeps gunicorn from saying the same again: it opens its control socket anew at each fork."""
+
+    _MESSAGE = "Control socket listening at %s"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: Any = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg != self._MESSAGE:
+            return True
+        before, self._said = self._said, record.args
+        return before != record.args
 
 
 def _stock_words(pid: int, exit: Exit, process: Process) -> str:

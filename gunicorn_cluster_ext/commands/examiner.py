@@ -94,7 +94,7 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
         return Configuration(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
     if threads is not None:
-        threads(cfg, settings.threads, _Silent())
+        threads(cfg, settings.threads)
     names = {each.__name__ for each in kind.__mro__}
     return Configuration(
         app=uri,
@@ -120,10 +120,6 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         needed_files=_needed_files(cfg, settings),
     ), settings
-
-
-class _Silent:
-    def info(self, *words: Any) -> None: ...
 
 
 def _workers_are_set(cfg: Any) -> bool:

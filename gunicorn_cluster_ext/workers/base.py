@@ -73,14 +73,17 @@ class StickyWorker:
     ) -> None:
         """Called in the arbiter."""
         settings = hooks.prepare(cfg, log)
-        self.choose_threads(cfg, settings.threads, log)
+        self.choose_threads(cfg, settings.threads)
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)  # type: ignore[call-arg]
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Called once in the arbiter, at start: say at once what cannot work."""
         settings = hooks.prepare(cfg, log)
-        cls.choose_threads(cfg, settings.threads, log)
+        threads = cfg.threads
+        cls.choose_threads(cfg, settings.threads)
+        if cfg.threads != threads:
+            log.info("Using up to %d threads per worker (cluster_threads)", cfg.threads)
         inherited = getattr(super(), "check_config", None)
         if inherited is not None:  # gthread has one
             inherited(cfg, log)
@@ -94,7 +97,7 @@ class StickyWorker:
             )
 
     @staticmethod
-    def choose_threads(cfg: Any, threads: int, log: Any) -> None:
+    def choose_threads(cfg: Any, threads: int) -> None:
         """Take ``cluster_threads`` where the user has not set gunicorn's ``threads``."""
 
     @property

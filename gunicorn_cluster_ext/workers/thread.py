@@ -49,13 +49,12 @@ class Sticky(StickyWorker, LoopWorker):
     """
 
     @staticmethod
-    def choose_threads(cfg: Any, threads: int, log: Any) -> None:
+    def choose_threads(cfg: Any, threads: int) -> None:
         is_set = "threads" in executed_config(cfg.config) or any(
             word.startswith("--thread") for word in StickyWorker.arguments(cfg)
         )
         if cfg.threads == 1 and not is_set:
             cfg.set("threads", threads)
-            log.info("Using up to %d threads per worker (cluster_threads)", threads)
 
     # --- life -----------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ def test_a_cookie_is_kept_out_of_shared_caches(
 def test_a_forged_cookie_is_a_new_session(
     stores: MemoryStores, memory: MemoryStore, value: str, caplog: Any
 ) -> None:
-    with caplog.at_level("INFO", "gunicorn.error"):
+    with caplog.at_level("DEBUG", "gunicorn.error"):
         answer = Answer(SessionMiddleware(app(visit), stores=stores), value)
     assert answer.status == 200 and answer.body == b"1"
     assert answer.cookie and answer.cookie != value

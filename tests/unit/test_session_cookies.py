@@ -56,7 +56,7 @@ def test_an_id_is_found(header: str) -> None:
 def test_what_we_cannot_have_set_is_none_and_a_line_without_it(
     value: str, lines: int, caplog: Any
 ) -> None:
-    with caplog.at_level("INFO", "gunicorn.error"):
+    with caplog.at_level("DEBUG", "gunicorn.error"):
         assert COOKIE.find(f"gunicorn_session={value}") is None
     assert len(caplog.records) == lines
     assert len(value) < 2 or value not in caplog.text
@@ -64,7 +64,7 @@ def test_what_we_cannot_have_set_is_none_and_a_line_without_it(
 
 @pytest.mark.parametrize("header", ["a=b", f"xgunicorn_session={SID}", f"a=gunicorn_session={SID}"])
 def test_another_cookie_is_not_ours(header: str, caplog: Any) -> None:
-    with caplog.at_level("INFO", "gunicorn.error"):
+    with caplog.at_level("DEBUG", "gunicorn.error"):
         assert COOKIE.find(header) is None
     assert caplog.records == []
 

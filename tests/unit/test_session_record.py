@@ -219,7 +219,7 @@ def test_what_expired_is_not_brought_back(known: Client, memory: MemoryStore) ->
 
 def test_an_unknown_id_is_not_used(client: Client, memory: MemoryStore, caplog: Any) -> None:
     client.sid = planted = new_id()
-    with caplog.at_level("INFO", "gunicorn.error"):
+    with caplog.at_level("DEBUG", "gunicorn.error"):
         assert client.put(a=1) is Outcome.PUT
     assert client.sid != planted
     assert list(memory.items) == [store_key(client.sid or "")]
