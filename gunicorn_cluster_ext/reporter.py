@@ -104,7 +104,7 @@ class Once(logging.Filter):
         if record.msg != self._MESSAGE:
             return True
         before, self._said = self._said, record.args
-        return before != record.args
+        return bool(before != record.args)
 
 
 def _stock_words(pid: int, exit: Exit, process: Process) -> str:

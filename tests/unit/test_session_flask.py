@@ -150,7 +150,7 @@ def test_a_planted_id_is_not_used(app: Flask) -> None:
 def test_a_cookie_of_flasks_own_session_is_a_new_session(app: Flask, caplog: Any) -> None:
     client = app.test_client()
     client.set_cookie("session", "eyJhIjoxfQ.aGVsbG8.c2lnbmF0dXJl")
-    with caplog.at_level("INFO", "gunicorn.error"):
+    with caplog.at_level("DEBUG", "gunicorn.error"):
         assert client.get("/visit").text == "1"
     assert len(caplog.records) == 1 and "eyJ" not in caplog.text
 
