@@ -82,6 +82,10 @@ class Learned:
     key: Key
     recall: Recall
 
+    def may_begin(self, head: Head) -> bool:
+        """Whether the client has no value yet, and may get one."""
+        return self.key(head) is None
+
     def owner(self, head: Head, roster: Roster) -> Owner | None:
         value = self.key(head)
         tag = self.recall(self.words, bare(value)) if value else None
@@ -167,6 +171,22 @@ def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
     if not free and (mine is not None or not loads):
         return me
     return min(free or loads, key=lambda seat: (loads[seat].busy, loads[seat].sessions, seat != me))
+
+
+def much_lighter(loads: dict[int, Load], me: int) -> int:
+    """The seat that should take a request that may begin a learned session; ``me`` holds it.
+
+    What a request without a value begins shows only in its response, if anything. So most are not
+    worth a hand-off: it moves when another worker has clearly less to do, or has begun clearly
+    fewer sessions, so that those end up even.
+    """
+    seat = lightest(loads, me, strictly=True)
+    mine, other = loads.get(me), loads.get(seat)
+    if mine is None or other is None:
+        return seat
+    if mine.busy > other.busy + 1 or mine.sessions > other.sessions * 9 // 8 + 1:
+        return seat
+    return me
 
 
 _MASK = (1 << 64) - 1

@@ -15,6 +15,7 @@ from gunicorn_cluster_ext.handoff import MAX_RECEIVED
 from gunicorn_cluster_ext.head import Head, blind
 from gunicorn_cluster_ext.learner import Learner
 from gunicorn_cluster_ext.routing import (
+    Learned,
     Means,
     Owner,
     Rule,
@@ -23,6 +24,7 @@ from gunicorn_cluster_ext.routing import (
     find_owner,
     learn_rules,
     lightest,
+    much_lighter,
 )
 from gunicorn_cluster_ext.slots import Place
 from gunicorn_cluster_ext.tags import ProcessTag
@@ -174,6 +176,22 @@ class StickyWorker:
         loads = self.post.loads() if strictly else self.cluster.board.loads()
         return lightest(loads, self.place.seat, strictly=strictly)
 
+    def _choose(self, head: Head) -> int:
+        """The seat for a request of nobody, which may begin a learned session there."""
+        seat, learned = self.taker_of(head), self._learned
+        if seat != self.place.seat or not learned:
+            return seat
+        if not all(rule.may_begin(head) for rule in learned):
+            return seat
+        # What is on its way to others costs system calls: they are asked only before it moves.
+        if much_lighter(self.cluster.board.loads(), seat) == seat:
+            return seat
+        return much_lighter(self.post.loads(), seat)
+
+    @cached_property
+    def _learned(self) -> list[Learned]:
+        return [rule for rule in self.rules if isinstance(rule, Learned)]
+
     def opens_session(self, head: Head) -> bool:
         """Whether the request chooses its worker for long, so that it is worth a hand-off."""
         return self._balances_sessions and begins_session(head)
@@ -192,7 +210,7 @@ class StickyWorker:
             return Way.HERE
         owner = self.owner_of(head)
         conn.owned = owner is not None
-        seat = self.taker_of(head) if owner is None else owner.seat
+        seat = self._choose(head) if owner is None else owner.seat
         is_hard = owner is not None and owner.hard
         # Where hard affinity leads stays the same, however many workers come and go.
         if seat == self.place.seat or (conn.hops >= MAX_HOPS and not is_hard):

@@ -82,6 +82,7 @@ def test_a_header_brings_every_request_to_its_process(sticky: StartGunicorn) -> 
         for visit in visits:
             visit.call()
     assert view.total("handed_in") > 0
+    assert view.total("routed_learn") >= len(visits) * CALLS
     assert view.total("sessions") == len(visits)
 
 
@@ -106,9 +107,21 @@ def test_without_the_rule_visits_are_lost(sticky: StartGunicorn) -> None:
 def test_a_value_that_nobody_gave_is_anybodys(sticky: StartGunicorn) -> None:
     server = start(sticky, HEADER)
     begin(server)
+    view = View(server)
+    before = view.total("handed_in")
     for value in ("x" * 4_000, "", "'; --", "\xff\xfe", "a, b"):
         assert server.get("/", x_visit=value).status == 404
-    assert View(server).total("handed_in") == 0
+    assert view.total("handed_in") == before
+
+
+def test_visits_are_spread(sticky: StartGunicorn) -> None:
+    """Although the kernel may let one worker accept all connections."""
+    server = start(sticky, HEADER)
+    for _ in range(40):
+        Visit(server)
+    sessions = [row.words["sessions"] for row in View(server).rows]
+    assert sum(sessions) == 40
+    assert min(sessions) >= 8 and max(sessions) <= 12, sessions
 
 
 def test_a_process_that_is_gone(sticky: StartGunicorn) -> None:

@@ -12,6 +12,7 @@ from gunicorn_cluster_ext.routing import (
     Cookie,
     EngineIO,
     Hash,
+    Learned,
     Load,
     Means,
     Owner,
@@ -21,6 +22,7 @@ from gunicorn_cluster_ext.routing import (
     check_rule,
     find_owner,
     lightest,
+    much_lighter,
     rendezvous,
 )
 from gunicorn_cluster_ext.tags import ProcessTag
@@ -165,6 +167,13 @@ def test_a_learned_value_belongs_to_the_process_that_gave_it(
     words: str, line: bytes, owner: Owner | None
 ) -> None:
     assert rule(words).owner(head(line), FakeRoster(draining=(2,))) == owner
+
+
+def test_a_request_without_a_value_may_begin_a_session() -> None:
+    learned = rule("learn:header:X-Key")
+    assert isinstance(learned, Learned)
+    assert learned.may_begin(head(b"Cookie: x-key=abc"))
+    assert not learned.may_begin(head(b"x-key: unknown"))
 
 
 # --- cookie -----------------------------------------------------------------------------------
@@ -474,6 +483,33 @@ def test_a_session_begins_on_the_emptiest_worker() -> None:
 
 def test_sessions_break_a_tie() -> None:
     assert lightest({1: load(0, 3), 3: load(0, 2), 5: load(1, 0)}, 1, strictly=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "moves"),
+    [
+        (load(0), load(0), False),
+        (load(1), load(0), False),
+        (load(2), load(0), True),
+        (load(3), load(2), False),
+        (load(0, 1), load(0), False),
+        (load(0, 2), load(0), True),
+        (load(0, 113), load(0, 100), False),
+        (load(0, 114), load(0, 100), True),
+        (load(0, 9), load(1, 0), False),
+        (load(2, 0), load(0, 9), True),
+        (load(0, 0), load(0, 9), False),
+    ],
+)
+def test_a_request_that_may_begin_a_session_moves_for_a_clear_difference(
+    mine: Load, other: Load, moves: bool
+) -> None:
+    assert much_lighter({1: mine, 3: other}, 1) == (3 if moves else 1)
+
+
+def test_a_request_that_may_begin_a_session_leaves_who_drains() -> None:
+    assert much_lighter({3: load(4)}, 1) == 3
+    assert much_lighter({}, 1) == 1
 
 
 def test_a_worker_that_drains_gives_everything_away() -> None:
