@@ -88,6 +88,13 @@ class _Cluster:
                 self._way.start()
             super().initialize()
 
+    def basic_enter_room(self, *args: Any, **kwargs: Any) -> Any:
+        """As python-socketio's; whoever connects is entered into a room first. It may come while
+        the first one's ``initialize`` is under way in another thread, and must not overtake it."""
+        if self._listens:
+            self.initialize()
+        return super().basic_enter_room(*args, **kwargs)
+
     @property
     def _listens(self) -> bool:
         return self.server is not None and not self.write_only

@@ -96,8 +96,9 @@ class AsyncBusWay(_Way):
         super().start()
 
     def hear(self, message: bytes) -> None:
-        """In any thread."""
-        self._loop.call_soon_threadsafe(self.receive, message)
+        """In any thread. The loop of a test that is over, for instance, is closed."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.receive, message)
 
     async def publish(self, data: dict[str, Any]) -> None:
         message = self._told(data)

@@ -1,5 +1,6 @@
 """A reload in the middle of a conversation: nobody misses anything while connected."""
 
+import json
 import time
 from contextlib import ExitStack
 from threading import Event, Thread
@@ -7,6 +8,7 @@ from threading import Event, Thread
 import pytest
 
 from gunicorn_cluster_ext.board import State
+from tests.conftest import StartNode
 from tests.harness.guests import Client
 from tests.harness.waiting import wait_until
 from tests.integration.crowd import BOTH, SERVERS
@@ -87,6 +89,11 @@ def wait_heard(listeners: list[Listener], speaker: Speaker, session: int) -> Non
     wait_until(all_have, PATIENCE_S, f"number {number} in session {session}")
 
 
+def wait_said(speaker: Speaker, more: int) -> None:
+    number = speaker.number + more
+    wait_until(lambda: speaker.number > number, PATIENCE_S, f"number {number} to be said")
+
+
 @pytest.mark.parametrize("worker", SERVERS)
 def test_a_reload_during_a_conversation(worker: str, site: StartSite, at_exit: ExitStack) -> None:
     app, worker_class = SERVERS[worker]
@@ -116,9 +123,31 @@ def test_a_reload_during_a_conversation(worker: str, site: StartSite, at_exit: E
     speaker.stop()
     for stayer in stayers:
         assert stayer.began[1] > begun + DRAIN_S
-    for listener in listeners:
-        for heard in listener.sessions:
+    check_heard([listener.sessions for listener in listeners], speaker)
+
+
+def check_heard(listeners: list[list[list[int]]], speaker: Speaker) -> None:
+    """In a session nothing is missed, or heard twice."""
+    for sessions in listeners:
+        assert len(sessions) == 2
+        for heard in sessions:
             assert heard == sorted(set(heard))
             missed = set(range(heard[0], heard[-1])) - set(heard)
             assert missed <= speaker.unsure
     assert len(speaker.unsure) < speaker.number / 2
+
+
+@pytest.mark.parametrize("transport", BOTH)
+def test_the_official_client_connects_again_by_itself(
+    transport: str, site: StartSite, node: StartNode, at_exit: ExitStack
+) -> None:
+    app, worker_class = SERVERS["thread"]
+    settings = {"cluster_drain_timeout": 3, "cluster_roll_surge": 3, "threads": 50}
+    talk = site(app, worker_class=worker_class, **settings)
+    speaker = Speaker(talk, at_exit)
+    plan = {"clients": 4, "transport": transport, "enough": 10}
+    listeners = node("listen.js", talk.server.url, json.dumps(plan))
+    talk.view.wait_total("sessions", 5)
+    wait_said(speaker, 30)
+    talk.roll()
+    check_heard(listeners.result(PATIENCE_S), speaker)
