@@ -62,7 +62,11 @@ class Cluster:
         try:
             return make_directory(self.settings.dir, cfg.uid, cfg.gid)
         except OSError as error:
-            log.warning("No directory for the board, so other processes cannot read it: %s", error)
+            log.warning(
+                "No directory for the board: gunicorn-cluster finds nothing, and workers send each "
+                "other no messages. Set cluster_dir to one that can be written. (%s)",
+                error,
+            )
             return None
 
     def take(self, settings: Settings) -> None:

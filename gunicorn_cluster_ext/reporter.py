@@ -94,17 +94,17 @@ class Reporter:
 class Once(logging.Filter):
     """Keeps gunicorn from saying the same again: it opens its control socket anew at each fork."""
 
-    _MESSAGE = "Control socket listening at %s"
+    _MESSAGES = ("Control socket listening at %s", "Control server error: %s")
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: Any = None
+        self._said = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg != self._MESSAGE:
+        if record.msg not in self._MESSAGES:
             return True
-        before, self._said = self._said, record.args
-        return bool(before != record.args)
+        before, self._said = self._said, record.getMessage()
+        return before != self._said
 
 
 def _stock_words(pid: int, exit: Exit, process: Process) -> str:
