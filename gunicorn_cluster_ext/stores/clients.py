@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class _Deadline(threading.local):
 
 
 _deadline = _Deadline()
-#: Limits of sockets are multiples of this, for setting another one is a system call.
+#: Limits of sockets that are longer are multiples of this: setting another one is a system call.
 _STEP_S = 0.02
 
 
@@ -91,7 +91,7 @@ class _Socket:
     def _limited(self) -> Any:
         left = _deadline.left()
         limit = left if self._own is None or left < self._own else self._own
-        if limit > 0:
+        if limit > _STEP_S:
             limit = math.ceil(limit / _STEP_S) * _STEP_S
         if limit != self._set:
             self._set = limit
@@ -245,6 +245,9 @@ class BlockingClient:
                 connection.disconnect()
                 pool.release(connection)
 
+    def nodes_of(self, keys: Iterable[bytes]) -> list[Any]:
+        return _nodes_of(self._client, keys)
+
     def nodes(self, limit: float) -> list[Any]:
         if self._address.way != "cluster":
             return [None]
@@ -367,6 +370,9 @@ class AsyncClient:
                 pipeline.execute_command(*command)
             return list(await pipeline.execute(raise_on_error=False))
 
+    def nodes_of(self, keys: Iterable[bytes]) -> list[Any]:
+        return _nodes_of(self._client, keys)
+
     async def nodes(self, limit: float) -> list[Any]:
         if self._address.way != "cluster":
             return [None]
@@ -433,6 +439,15 @@ class AsyncClient:
 
 
 # --- both --------------------------------------------------------------------------------------
+
+
+def _nodes_of(client: Any, keys: Iterable[bytes]) -> list[Any]:
+    """The nodes of a Cluster that have these keys; None for one that is not known yet."""
+    try:
+        nodes = [client.get_node_from_key(key) for key in keys] if client is not None else [None]
+    except redis.exceptions.RedisClusterException:
+        return [None]
+    return list({node and node.name: node for node in nodes}.values())
 
 
 def sentinel_options(options: dict[str, Any]) -> dict[str, Any]:

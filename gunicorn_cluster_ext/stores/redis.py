@@ -12,8 +12,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from gunicorn_cluster_ext.script import Script, Step, arun, run, sleep
@@ -62,6 +63,13 @@ _AWAY = (
 _DENIED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
+class _Circuit(NamedTuple):
+    """What may be away by itself: a node of a Cluster, or, without one, all that there is."""
+
+    breaker: Breaker
+    node: Any
+
+
 class _Operations:
     client: Any
 
@@ -79,7 +87,7 @@ class _Operations:
 
     def forget(self) -> None:
         """Begin anew, after a fork."""
-        self._breaker = Breaker()
+        self._breakers: defaultdict[str | None, Breaker] = defaultdict(Breaker)
         self.client = self._new_client()
 
     def _new_client(self) -> Any:
@@ -92,53 +100,81 @@ class _Operations:
 
     def _ask(self, *commands: tuple[Any, ...], again: bool = True, node: Any = None) -> Script[Any]:
         """The answers to commands. ``again``: it does no harm to do them twice."""
-        if not self._breaker.is_closed:
-            yield from self._pass_breaker()
+        circuits = self._circuits(commands, node)
+        for circuit in circuits:
+            if not circuit.breaker.is_closed:
+                yield from self._pass(circuit)
         deadline = time.monotonic() + self._timeout
         for pause in (*_AGAIN_S, None):
-            call = Call(commands, deadline, node)
             try:
-                answers = yield _execute(call)
+                answers = yield _execute(Call(commands, deadline, node))
             except _DENIED as error:
                 raise StoreError(f"{self.address}: {error}") from error
             except _AWAY as error:
                 may = again or _is_not_done(error)
-                yield from self._pause(pause if may else None, deadline, error)
+                yield from self._pause(pause if may else None, deadline, error, circuits)
             except exceptions.RedisError as error:
-                self._breaker.succeeded()
+                _succeeded(circuits)
                 raise self._failure(error) from error
             else:
-                self._breaker.succeeded()
+                self._note(circuits, commands, answers)
                 return answers
 
-    def _pass_breaker(self) -> Script[None]:
+    def _circuits(self, commands: Sequence[tuple[Any, ...]], node: Any) -> list[_Circuit]:
+        """One; or those of the nodes of a Cluster that are asked, for others may answer when one
+        hangs."""
+        if self.address.way != "cluster":
+            return [_Circuit(self._breakers[None], None)]
+        nodes = [node] if node is not None else self.client.nodes_of(map(_key, commands))
+        return [_Circuit(self._breakers[each and each.name], each) for each in nodes]
+
+    def _pass(self, circuit: _Circuit) -> Script[None]:
         """Raises StoreAway while it is open. A request that comes when it may be tried again has
         a probe sent, and goes on if that is answered at once."""
-        if self._breaker.admits(time.monotonic()):
-            yield lambda store: store.probe(_PROBE_S)
-        if not self._breaker.is_closed:
+        if circuit.breaker.admits(time.monotonic()):
+            yield lambda store: store.probe(circuit, _PROBE_S)
+        if not circuit.breaker.is_closed:
             raise StoreAway(f"{self.address} is away")
 
-    def _probe(self) -> Script[None]:
-        """Ask for some key, in a Cluster of some node."""
+    def _probe(self, circuit: _Circuit) -> Script[None]:
+        """Ask the node, or for some key."""
+        command = ("EXISTS", random.randbytes(4)) if circuit.node is None else ("PING",)
         try:
-            call = Call((("EXISTS", random.randbytes(4)),), time.monotonic() + self._timeout)
-            yield _execute(call)
+            yield _execute(Call((command,), time.monotonic() + self._timeout, circuit.node))
         except _AWAY:
-            self._breaker.failed(time.monotonic())
+            circuit.breaker.failed(time.monotonic())
         except exceptions.RedisError:
-            self._breaker.succeeded()
+            circuit.breaker.succeeded()
         else:
-            self._breaker.succeeded()
+            circuit.breaker.succeeded()
 
-    def _pause(self, pause: float | None, deadline: float, error: Exception) -> Script[None]:
+    def _pause(
+        self, pause: float | None, deadline: float, error: Exception, circuits: list[_Circuit]
+    ) -> Script[None]:
         """Before trying again; or this was the last time."""
         seconds = 0.0 if pause is None else pause * random.uniform(0.5, 1.5)
         now = time.monotonic()
         if pause is None or now + seconds >= deadline:
-            self._breaker.failed(now)
+            for circuit in circuits:
+                circuit.breaker.failed(now)
             raise StoreAway(f"{self.address} does not answer: {_reason(error)}") from error
         yield sleep(seconds)
+
+    def _note(
+        self, circuits: list[_Circuit], commands: Sequence[tuple[Any, ...]], answers: list[Any]
+    ) -> None:
+        """Of many commands to a Cluster some may have gone to a node that did not answer."""
+        lost = [
+            command
+            for command, answer in zip(commands, answers, strict=True)
+            if isinstance(answer, _AWAY)
+        ]
+        silent = [circuit.breaker for circuit in self._circuits(lost, None)] if lost else []
+        for circuit in circuits:
+            if any(circuit.breaker is each for each in silent):
+                circuit.breaker.failed(time.monotonic())
+            else:
+                circuit.breaker.succeeded()
 
     def _one(self, *command: Any, again: bool = True, node: Any = None) -> Script[Any]:
         return (yield from self._ask(command, again=again, node=node))[0]
@@ -278,9 +314,9 @@ class RedisStore(_Operations, Blocking):
     def _new_client(self) -> BlockingClient:
         return BlockingClient(self.address, self._timeout, self._settings.store_connections)
 
-    def probe(self, seconds: float) -> None:
+    def probe(self, circuit: _Circuit, seconds: float) -> None:
         """See whether there is an answer, aside, and wait for it so many seconds."""
-        probe = threading.Thread(target=run, args=(self._probe(), self), daemon=True)
+        probe = threading.Thread(target=run, args=(self._probe(circuit), self), daemon=True)
         probe.start()
         probe.join(seconds)
 
@@ -290,19 +326,34 @@ class RedisStore(_Operations, Blocking):
 
 
 class AsyncRedisStore(_Operations, Asynchronous):
-    _probing: asyncio.Task[None] | None = None
+    def forget(self) -> None:
+        super().forget()
+        self._probes: set[asyncio.Task[None]] = set()
 
     def _new_client(self) -> AsyncClient:
         return AsyncClient(self.address, self._timeout, self._settings.store_connections)
 
-    async def probe(self, seconds: float) -> None:
-        self._probing = asyncio.create_task(arun(self._probe(), self))
-        await asyncio.wait({self._probing}, timeout=seconds)
+    async def probe(self, circuit: _Circuit, seconds: float) -> None:
+        probe = asyncio.create_task(arun(self._probe(circuit), self))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+        await asyncio.wait({probe}, timeout=seconds)
 
     async def close(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+        for probe in self._probes:
+            probe.cancel()
         await self.client.close()
+
+
+def _succeeded(circuits: list[_Circuit]) -> None:
+    for circuit in circuits:
+        circuit.breaker.succeeded()
+
+
+def _key(command: tuple[Any, ...]) -> bytes:
+    """Of one that has a key; scripts have it after their digest and the number of keys."""
+    key: bytes = command[3 if command[0].startswith("EVAL") else 1]
+    return key
 
 
 def _execute(call: Call) -> Step:

@@ -35,7 +35,7 @@ def test_a_value_is_asked_for_once(start: Start, version: str) -> None:
     server, store = start(version)
     assert [store.get(b"a") for _ in range(5)] == [b"1"] * 5
     assert server.asked["GET"] == 1
-    server.change(b"a", b"2")
+    server.change(b"gunicorn_cluster:a", b"2")
     wait_until(lambda: store.get(b"a") == b"2", 5, "the new value")
     assert server.asked["GET"] == 2
 
