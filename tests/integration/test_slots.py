@@ -37,7 +37,7 @@ def test_slots_start_at_zero(gunicorn: StartGunicorn) -> None:
 def test_the_command_line_sees_the_slots(gunicorn: StartGunicorn) -> None:
     server = gunicorn("whoami:app", "-k", STICKY, "-w", "2")
     pids = View(server).wait_slots(2)
-    command = [sys.executable, "-m", "gunicorn_cluster_ext", "status", "--dir"]
+    command = [sys.executable, "-m", "gunicorn_cluster_ext", "status", "--json", "--dir"]
     asked = subprocess.run(
         [*command, str(server.directory)], capture_output=True, text=True, check=True
     )
