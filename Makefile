@@ -9,7 +9,7 @@ ARGS   ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint typing clean
+.PHONY: demo test lint typing settings clean
 
 demo: $(VENV)/.demo
 	@echo
@@ -27,6 +27,11 @@ lint: $(VENV)/.test
 
 typing: $(VENV)/.test
 	$(BIN)/mypy --strict gunicorn_cluster_ext
+
+# The table in docs/settings.md, from settings.py.
+settings: $(VENV)/.demo
+	sed -i '/^|/d' docs/settings.md
+	$(BIN)/gunicorn-cluster settings >> docs/settings.md
 
 .PHONY: system-packages
 system-packages:

@@ -1,0 +1,78 @@
+"""What the documents say of settings, log lines and commands is what there is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gunicorn_cluster_ext import settings
+from gunicorn_cluster_ext.board import State
+from gunicorn_cluster_ext.cli import _COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gunicorn_cluster_ext"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_the_table_of_settings_is_up_to_date() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text.endswith("\n" + settings.table() + "\n"), "run: make settings"
+
+
+def test_settings_that_are_named_exist() -> None:
+    for path in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        for name in re.findall(r"`cluster_(\w+)", path.read_text()):
+            known = any(each == name or each.startswith(name) for each in settings.NAMES)
+            assert known, f"{path.name}: cluster_{name}"
+
+
+def logged() -> Iterator[str]:
+    """The words of every line that is logged at level info and above, by what is not the command
+    line. Placeholders are cut out: the longest piece between two of them."""
+    levels = {"info", "warning", "error", "critical", "exception"}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if is_call and node.func.attr in levels and node.args and _is_log(node.func.value):
+                words = node.args[0]
+                if isinstance(words, ast.Constant) and isinstance(words.value, str):
+                    yield max(re.split(r"%[-.\d]*\w", words.value), key=len).strip()
+
+
+def _is_log(value: ast.expr) -> bool:
+    return ast.unparse(value).split(".")[-1].strip("_").startswith("log")
+
+
+LINES = sorted({words for words in logged() if len(words) > 3})
+
+
+def test_there_are_lines() -> None:
+    assert len(LINES) > 40
+    assert "Roll failed:" in LINES
+
+
+@pytest.mark.parametrize("words", LINES)
+def test_every_line_is_explained(words: str) -> None:
+    """In the table of docs/operations.md, as far as its words are the same each time."""
+    table = OPERATIONS.split("## Logs")[1].split("\n## ")[0]
+    beginning = " ".join(words.split()[:5]).rstrip("(").strip()
+    assert beginning in " ".join(table.split()), "add it to docs/operations.md"
+
+
+def test_every_command_is_there() -> None:
+    for name in _COMMANDS:
+        assert re.search(rf"gunicorn-cluster {name}|`{name}( \S+)?`", OPERATIONS), name
+
+
+def test_every_state_is_there() -> None:
+    for state in set(State) - {State.GONE, State.READY}:
+        assert f"`{state.name.lower()}`" in OPERATIONS or f"] {state.name.lower()}`" in OPERATIONS
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
