@@ -21,7 +21,7 @@ from gunicorn_cluster_ext.servers import Server
 #: By the key that sorts so: what it is called, and a number to sort by.
 _ORDERS: dict[str, tuple[str, Callable[[Worker], float]]] = {
     "i": ("id", lambda worker: worker.slot),
-    "r": ("requests/s", lambda worker: -worker.rate),
+    "r": ("rate", lambda worker: -worker.rate),
     "b": ("busy", lambda worker: -worker.words.get("busy", 0)),
     "c": ("cpu", lambda worker: -(worker.load or 0.0)),
     "m": ("memory", lambda worker: -(worker.memory or 0)),
@@ -89,7 +89,7 @@ class _Top:
     def keys(self) -> str:
         """What can be pressed."""
         names = ", ".join(f"{key} {name}" for key, (name, _) in _ORDERS.items())
-        return f"sorted by {_ORDERS[self._order][0]}; keys: {names}, {QUIT} quit"
+        return f"sorted by {_ORDERS[self._order][0]}; {names}, {QUIT} quit"
 
 
 def _print(shown: _Top, interval: float) -> None:
