@@ -45,16 +45,16 @@ COLUMNS = (
     Column("STATE", 0, lambda worker: worker.state, is_text=True),
     Column("UPTIME", 4, lambda worker: duration(worker.uptime) if worker.words else ""),
     Column("BUSY", 2, _busy),
-    Column("REQUESTS", 5, _word("requests")),
+    Column("REQUESTS", 6, _word("requests")),
     Column("REQ/S", 2, lambda worker: rate(worker.rate) if worker.words else ""),
-    Column("CONNS", 5, _word("connections")),
+    Column("CONNS", 6, _word("connections")),
     Column("WS", 8, _word("websockets")),
     Column("IN", 9, _word("handed_in")),
     Column("OUT", 9, _word("handed_out")),
     Column("CPU", 4, _load),
     Column("RSS", 3, lambda worker: size(worker.memory) if worker.memory else ""),
     Column("RESTARTS", 3, lambda worker: str(worker.restarts.total)),
-    Column("LAST REASON", 6, lambda worker: worker.restarts.reason, is_text=True, least=16),
+    Column("LAST REASON", 5, lambda worker: worker.restarts.reason, is_text=True, least=16),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gunicorn_cluster_ext.board import Board, Word
+from gunicorn_cluster_ext.board import Board, State
 from gunicorn_cluster_ext.commands.failures import Failures
 from gunicorn_cluster_ext.commands.patience import Patience, add_timeout
 from gunicorn_cluster_ext.commands.server import CommandError, add_choice, choose
@@ -35,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _successor(board: Board, slot: int, generation: int) -> int | None:
-    """The pid of the process that serves ``slot``, if it is newer than ``generation``."""
-    seat = board.serving(slot)
-    if seat is None or board.get(seat, Word.GENERATION) <= generation:
-        return None
-    return board.get(seat, Word.PID)
+    """The pid of a process that serves ``slot`` and is newer than ``generation``."""
+    for row in board.rows():
+        if row.slot == slot and row.state is State.READY and row.words["generation"] > generation:
+            return row.words["pid"]
+    return None

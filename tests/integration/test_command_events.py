@@ -1,0 +1,161 @@
+"""`gunicorn-cluster events`: what happened to a real server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gunicorn_cluster_ext.board import RollState
+from gunicorn_cluster_ext.events import FILE
+from tests.harness.command import run_command
+from tests.harness.deploy import GOOD
+from tests.harness.gunicorn import environment
+from tests.harness.waiting import wait_until
+from tests.integration.site import Site, StartSite
+from tests.integration.test_roll_failures import REFUSED
+from tests.integration.view import PATIENCE_S
+
+
+def lines(of: Site, *arguments: str) -> list[str]:
+    choice = ["--pid", str(of.server.pid)]
+    done = run_command("events", *choice, *arguments, directory=of.directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def events(of: Site) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(of, "--json")]
+
+
+def wait_event(of: Site, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first that is wanted."""
+    return wait_until(lambda: next(filter(wanted, events(of)), None) or {}, PATIENCE_S, "an event")
+
+
+def test_the_start(site: StartSite) -> None:
+    told = site()
+    wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
+    found = events(told)
+    assert found[0]["event"] == "start" and found[0]["text"] == "3 workers are wanted"
+    assert Counter(each["event"] for each in found) == {"start": 1, "boot": 3, "ready": 3}
+    ready = {each["worker"]: each["pid"] for each in found if each["event"] == "ready"}
+    assert ready == told.pids
+    assert [each["monotonic"] for each in found] == sorted(each["monotonic"] for each in found)
+
+
+def test_exits_and_why(site: StartSite) -> None:
+    told = site()
+    os.kill(told.pids[1], signal.SIGKILL)
+    crash = wait_event(told, lambda each: each["event"] == "exit")
+    assert (crash["worker"], crash["generation"], crash["pid"]) == (1, 1, told.pids[1])
+    assert crash["cause"] == "crash"
+    assert crash["text"].startswith("was ended by SIGKILL after serving for ")
+    again = wait_event(told, lambda each: each["event"] == "ready" and each["generation"] == 2)
+    assert again["worker"] == 1
+
+
+def test_rolls_reloads_and_wishes(site: StartSite) -> None:
+    told = site()
+    told.roll()
+    told.deploy("import no_such_module\n")
+    told.roll(RollState.FAILED)
+    told.deploy(GOOD)
+    REFUSED["error"](told)
+    told.hup()
+    told.view.wait_roll(3, RollState.FAILED)
+    told.view.wait_slots(3)
+    run_command("scale", "4", "--pid", str(told.server.pid), directory=told.directory)
+    seen = {each["event"]: each.get("text", "") for each in events(told)}
+    assert re.fullmatch(r"replaced 3 workers in \d+\.\d s", seen["roll committed"])
+    assert "could not load the application" in seen["roll failed"]
+    assert "every worker serves on as before" in seen["roll failed"]
+    assert seen["reload refused"] == "RuntimeError: not today"
+    assert seen["workers"] == "4 are wanted instead of 3"
+    assert seen["wish"] == "4 workers instead of 3"
+    causes = Counter(each.get("cause") for each in events(told) if each["event"] == "exit")
+    assert causes["roll"] == 3 and causes["boot"] == 1
+
+
+def test_for_people(site: StartSite) -> None:
+    told = site()
+    wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
+    first, *_ = lines(told)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d start: 3 workers are wanted", first)
+    last = lines(told, "-n", "2")
+    assert len(last) == 2
+    shape = r".{19} ready worker \d\.1 pid \d+: after \d+\.\d s"
+    assert all(re.fullmatch(shape, line) for line in last)
+    assert lines(told, "-n", "0") == []
+
+
+@contextmanager
+def following(of: Site) -> Iterator["subprocess.Popen[str]"]:
+    command = ["events", "--follow", "--json", "--pid", str(of.server.pid)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn_cluster_ext", *command],
+        env=environment(of.directory, None),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def follow(process: "subprocess.Popen[str]", event: str) -> dict[str, Any]:
+    """Read until that comes."""
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        found: dict[str, Any] = json.loads(line)
+        if found["event"] == event:
+            return found
+    raise AssertionError(f"no {event}")
+
+
+def test_follow_until_the_server_ends(site: StartSite) -> None:
+    told = site()
+    with following(told) as process:
+        follow(process, "ready")
+        os.kill(told.pids[0], signal.SIGKILL)
+        assert follow(process, "exit")["pid"] == told.pids[0]
+        told.view.wait_generation(0, 2)
+        told.server.stop()
+        follow(process, "stop")
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None and process.stderr.read() == ""
+
+
+def test_ctrl_c_ends_following(site: StartSite) -> None:
+    told = site(workers=1)
+    with following(told) as process:
+        follow(process, "ready")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None and process.stderr.read() == ""
+    assert told.server.get("/").status == 200
+
+
+def test_a_server_that_cannot_write_them_runs(site: StartSite) -> None:
+    """It says so once, goes on, and tells how many were lost when it can write again."""
+    told = site()
+    path: Path = told.view.path.parent / FILE
+    path.unlink()
+    path.mkdir()
+    told.roll()
+    assert len(told.lines("Events cannot be written")) == 1
+    path.rmdir()
+    told.roll()
+    first, *rest = events(told)
+    assert first["lost"] >= 7
+    assert not any("lost" in each for each in rest)
+    assert told.server.get("/").status == 200

@@ -1,0 +1,36 @@
+"""How long `gunicorn-cluster status` takes."""
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tests.harness.gunicorn import environment
+from tests.integration.site import Site, StartSite, for_each
+from tests.integration.test_roll import wait_more
+
+ROUNDS = 15
+START = [sys.executable, "-c", "pass"]
+STATUS = [sys.executable, "-m", "gunicorn_cluster_ext", "status", "--pid"]
+
+
+def seconds(of: Site, command: Sequence[str]) -> float:
+    """Of processor time. It waits for nothing, so it takes no longer where a processor is free."""
+    env = environment(of.directory, None)
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_status_of_32_workers_under_load(site: StartSite) -> None:
+    """Less than 100 ms beside Python's own start. In turn, so that both suffer the same."""
+    watched = site(workers=32, threads=4)
+    with watched.load(request=for_each(32), connections=32, pause=0.05) as load:
+        wait_more(load)
+        status = [*STATUS, str(watched.server.pid)]
+        extra = [seconds(watched, status) - seconds(watched, START) for _ in range(ROUNDS)]
+        assert len({pid for pid in load.report.pids}) == 32
+    assert statistics.median(extra) < 0.1, ", ".join(f"{1e3 * each:.0f} ms" for each in extra)

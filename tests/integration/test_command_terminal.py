@@ -1,0 +1,85 @@
+"""Commands in a terminal of a certain width: what fits, colours, a progress bar."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.command import run_command
+from tests.harness.deploy import slow
+from tests.harness.gunicorn import environment
+from tests.harness.terminal import Terminal
+from tests.integration.site import Site, StartSite
+
+GREEN = "\x1b[32m"
+
+
+def shown(of: Site, *command: str, columns: int = 200, **env: str) -> Terminal:
+    """A command that has ended."""
+    arguments = [sys.executable, "-m", "gunicorn_cluster_ext", *command]
+    choice = ["--pid", str(of.server.pid)]
+    variables = environment(of.directory, env)
+    with Terminal([*arguments, *choice], of.directory, variables, columns) as terminal:
+        terminal.wait_exit()
+    return terminal
+
+
+def rows(text: str) -> list[str]:
+    """The table, with its titles."""
+    return [line.rstrip() for line in text.partition("\n\n")[2].splitlines() if line.strip()]
+
+
+def without_rich(directory: Path) -> dict[str, str]:
+    """An environment in which rich is not installed."""
+    (directory / "rich.py").write_text("raise ImportError('no rich here')\n")
+    path = environment(directory, None)["PYTHONPATH"]
+    return {"PYTHONPATH": os.pathsep.join([str(directory), path])}
+
+
+@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
+@pytest.mark.parametrize(
+    ("columns", "there", "dropped"),
+    [
+        (200, ["LAST REASON", "OUT", "WS", "GEN"], []),
+        (98, ["LAST REASON", "REQUESTS", "RSS"], ["OUT"]),
+        (80, ["LAST REASON", "REQ/S", "RSS", "RESTARTS"], ["GEN", "OUT", "WS"]),
+        (40, ["ID", "PID", "STATE", "BUSY"], ["RSS", "CPU", "UPTIME"]),
+        (12, ["ID", "STATE"], ["PID"]),
+    ],
+)
+def test_columns_fit(
+    site: StartSite, columns: int, there: list[str], dropped: list[str], rich: bool
+) -> None:
+    watched = site()
+    env = {} if rich else without_rich(watched.directory)
+    terminal = shown(watched, "status", columns=columns, **env)
+    titles, *workers = rows(terminal.text)
+    assert terminal.status == 0
+    assert all(word in titles for word in there)
+    assert not any(word in titles.split() for word in dropped)
+    assert len(workers) == 3
+    assert max(map(len, [titles, *workers])) <= columns
+
+
+def test_colours_are_for_terminals(site: StartSite) -> None:
+    watched = site()
+    assert GREEN in shown(watched, "status").raw
+    assert GREEN not in shown(watched, "status", NO_COLOR="1").raw
+    assert "\x1b" not in shown(watched, "status", **without_rich(watched.directory)).raw
+    done = run_command("status", "--pid", str(watched.server.pid), directory=watched.directory)
+    assert "\x1b" not in done.stdout
+
+
+def test_a_roll_has_a_bar(site: StartSite) -> None:
+    rolled = site()
+    rolled.deploy(slow(0.3))
+    terminal = shown(rolled, "roll")
+    assert terminal.status == 0
+    assert "━" in terminal.raw and "2/3" in terminal.text
+    assert terminal.text.rstrip().endswith("s (roll 1)")
+    rolled.deploy("import no_such_module\n")
+    terminal = shown(rolled, "roll")
+    assert terminal.status == 1
+    assert "gunicorn-cluster: roll 2 failed: worker 0 could not load" in terminal.text
+    assert "\x1b[?25h" in terminal.raw, "the cursor is back"
