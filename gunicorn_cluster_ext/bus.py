@@ -41,7 +41,7 @@ def publish(channel: str, message: bytes) -> int:
     Raises BusError outside a worker when no server is found, ValueError when the channel's name is
     longer than 255 characters, and OSError when there is no memory for a large message.
     """
-    outbox = _outbox()
+    outbox = _sending or _outbox()
     delivery = outbox.send(channel, message)
     if delivery.waiting:
         outbox.finish(delivery)
@@ -50,7 +50,7 @@ def publish(channel: str, message: bytes) -> int:
 
 async def apublish(channel: str, message: bytes) -> int:
     """The same where an event loop runs: that goes on while this waits."""
-    outbox = _outbox()
+    outbox = _sending or _outbox()
     delivery = outbox.send(channel, message)
     if delivery.waiting:
         import asyncio  # a gevent worker must be able to patch first
@@ -130,9 +130,7 @@ _remote: _Remote | None = None
 
 
 def _outbox() -> Outbox:
-    """Raises BusError."""
-    if _sending is not None:
-        return _sending
+    """This process's own, as a worker, or one to a server. Raises BusError."""
     member = process.member()
     return _of_server() if member is None else _of_member(member)
 

@@ -1,0 +1,249 @@
+"""Messages from one worker to three others: the bus, and Redis pub/sub.
+
+    python -m benchmarks.bus [--rounds 9] [--messages 5000] [--markdown]
+
+Run it in the root of a checkout, with the test dependencies, ``hiredis`` installed, and
+redis-server. It starts a Redis and a gunicorn with four workers, on loopback and in a private
+directory; see benchmarks/bus_app.py for what they do.
+
+*Throughput*: one worker sends as fast as it can, until the other three have heard all. *Under
+way*: it sends a message every two milliseconds; the time from the call until a subscriber is
+called, which the machine's monotonic clock tells across processes, of all three. In every round
+the contenders are measured right after each other, in the same processes; ratios are taken within
+a round, then their median.
+
+At the end one of the three is stopped (SIGSTOP) while messages of 60 kB are sent: how long the
+longest call took, and how long messages to the other two were under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from gunicorn_cluster_ext.board import Board, State
+from gunicorn_cluster_ext.directory import directories
+from tests.harness.gunicorn import Gunicorn
+from tests.harness.redis import Redis
+from tests.harness.waiting import wait_until
+
+from . import machine, report
+from .timings import Mark, Timings, show, versions
+
+ROOT = Path(__file__).resolve().parent.parent
+BUS, REDIS, REDIS_UNIX = "bus", "redis", "redis-unix"
+NAMES = {BUS: "bus", REDIS: "Redis over TCP", REDIS_UNIX: "Redis over a Unix socket"}
+WORKERS = 4
+#: Bytes, and how many times fewer messages.
+SIZES = {100: 1, 10_000: 5, 300_000: 50}
+PACED, PAUSE_S = 300, 0.002
+#: While one is stopped: more than what is kept for it.
+STOPPED_SIZE, STOPPED_COUNT, STOPPED_PAUSE_S = 60_000, 400, 0.005
+CONFIG = f"""\
+worker_class = "gunicorn_cluster_ext.Sticky"
+workers = {WORKERS}
+threads = 4
+timeout = 120
+"""
+MARKS = (
+    Mark(
+        "throughput, of Redis over TCP",
+        (REDIS, "per message, 100 B"),
+        (BUS, "per message, 100 B"),
+        3,
+    ),
+    Mark("p50 under way, Redis over TCP", (REDIS, "p50"), (BUS, "p50"), 3),
+)
+
+
+def main() -> int:
+    options = arguments()
+    with servers() as (server, board):
+        timings = Timings()
+        for number in range(options.rounds):
+            print(f"round {number + 1}", file=sys.stderr)
+            one_round(server, timings, options.messages)
+        stopped = while_one_is_stopped(server, board)
+    print(as_report(timings, stopped, options))
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bus",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--messages", type=int, default=5_000, help="of 100 bytes in each round")
+    parser.add_argument("--markdown", action="store_true")
+    return parser.parse_args()
+
+
+@contextmanager
+def servers() -> Iterator[tuple[Gunicorn, Board]]:
+    with tempfile.TemporaryDirectory(prefix="gce-") as name:
+        directory = Path(name)
+        redis = Redis(directory)
+        try:
+            redis.wait_ready()
+            env = {
+                "PYTHONPATH": str(ROOT),
+                "REDIS_URL": redis.url,
+                "REDIS_UNIX_URL": redis.unix_url,
+            }
+            server = Gunicorn(directory, "benchmarks.bus_app:app", config=CONFIG, env=env)
+            try:
+                server.wait_listening()
+                yield server, wait_until(lambda: board_of(directory), 30, "four workers")
+            finally:
+                server.stop()
+        finally:
+            redis.stop()
+
+
+def board_of(directory: Path) -> Board | None:
+    """When all serve."""
+    for _, path in directories(str(directory)):
+        board = Board.attach(path / "board")
+        if sum(row.state is State.READY for row in board.rows()) == WORKERS:
+            return board
+    return None
+
+
+def ask(server: Gunicorn, worker: int, path: str, **query: Any) -> Any:
+    words = "&".join(f"{name}={value}" for name, value in query.items())
+    with server.connect(timeout=120) as connection:
+        answer = connection.get(f"/{path}?{words}", cookie=f"gunicorn_worker={worker}")
+    assert answer.status == 200, server.report(f"answered {answer.status}")
+    found = answer.json()
+    assert found["worker"] == worker, found
+    return found["said"]
+
+
+def one_round(server: Gunicorn, timings: Timings, messages: int) -> None:
+    for size, fewer in SIZES.items():
+        for way in NAMES:
+            count = messages // fewer
+            query = {"way": way, "count": count, "size": size, "listeners": WORKERS - 1}
+            seconds = ask(server, 0, "flood", **query)
+            timings.add((way, f"per message, {kind(size)}"), seconds / count * 1e6)
+    for way in NAMES:
+        ask(server, 0, "paced", way=way, count=PACED, size=100, pause=PAUSE_S)
+        delays = list(chain(*(heard(server, way, worker) for worker in range(1, WORKERS))))
+        assert len(delays) == PACED * (WORKERS - 1), len(delays)
+        timings.add((way, "p50"), median(delays) * 1e6)
+        timings.add((way, "p99"), quantiles(delays, n=100)[98] * 1e6)
+
+
+def heard(server: Gunicorn, way: str, worker: int) -> list[float]:
+    delays: list[float] = ask(server, worker, "heard", way=way)
+    return delays
+
+
+def kind(size: int) -> str:
+    return f"{size} B" if size < 1_000 else f"{size // 1_000} kB"
+
+
+def while_one_is_stopped(server: Gunicorn, board: Board) -> list[report.Row]:
+    pid = next(row.words["pid"] for row in board.rows() if row.slot == WORKERS - 1)
+    rows = []
+    for way in NAMES:
+        query = {"count": STOPPED_COUNT, "size": STOPPED_SIZE, "pause": STOPPED_PAUSE_S}
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            calls = ask(server, 0, "paced", way=way, **query)
+            others = [heard(server, way, worker) for worker in (1, 2)]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        delays = list(chain(*others))
+        counts = " and ".join(str(len(each)) for each in others)
+        p99 = quantiles(delays, n=100)[98]
+        rows.append(
+            (
+                NAMES[way],
+                f"{max(calls):.2f}",
+                f"{median(calls) * 1e6:.0f}",
+                counts,
+                f"{median(delays) * 1e3:.2f}",
+                f"{p99 * 1e3:.2f}",
+            )
+        )
+    return rows
+
+
+def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Namespace) -> str:
+    as_table = report.markdown_table if options.markdown else report.text_table
+    as_list = report.markdown_list if options.markdown else report.text_list
+    setup = (
+        f"medians of {options.rounds} interleaved rounds; x: how many times the bus's time per"
+        " message"
+    )
+    return "\n\n".join(
+        [
+            as_list([*machine.describe(), versions(("redis", "hiredis")), setup]),
+            as_table("messages per second to three workers", columns(), throughput(timings)),
+            as_table(
+                "time under way, 500 messages of 100 B a second, us", UNDER_WAY, delays(timings)
+            ),
+            as_table(
+                f"one of the three stopped, {STOPPED_COUNT} messages of {kind(STOPPED_SIZE)}",
+                STOPPED,
+                stopped,
+            ),
+            as_list(mark.judge(timings) for mark in MARKS),
+        ]
+    )
+
+
+UNDER_WAY = ("", "p50", "x", "p99", "x")
+STOPPED = ("", "longest call, s", "median call, us", "heard by the others", "p50, ms", "p99, ms")
+
+
+def columns() -> report.Row:
+    return ("", *(cell for size in SIZES for cell in (kind(size), "x")))
+
+
+def throughput(timings: Timings) -> list[report.Row]:
+    rows = []
+    for way, name in NAMES.items():
+        cells: list[str] = []
+        for size in SIZES:
+            what = f"per message, {kind(size)}"
+            time = timings.median((way, what))
+            cells += [
+                show(time and 1e6 / time, ".0f"),
+                show(timings.ratio((way, what), (BUS, what))),
+            ]
+        rows.append((name, *cells))
+    return rows
+
+
+def delays(timings: Timings) -> list[report.Row]:
+    return [
+        (
+            name,
+            *(
+                cell
+                for what in ("p50", "p99")
+                for cell in (
+                    show(timings.median((way, what)), ".0f"),
+                    show(timings.ratio((way, what), (BUS, what))),
+                )
+            ),
+        )
+        for way, name in NAMES.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
