@@ -48,16 +48,13 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Parcel] = deque()
+        self.waiting: deque[Parcel] = deque()  # empty for most, most of the time
         self._gone = 0  # bytes of the first one
         self._bytes = 0
         self._unread: deque[int] = deque()  # sizes of large messages under way
         self._unread_bytes = 0
         #: Messages since it was waited for in vain.
         self.lost = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     @property
     def is_unread(self) -> bool:
@@ -67,7 +64,7 @@ class Backlog:
     @property
     def is_pending(self) -> bool:
         """Whether something waits or is under way."""
-        return bool(self._waiting or self._unread)
+        return bool(self.waiting or self._unread)
 
     def offer(self, parcel: Parcel, now: float, deadline: float) -> Verdict:
         """Keep it if there is room. ``deadline`` is when its publisher stops waiting for that."""
@@ -89,17 +86,17 @@ class Backlog:
         """It waits; so many bytes of its frame have gone already."""
         if gone:
             self._gone = gone
-        self._waiting.append(parcel)
+        self.waiting.append(parcel)
         self._bytes += parcel.size
 
     def chunk(self) -> tuple[Sequence[bytearray | memoryview], Any] | None:
         """What to write next, and the file that goes with it. None: first it must read."""
-        first = self._waiting[0]
+        first = self.waiting[0]
         if first.file is not None:
             return ((first.frame,), first.file) if self._may_go else None
         buffers: list[bytearray | memoryview] = []
         size = 0
-        for parcel in islice(self._waiting, _MOST):
+        for parcel in islice(self.waiting, _MOST):
             if parcel.file is not None or size >= CHUNK:
                 break
             buffers.append(parcel.frame)
@@ -115,8 +112,8 @@ class Backlog:
     def written(self, count: int) -> None:
         """So many bytes of that have gone: the worker reads."""
         self._gone += count
-        while self._waiting and self._gone >= len(self._waiting[0].frame):
-            parcel = self._waiting.popleft()
+        while self.waiting and self._gone >= len(self.waiting[0].frame):
+            parcel = self.waiting.popleft()
             self._gone -= len(parcel.frame)
             self._bytes -= parcel.size
             if parcel.file is not None:

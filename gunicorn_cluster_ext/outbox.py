@@ -49,7 +49,7 @@ class Peer:
 
     def send_at_once(self, frame: bytearray) -> bool:
         """Send it, if nothing waits and there is room. Otherwise nothing has happened."""
-        if self.lane is None or self.backlog:
+        if self.lane is None or self.backlog.waiting:
             return False
         try:
             count = self.lane.send(frame)
@@ -61,7 +61,7 @@ class Peer:
 
     def take(self, parcel: Parcel, now: float, deadline: float) -> Verdict:
         """Send it, or keep it. Raises Gone."""
-        if parcel.file is None and not self.backlog:
+        if parcel.file is None and not self.backlog.waiting:
             count = self._write((parcel.frame,), None)
             if count < len(parcel.frame):
                 self.backlog.keep(parcel, count)
@@ -81,7 +81,7 @@ class Peer:
         """Write what there is room for. Raises Gone."""
         self._unflushed, self._is_short = 0, False
         self._collect()
-        while self.backlog and (chunk := self.backlog.chunk()):
+        while self.backlog.waiting and (chunk := self.backlog.chunk()):
             count = self._write(*chunk)
             if not count:
                 return
@@ -126,7 +126,7 @@ class Peer:
         if self.lane is None or self._is_short:
             return partial(time.sleep, _AGAIN_S)
         poller = select.poll()
-        can_write = self.backlog and self.backlog.chunk()
+        can_write = self.backlog.waiting and self.backlog.chunk()
         poller.register(self.lane, select.POLLOUT if can_write else select.POLLIN)
         return partial(poller.poll, _LOOK_MS)
 
@@ -212,7 +212,7 @@ class Outbox:
         for peer in delivery.waiting:
             if not peer.send_at_once(frame):
                 waiting.append(peer)
-            elif peer.backlog:
+            elif peer.backlog.waiting:
                 self._help(peer)
         delivery.taken = len(delivery.waiting) - len(waiting)
         delivery.waiting = waiting
@@ -243,7 +243,7 @@ class Outbox:
         except Gone:
             self._forget(peer)
             return None
-        if peer.backlog or verdict is Verdict.WAIT:
+        if peer.backlog.waiting or verdict is Verdict.WAIT:
             self._help(peer)
         return verdict
 
@@ -278,7 +278,9 @@ class Outbox:
         self._changed.notify_all()
 
     def _is_empty(self) -> bool:
-        return not any(peer.backlog and not peer.backlog.lost for peer in self._peers.values())
+        return not any(
+            peer.backlog.waiting and not peer.backlog.lost for peer in self._peers.values()
+        )
 
     def _help(self, peer: Peer) -> None:
         if not peer.has_pump:
