@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.harness.waiting import wait_until
@@ -33,6 +34,7 @@ def stop() -> Iterator[Callable[[int], None]]:
     def stop(pid: int) -> None:
         pids.append(pid)
         os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(pid).status() == "stopped", PATIENCE_S, "it to stop")
 
     yield stop
     for pid in pids:

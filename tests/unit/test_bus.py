@@ -417,7 +417,7 @@ def test_a_worker_that_is_stopped_holds_up_only_once_and_what_it_loses_is_counte
 
     def publish() -> Any:
         log, times, sent = Log(), [], []
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         for _ in range(300):
             begun = time.monotonic()
             sent.append(bus.publish("news", bytes(60_000)))
@@ -449,7 +449,7 @@ def test_large_messages_to_one_that_is_stopped_take_a_few_open_files_only(
 
     def publish() -> Any:
         before = len(os.listdir("/proc/self/fd"))
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         sent = [bus.publish("news", bytes(1 << 20)) for _ in range(30)]
         during = len(os.listdir("/proc/self/fd"))
         os.kill(stopped, signal.SIGCONT)
@@ -466,7 +466,7 @@ def test_without_time_to_wait_it_is_lost_at_once(cluster: Cluster) -> None:
     stopped = cluster.start(2)
 
     def publish() -> Any:
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         begun = time.monotonic()
         sent = [bus.publish("news", bytes(1 << 20)) for _ in range(30)]
         return sent.count(0) > 0, time.monotonic() - begun
@@ -488,7 +488,7 @@ def test_an_event_loop_goes_on_while_a_message_waits(cluster: Cluster) -> None:
                 await asyncio.sleep(0.01)
 
         task = asyncio.create_task(count())
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         begun = time.monotonic()
         while await bus.apublish("news", bytes(1 << 20)):
             pass
@@ -505,7 +505,7 @@ def test_what_is_kept_for_the_dead_is_thrown_away(cluster: Cluster) -> None:
 
     def publish() -> Any:
         before = len(os.listdir("/proc/self/fd"))
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         for _ in range(20):
             bus.publish("news", bytes(200_000))
         during = len(os.listdir("/proc/self/fd"))
@@ -526,7 +526,7 @@ def test_a_process_that_ends_passes_on_what_is_kept(cluster: Cluster) -> None:
     stopped = cluster.start(2)
 
     def publish() -> None:
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         for _ in range(100):
             bus.publish("news", bytes(60_000))
         threading.Timer(0.2, os.kill, (stopped, signal.SIGCONT)).start()
@@ -601,6 +601,16 @@ def test_importing_it_imports_no_event_loop_and_starts_nothing() -> None:
         "print(sorted(names & {'asyncio', 'gevent', 'gunicorn'}), threading.active_count())"
     )
     assert loaded == "[] 1"
+
+
+def stop(pid: int) -> None:
+    """It does nothing any more when this returns."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: process_state(pid) == "T", PATIENCE_S, "a stopped process")
+
+
+def process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class Log:
