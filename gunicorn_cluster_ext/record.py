@@ -100,6 +100,7 @@ class Session(MutableMapping[str, Any]):
         self._limits = limits
         self._stores = stores
         self._sid = sid
+        self._key = b""  # in the store, when something is known of it there
         self._fields: Fields | None = None
         self._found = False
         self._anew = False
@@ -217,8 +218,8 @@ class Session(MutableMapping[str, Any]):
     def _load(self) -> Script[None]:
         stored: dict[bytes, bytes] = {}
         if self._sid is not None:
-            key = store_key(self._sid)
-            stored = yield from self._ask(session_reads, lambda face: face.store.fields(key))
+            self._key = store_key(self._sid)
+            stored = yield from self._ask(session_reads, lambda face: face.store.fields(self._key))
             self._found = bool(stored) and self._is_sound(stored)
             if not self._found:
                 log.debug("A session cookie without a session: it has ended, or never was")
@@ -285,34 +286,36 @@ class Session(MutableMapping[str, Any]):
 
     def _create(self, changes: Changes) -> Script[None]:
         sid, self._made = new_id(), time.time()
-        yield from self._put(sid, changes.put)
+        self._key = store_key(sid)
+        yield from self._put(changes.put)
         self._sid, self._found = sid, True
 
     def _merge(self, changes: Changes) -> Script[None]:
-        if not (yield from self._put(self._sid or "", changes.put, changes.remove)):
+        if not (yield from self._put(changes.put, changes.remove)):
             self.lost = True
             # Another request has ended it. The cookie may be that of a new one by now.
             log.debug("A session has ended in the middle of a request, whose changes are dropped")
 
     def _move(self, changes: Changes) -> Script[bool]:
         """Whether the session was still there. Its data is that of the store, with our changes."""
-        old, self._anew = store_key(self._sid or ""), False
+        old, self._anew = self._key, False
         stored = yield from self._ask(session_reads, lambda face: face.store.fields(old))
         if not stored:
             self.lost = True
             return False
         kept = {key: data for key, data in stored.items() if key not in changes.remove}
         self._sid, self._made = new_id(), time.time()
-        yield from self._put(self._sid, {**kept, **changes.put})
+        self._key = store_key(self._sid)
+        yield from self._put({**kept, **changes.put})
         if (yield from self._ask(session_writes, lambda face: face.store.delete([old]))):
             return True
-        self.lost, new = True, store_key(self._sid)
-        yield from self._ask(session_writes, lambda face: face.store.delete([new]))
+        self.lost = True
+        yield from self._ask(session_writes, lambda face: face.store.delete([self._key]))
         return False
 
-    def _put(self, sid: str, put: dict[bytes, bytes], remove: Any = None) -> Script[bool]:
+    def _put(self, put: dict[bytes, bytes], remove: Any = None) -> Script[bool]:
         """Write fields; with ``remove`` only if the session is there. Whether it was."""
-        key, self._seen = store_key(sid), time.time()
+        self._seen = time.time()
         times = {_SEEN: b"%d" % self._seen}
         if remove is None:
             times[_MADE] = b"%d" % self._made
@@ -320,7 +323,7 @@ class Session(MutableMapping[str, Any]):
         self.written = yield from self._ask(
             session_writes,
             lambda face: face.store.change(
-                key, {**put, **times}, remove or (), ttl=ttl, must_exist=must_exist
+                self._key, {**put, **times}, remove or (), ttl=ttl, must_exist=must_exist
             ),
         )
         return self.written

@@ -47,6 +47,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 #: What its pools want to be told before redis-py 5.3, and ignore.
 _NAME = () if _version(redis.__version__) >= (5, 3) else ("",)
+#: A connection that was in use so lately is not looked at before it is used again (4 us): no server
+#: restarts so quickly.
+_FRESH_S = 0.01
 #: A host that does not answer leaves time for the others.
 _CONNECT_SHARE = 1 / 3
 
@@ -184,7 +187,7 @@ class BlockingClient:
         self._room: SimpleQueue[None] = SimpleQueue()  # faster than a semaphore, by 2 us
         for _ in range(connections):
             self._room.put(None)
-        self._idle: deque[Any] = deque()
+        self._idle: deque[tuple[Any, float]] = deque()
         self._making = threading.Lock()
         self._client: Any = None
 
@@ -220,20 +223,15 @@ class BlockingClient:
             connection.send_packed_command(connection.pack_commands(commands))
             return [_answer_or_error(client, connection, name) for name, *_ in commands]
         finally:
-            self._idle.append(connection)
+            self._idle.append((connection, time.monotonic()))
 
     def _take(self, pool: Any) -> Any:
-        """A connection for our own use. One that has something to read without a question was
-        closed by the server, or left in the middle of an answer."""
+        """A connection for our own use."""
         try:
-            connection = self._idle.pop()
+            connection, used = self._idle.pop()
         except IndexError:
             return pool.get_connection(*_NAME)
-        try:
-            is_stale = connection.can_read() and pool.cache is None
-        except (redis.ConnectionError, redis.TimeoutError, OSError):
-            is_stale = True
-        if is_stale:
+        if time.monotonic() - used > _FRESH_S and _is_stale(connection, pool):
             connection.disconnect()
         return connection
 
@@ -241,7 +239,7 @@ class BlockingClient:
         """One has failed, so the others may keep their next users waiting for nothing."""
         with contextlib.suppress(IndexError):
             while True:
-                connection = self._idle.pop()
+                connection, _ = self._idle.pop()
                 connection.disconnect()
                 pool.release(connection)
 
@@ -328,6 +326,14 @@ class BlockingClient:
             client.connection_pool.disconnect()
         for sentinel in _sentinels(client):
             sentinel.connection_pool.disconnect()
+
+
+def _is_stale(connection: Any, pool: Any) -> bool:
+    """Whether there is something to read without a question: the end, if the server closed it."""
+    try:
+        return connection.can_read() and pool.cache is None
+    except (redis.ConnectionError, redis.TimeoutError, OSError):
+        return True
 
 
 def _ask_cluster(client: Any, call: Call) -> list[Any]:

@@ -164,6 +164,9 @@ class _Operations:
         self, circuits: list[_Circuit], commands: Sequence[tuple[Any, ...]], answers: list[Any]
     ) -> None:
         """Of many commands to a Cluster some may have gone to a node that did not answer."""
+        if len(commands) == 1:
+            circuits[0].breaker.succeeded()
+            return
         lost = [
             command
             for command, answer in zip(commands, answers, strict=True)
