@@ -3,9 +3,9 @@
     bytes --> Entrance --> StickyProtocol --> gunicorn's ASGIProtocol
                              holds them until it is known whose request they begin
 
-From the head on, until the request has been answered, all bytes are gunicorn's. Then the next
-head is held. A connection is handed on between two requests only, when nothing of it is left in
-this process: no task of gunicorn's, no byte that was not sent.
+From a head to the end of its request all bytes are gunicorn's. What comes after that is held until
+the request has been answered. A connection is handed on between two requests only, when nothing of
+it is left in this process: no task of gunicorn's, no byte that was not sent.
 
 Closing our copy of a connection must not end it. asyncio and uvloop close the descriptor when a
 transport is aborted, and call shutdown(2) only for ``write_eof``; gunicorn, which does call that,
@@ -47,6 +47,8 @@ class StickyProtocol(Arrival, ASGIProtocol):
     worker: StickyASGI
 
     begun = False
+    #: Whether the request has been read to its end.
+    is_read = False
     #: Whether its request asks for a WebSocket, and is served here.
     is_websocket = False
     #: Application calls in progress.
@@ -81,6 +83,7 @@ class StickyProtocol(Arrival, ASGIProtocol):
                 self.worker.head_timeout, self.worker.head_is_late, self
             )
         self._open()
+        self._resume_reading()
 
     def stop(self) -> None:
         """Read nothing more for now: the request that is here can be served nowhere yet."""
@@ -92,7 +95,7 @@ class StickyProtocol(Arrival, ASGIProtocol):
         """Let gunicorn have the request."""
         self._cancel_timer()
         self._cancel_keepalive_timer()
-        self.begun = True
+        self.begun, self.is_read = True, False
         if self.transport is None:
             self._open()
         else:
@@ -183,11 +186,23 @@ class StickyProtocol(Arrival, ASGIProtocol):
             self._arm_keepalive_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self.begun:
+        if self.awaits_head():
+            self.received = self.received + data if self.received else data
+            if not self.begun:
+                self.worker.consider(self)
+            elif len(self.received) >= HEAD_SIZE:
+                self._pause_reading()
+        else:
             super().data_received(data)
-            return
-        self.received = self.received + data if self.received else data
-        self.worker.consider(self)
+
+    def awaits_head(self) -> bool:
+        """Whether what comes next belongs to the next request.
+
+        A client may have an answer before gunicorn has seen to it that it is complete.
+        """
+        if self.begun and (self.is_websocket or getattr(self, "_h2c_upgrade_ok", False)):
+            return False  # no more requests may follow
+        return self.is_read or not self.begun
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
@@ -202,14 +217,26 @@ class StickyProtocol(Arrival, ASGIProtocol):
             return  # its descriptor may be another connection's by now
         self.served += 1
         self.hops = 0
-        self.begun = False
+        self.begun = self.owned = False
         self.worker.is_idle(self)
+        if self.received:
+            self.worker.loop.call_soon(self._consider)
+
+    def _consider(self) -> None:
+        if not (self.begun or self._closed):
+            self.worker.consider(self)
+
+    def _on_message_complete(self) -> None:
+        super()._on_message_complete()
+        self.is_read = True
 
     def _feed_callback_parser(self, data: bytes) -> bool:
-        """Gunicorn 27 has read the beginning of the next request with the last one."""
+        """Called by gunicorn: its version 27 reads ahead, and comes here with what it has read."""
+        if self.transport.is_closing():
+            return False
         if self.begun:
             return bool(super()._feed_callback_parser(data))
-        self.received = data
+        self.received = data + self.received
         self.worker.consider(self)
         return not self._closed
 
@@ -284,7 +311,7 @@ class Entrance(asyncio.BufferedProtocol):
         self._conn.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer if self._conn.begun else self._small
+        return self._small if self._conn.awaits_head() else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._conn.data_received(bytes(self._buffer[:nbytes]))

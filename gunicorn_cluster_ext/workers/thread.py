@@ -191,6 +191,7 @@ class Sticky(StickyWorker, LoopWorker):
             self._serve_here(conn)
 
     def kept(self, conn: StickyConn) -> None:
+        conn.owned = False
         if conn.received:  # the client sends requests without waiting for answers
             self._consider(conn)
         else:

@@ -33,7 +33,7 @@ def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGuni
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_websockets_are_spread(gunicorn: StartGunicorn, loop: str) -> None:
     """However the kernel spreads their connections."""
-    server = gunicorn("sockets:app", "-k", ASGI, "-w", "4", "--asgi-loop", loop)
+    server = gunicorn("manners_asgi:app", "-k", ASGI, "-w", "4", "--asgi-loop", loop)
     view = View(server)
     view.wait_slots(4)
     workers = asyncio.run(connect_all(f"{server.url}/websocket", 500))

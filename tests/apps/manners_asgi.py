@@ -1,10 +1,17 @@
-"""WebSockets and event streams for asgi, beside what whoami says.
+"""What an asgi application may do to its server; other paths are those of whoami.
 
-/websocket says who it is, then echoes; /events?n=COUNT&s=SECONDS sends so many events, with a
-pause before each; /later answers, and notes a while after that in "later.txt" that it has ended.
+/websocket           says who it is, then echoes
+/echo                says what body it was sent
+/events?n=COUNT&s=SECONDS   sends so many events, with a pause before each
+/big?bytes=COUNT     answers with that many bytes
+/later?s=SECONDS     answers, and goes on for a while
+/raise               fails
+
+What has ended is noted in "notes.txt".
 """
 
 import asyncio
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import whoami
-from both import Receive, Scope, Send, answer
+from both import Receive, Scope, Send, answer, read
 
 from gunicorn_cluster_ext import worker_id
 
@@ -41,10 +48,16 @@ async def events(query: dict[str, list[str]], send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-async def later(send: Send) -> None:
+async def later(query: dict[str, list[str]], send: Send) -> None:
     await answer(send, json.dumps(who()).encode())
-    await asyncio.sleep(5)
+    await asyncio.sleep(float(query["s"][0]))
     note("later")
+
+
+async def echo(receive: Receive, send: Send) -> None:
+    body = await read(receive)
+    seen = {"length": len(body), "sha1": hashlib.sha1(body).hexdigest(), **who()}
+    await answer(send, json.dumps(seen).encode())
 
 
 async def live(receive: Receive, send: Send) -> None:
@@ -64,11 +77,21 @@ def note(what: str) -> None:
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await live(receive, send)
-    elif scope["type"] == "websocket":
+        return
+    if scope["type"] == "websocket":
         await websocket(receive, send)
-    elif scope["path"] == "/events":
-        await events(parse_qs(scope["query_string"].decode()), send)
-    elif scope["path"] == "/later":
-        await later(send)
+        return
+    query = parse_qs(scope["query_string"].decode())
+    path = scope["path"]
+    if path == "/events":
+        await events(query, send)
+    elif path == "/later":
+        await later(query, send)
+    elif path == "/echo":
+        await echo(receive, send)
+    elif path == "/big":
+        await answer(send, b"x" * int(query["bytes"][0]))
+    elif path == "/raise":
+        raise RuntimeError("the application fails")
     else:
         await whoami.asgi(scope, receive, send)
