@@ -3,8 +3,9 @@
 Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.0.1).
 
 * ``arbiter.Arbiter``: ``setup``, ``stop``, ``spawn_worker``, ``kill_worker``,
-  ``wait_for_signals``, ``handle_usr1``, ``WORKERS``, ``LISTENERS``,
-  ``_get_num_workers``/``_set_num_workers``, ``_last_logged_active_worker_count``, ``_stats``,
+  ``wait_for_signals``, ``handle_hup``, ``handle_usr1``, ``WORKERS``, ``LISTENERS``,
+  ``_get_num_workers``/``_set_num_workers``, ``_last_logged_active_worker_count``, ``_stats``
+  (with ``start_time``), that SIGCHLD wakes the loop and does nothing when no child has ended,
   ``reexec_pid``, ``dirty_arbiter_pid``, ``pidfile``, ``systemd``,
   ``WORKER_BOOT_ERROR``, ``APP_LOAD_ERROR``; that ``reload``, ``manage_workers``,
   ``murder_workers`` and ``reap_workers``, which are replaced, are called by ``run`` through

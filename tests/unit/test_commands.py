@@ -13,6 +13,7 @@ from gunicorn_cluster_ext.commands.units import amount, duration, rate, size
 from gunicorn_cluster_ext.description import Description
 from gunicorn_cluster_ext.exits import Cause
 from gunicorn_cluster_ext.restarts import Restarts
+from tests.unit.processes import in_fresh_interpreter
 
 NONE = Restarts(dict.fromkeys(Cause, 0), "", 0)
 
@@ -35,6 +36,18 @@ def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int)
 def reading(at: float, *workers: Worker, **fields: Any) -> Reading:
     roll = Roll(RollState.NONE, 0, 0, 0, "")
     return Reading(at, roll, 2, 16, 0, False, list(workers))._replace(**fields)
+
+
+def test_status_imports_little() -> None:
+    """Each of these would take as long as all the rest."""
+    heavy = {"dataclasses", "gunicorn", "inspect", "msgspec", "rich", "tempfile"}
+    code = (
+        "import sys\n"
+        "from gunicorn_cluster_ext import cli\n"
+        "cli.main(['status', '--pid', '1'])\n"
+        f"print(sorted(sys.modules.keys() & {heavy}))"
+    )
+    assert in_fresh_interpreter(code) == "[]"
 
 
 # --- numbers ----------------------------------------------------------------------------------
