@@ -352,8 +352,8 @@ class Board:
     def clear(self, seat: int, generation: int, now: int) -> None:
         """Prepare ``seat`` for a process that is about to be forked at ``now`` (monotonic, ns)."""
         for word in Word:
-            self.set(seat, word, 0)
-        self.set(seat, Word.GENERATION, generation)
+            # Never 0 again: then it would seem as if nobody had ever sat there.
+            self.set(seat, word, generation if word is Word.GENERATION else 0)
         self.set(seat, Word.STARTED, now)
         self.set(seat, Word.STATE, State.BOOTING)
 

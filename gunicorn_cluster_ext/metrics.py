@@ -12,6 +12,8 @@ each slot, however many processes have held it, and counters go on where the las
 from __future__ import annotations
 
 import os
+import struct
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,6 +32,9 @@ from gunicorn_cluster_ext.board import COUNTERS, ROUTED, Board, RollState, State
 __all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
 
 _PREFIX: Final = "gunicorn_cluster_"
+#: How often, and after how many seconds, files are read again.
+_TRIES: Final = 10
+_PAUSE: Final = 0.002
 
 #: Gauges of each worker: those of a slot's processes together.
 _GAUGES: Final = {
@@ -43,7 +48,7 @@ _BY_WORKER: Final = {
     Word.REQUESTS: ("requests", "Requests served."),
     Word.HANDED_OUT: ("handoffs_sent", "Connections handed to another worker."),
     Word.HANDED_IN: ("handoffs_received", "Connections taken from another worker."),
-    Word.SESSIONS: ("engineio_sessions", "Engine.IO sessions begun."),
+    Word.SESSIONS: ("sticky_sessions", "Sessions begun that only their process can go on with."),
 }
 #: Counters of all workers together.
 _OF_ALL: Final = {
@@ -158,8 +163,18 @@ class _Files(Collector):
 
     def collect(self) -> Iterator[Metric]:
         if multiproc.ENVIRONMENT in os.environ:
-            files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-            yield from files.collect()  # type: ignore[no-untyped-call]
+            yield from self._read()
+
+    def _read(self) -> list[Metric]:
+        """A file that another process makes is empty for a moment, which prometheus_client cannot
+        read."""
+        files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+        for _ in range(_TRIES):
+            try:
+                return list(files.collect())  # type: ignore[no-untyped-call]
+            except struct.error:
+                time.sleep(_PAUSE)
+        return list(files.collect())  # type: ignore[no-untyped-call]
 
 
 _registry = CollectorRegistry()

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,6 +175,32 @@ def test_gunicorn_serves_from_systemds_socket(
     view.wait_roll(2, RollState.FAILED)
     assert view.wait_slots(2) == after
     assert server.get("/").status == 200
+
+
+def test_a_reload_is_as_good_as_the_deploy(
+    gunicorn: StartGunicorn, new_directory: Callable[[], Path], listening: socket.socket
+) -> None:
+    """What `systemctl reload` does, with the words that stand in the unit."""
+    directory = new_directory()
+    deploy(directory, GOOD)
+    arguments = ["-k", STICKY, "-w", "2"]
+    done = run_command("systemd", "--", *arguments, APP, directory=directory)
+    assert done.returncode == 0, done.stderr
+    env = {"GUNICORN_CLUSTER_DIR": str(directory)}
+    server = gunicorn(APP, *arguments, directory=directory, bind=None, sockets=[listening], env=env)
+    view = View(server)
+    view.wait_slots(2)
+    words = lines(directory / "gunicorn.service")["ExecReload"]
+    words = words.replace("$MAINPID", str(server.pid)).replace("%t/gunicorn", str(directory))
+    program, *rest = words.split()
+    assert (program, rest[:2]) == (sys.executable, ["-m", "gunicorn_cluster_ext"])
+    assert run_command(*rest[2:], directory=directory).returncode == 0
+    after = view.wait_slots(2, generation=2)
+    deploy(directory, "raise RuntimeError\n")
+    done = run_command(*rest[2:], directory=directory)
+    assert done.returncode == 1
+    assert "could not load the application" in done.stdout + done.stderr
+    assert view.wait_slots(2) == after
 
 
 def test_nobody_is_refused_while_gunicorn_restarts(

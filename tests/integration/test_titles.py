@@ -112,6 +112,19 @@ def post_fork(server, worker):
     ]
 
 
+def test_an_event_loops_worker(site: StartSite) -> None:
+    kind = "gunicorn_cluster_ext.StickyASGI"
+    titled = site("lifespan:app", worker_class=kind, proc_name="shop", workers=2)
+    assert [title(pid) for pid in titled.pids.values()] == [
+        "gunicorn: worker 0 [shop]",
+        "gunicorn: worker 1 [shop]",
+    ]
+    with Watch(titled) as watch:
+        titled.roll()
+        titled.view.wait_slots(2, generation=2)
+    assert "gunicorn: worker 0 [shop] booting" in watch.of_workers
+
+
 @pytest.mark.parametrize("kind", ["sync", "gthread", "asgi"])
 def test_gunicorns_own_workers(gunicorn: StartGunicorn, kind: str) -> None:
     config = f"{READY_MADE}worker_class = {kind!r}\nworkers = 2\nproc_name = 'shop'\n"

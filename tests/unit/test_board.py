@@ -300,6 +300,21 @@ def test_slots_that_were_used(board: Board) -> None:
     assert board.used_slots() == [0, 3]
 
 
+def test_a_slot_stays_used_while_the_next_process_comes(board: Board) -> None:
+    board.clear(2, generation=1, now=1)
+
+    def write() -> None:
+        while True:
+            board.clear(2, generation=2, now=1)
+
+    writer = spawn(write)
+    try:
+        assert {tuple(board.used_slots()) for _ in range(50_000)} == {(1,)}
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        status_of(writer)
+
+
 def test_rolls_are_counted(board: Board) -> None:
     board.count_roll(committed=False)
     board.count_roll(committed=True)

@@ -1,4 +1,7 @@
+import os
+import struct
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -89,3 +92,19 @@ def test_a_board_that_is_attached_is_shown_and_not_changed(tmp_path: Path) -> No
     before = path.read_bytes()
     assert scrape(Board.attach(path)).by("gunicorn_cluster_workers", "state")["booting"] == 1
     assert path.read_bytes() == before
+
+
+def test_a_file_that_is_being_made_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """prometheus_client makes it, and gives it a size after that."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    path = tmp_path / "counter_4711-seat0.db"
+    path.touch()
+    grown = Timer(0.004, lambda: os.truncate(path, 65536))
+    grown.start()
+    assert list(metrics._Files().collect()) == []
+    grown.join()
+    os.truncate(path, 0)
+    with pytest.raises(struct.error):  # one that stays so was damaged
+        list(metrics._Files().collect())
