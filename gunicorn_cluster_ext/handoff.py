@@ -6,7 +6,7 @@ is read by the process that takes its seat next.
 
     one message      SCM_RIGHTS   [ the connection's fd ]
                      data         MessagePack array: received | client | server | requests
-                                         | hops | owned
+                                         | hops | owned | proxied
 
 ``SOCK_SEQPACKET`` keeps messages apart and, as a connected pair, queues as many as its
 buffer holds (278 small ones were counted), where a *bound* datagram socket would queue
@@ -53,7 +53,9 @@ class HandOff(msgspec.Struct, array_like=True, frozen=True):
     ``received`` are the bytes already read from it, from the start of a request on.
     ``client`` and ``server`` are the addresses as gunicorn knows them. ``requests`` were
     served on it before; ``hops`` is how often it has been handed on since the last one.
-    ``owned``: the receiver owns the request, so it need not look again.
+    ``owned``: the receiver owns the request, so it need not look again. ``proxied`` is the PROXY
+    protocol header that the connection began with; ``received`` has it as well before the first
+    request is served.
     """
 
     received: bytes
@@ -62,6 +64,7 @@ class HandOff(msgspec.Struct, array_like=True, frozen=True):
     requests: int
     hops: int
     owned: bool
+    proxied: bytes = b""
 
 
 class LostDescriptor(OSError):

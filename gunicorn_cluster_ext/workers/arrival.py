@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import sys
+import termios
 from typing import Any, Final
 
 from gunicorn_cluster_ext.handoff import HandOff
@@ -15,7 +19,8 @@ class Arrival:
 
     ``received`` was read from it and belongs to its next request; ``served`` requests were
     answered on it by other workers, ``hops`` times it was handed on since; it is ``owned`` when
-    its request has an owner. ``judged`` is for ``Heads``.
+    its request has an owner. ``proxied`` is the PROXY protocol header that it began with.
+    ``judged`` is for ``Heads``.
     """
 
     fd: int
@@ -29,6 +34,7 @@ class Arrival:
     served = 0
     hops = 0
     owned = False
+    proxied = b""
     judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
     @property
@@ -46,12 +52,19 @@ class Arrival:
         hops = self.hops + 1 if self.received else 0
         client, server = _plain(self.client), _plain(self.server)
         owned = self.owned and bool(self.received)
-        return HandOff(self.received, client, server, self.requests, hops, owned)
+        return HandOff(self.received, client, server, self.requests, hops, owned, self.proxied)
 
     def take(self, message: HandOff) -> None:
         """Go on where the worker stopped that has packed it."""
         self.received, self.served, self.hops = message.received, message.requests, message.hops
-        self.owned = message.owned
+        self.owned, self.proxied = message.owned, message.proxied
+
+    def is_delivered(self) -> bool:
+        """Whether the client's kernel has all that was sent, as far as ours can tell."""
+        if sys.platform != "linux":
+            return False
+        unsent = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * _INT.size)
+        return bool(_INT.unpack(unsent)[0] == 0)
 
 
 def ip_of(client: Any) -> str:
@@ -71,6 +84,7 @@ def _plain(address: Any) -> Any:
     return address.decode("latin-1") if isinstance(address, bytes) else address
 
 
+_INT: Final = struct.Struct("i")
 # Plain ints: enums are slow.
 _UNIX: Final = int(socket.AF_UNIX)
 _INET: Final = int(socket.AF_INET)

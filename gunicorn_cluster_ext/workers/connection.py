@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import struct
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -112,13 +109,6 @@ class StickyConn(Arrival, TConn):
         else:
             super().init()
 
-    def is_delivered(self) -> bool:
-        """Whether the client's kernel has all that was sent, as far as ours can tell."""
-        if sys.platform != "linux":
-            return False
-        unsent = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * _INT.size)
-        return bool(_INT.unpack(unsent)[0] == 0)
-
     def release(self) -> None:
         """Close the descriptor. The connection ends if no other process has it."""
         try:
@@ -131,6 +121,9 @@ class StickyConn(Arrival, TConn):
         """The connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
         sock = Stream(family_of(message.server), _STREAM, 0, fd)
+        # Another worker class, which a roll has replaced, may have it otherwise; the mode is the
+        # connection's, not the descriptor's.
+        socket.socket.setblocking(sock, True)
         conn = cls(cfg, sock, message.client, message.server)
         conn.take(message)
         return conn
@@ -180,5 +173,4 @@ class Waiting:
             yield conn
 
 
-_INT: Final = struct.Struct("i")
 _STREAM: Final = int(socket.SOCK_STREAM)  # a plain int: enums are slow

@@ -321,7 +321,12 @@ class StickyGevent(StickyWorker, GeventWorker):
         return self.member.serves
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        self._count(super().handle_request, listener_name, req, sock, addr)
+        try:
+            self._count(super().handle_request, listener_name, req, sock, addr)
+        except StopIteration:
+            if isinstance(sock, Connection):
+                sock.part()
+            raise
 
     def handle_http2_request(
         self, listener_name: Any, req: Any, sock: Any, addr: Any, h2_conn: Any

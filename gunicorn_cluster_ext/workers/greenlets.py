@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gevent import Timeout, monkey
+from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import socket
 from gunicorn.http.parser import RequestParser
 
@@ -22,6 +23,8 @@ LINGER_TIMEOUT: Final = 2.0
 
 class Connection(Arrival, socket):
     """An accepted connection. Its greenlet reads it and nobody else does."""
+
+    parser: Parser | None = None
 
     def __init__(self, fd: int, client: Any, server: Any) -> None:
         # With all three given, the constructor need not ask the kernel for them.
@@ -72,16 +75,29 @@ class Connection(Arrival, socket):
         self.close()
 
     def refuse(self, status: int, reason: str, headers: str = "") -> None:
-        """Answer in gunicorn's place, and close when the client has done so or had time to."""
+        """Answer in gunicorn's place, and part."""
         headers += "Connection: close\r\nContent-Length: 0\r\n"
         try:
             self.sendall(f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode())
+        except OSError:
+            return  # the client was first
+        self.part()
+
+    def part(self) -> None:
+        """Wait until the client has all that was sent, as the connection is about to be closed.
+
+        At once if it has, and will send no more: should it send more all the same, the kernel
+        resets the connection, and what it has not delivered is lost (RFC 9112 section 9.6).
+        """
+        try:
+            if self.closed or (compat.is_spent(self.parser) and self.is_delivered()):
+                return
             self.shutdown(plain_socket.SHUT_WR)
             with Timeout(LINGER_TIMEOUT, False):
                 while self.recv(READ_SIZE):
                     pass
-        except OSError:
-            pass  # the client was first
+        except (OSError, ConcurrentObjectUseError):
+            pass  # the client was first, or the application reads it
 
 
 class Parser(RequestParser):
@@ -95,8 +111,10 @@ class Parser(RequestParser):
         self, cfg: Any, conn: Connection, client: Any, await_request: Callable[[Connection], bool]
     ) -> None:
         super().__init__(cfg, conn, client)
-        self.req_count = conn.served
-        self._conn = conn
+        self._conn, conn.parser = conn, self
+        # It is told the client of the PROXY protocol before its first request, as everywhere.
+        self._first = conn.proxied if conn.served else b""
+        self.req_count = 0 if self._first else conn.served
         self._await_request = await_request
 
     def __next__(self) -> Any:
@@ -107,8 +125,8 @@ class Parser(RequestParser):
             conn.received, conn.served = compat.take_buffered(self), self.req_count
         if not self._await_request(conn):
             raise StopIteration
-        self.unreader.unread(conn.received)
-        conn.received = b""
+        self.unreader.unread(self._first + conn.received)
+        self._first = conn.received = b""
         return super().__next__()
 
     def _finish(self) -> bool:

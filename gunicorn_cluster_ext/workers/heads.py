@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.head import NEED_MORE, NOT_PROXIED, OPAQUE, scan, scan_proxy
+from gunicorn_cluster_ext.head import NEED_MORE, NOT_PROXIED, OPAQUE, Proxied, scan, scan_proxy
 from gunicorn_cluster_ext.workers.arrival import Arrival
 
 
@@ -22,14 +22,22 @@ class Heads:
     def scan(self, conn: Arrival) -> Any:
         """The Head that ``conn`` has received, NEED_MORE, or OPAQUE."""
         mode = self._proxy_mode
-        if mode == "off" or conn.requests:
+        if mode == "off":
             return scan(conn.received, conn.address)
+        if conn.requests:
+            return scan(conn.received, self._client_of(conn))
         proxied = scan_proxy(conn.received, mode)
         if proxied is NEED_MORE or proxied is OPAQUE:
             return proxied
         if proxied is NOT_PROXIED:
             return scan(conn.received, conn.address)
+        conn.proxied = conn.received[: proxied.length]
         return scan(conn.received[proxied.length :], proxied.client or conn.address)
+
+    def _client_of(self, conn: Arrival) -> str:
+        """The PROXY protocol names the client once, before the first request."""
+        proxied = scan_proxy(conn.proxied, self._proxy_mode)
+        return (proxied.client if isinstance(proxied, Proxied) else None) or conn.address
 
     def have_answer(self, conn: Arrival) -> bool:
         """Whether gunicorn would answer this half of a head at once, with an error.

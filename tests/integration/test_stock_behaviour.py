@@ -1,7 +1,7 @@
-"""What gunicorn's own threaded worker does, Sticky does too, also with a request handed over.
+"""What gunicorn's own workers do, Sticky and StickyGevent do too, also with a request handed over.
 
-Each test runs three times: on gthread, on Sticky, and on Sticky with every request sent to a
-worker that does not have its connection, so that it must be handed over.
+Each test runs five times: on gthread; on Sticky and StickyGevent; and on these with every request
+sent to a worker that does not have its connection, so that it must be handed over.
 """
 
 import hashlib
@@ -35,9 +35,27 @@ from tests.harness.connection import Connection, request_bytes
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.program import find_program
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
+from tests.integration.view import GEVENT, PATIENCE_S, STICKY, View
 
-MODES = ("gthread", "sticky", "handed over")
+
+@dataclass(frozen=True)
+class Mode:
+    """A worker class, and whether every request is to be handed over."""
+
+    kind: str
+    hands_over: bool = False
+
+    @property
+    def is_stock(self) -> bool:
+        return self.kind == "gthread"
+
+    def __str__(self) -> str:
+        return self.kind.rpartition(".")[2] + (", handed over" if self.hands_over else "")
+
+
+GTHREAD = Mode("gthread")
+THREADED = (GTHREAD, Mode(STICKY), Mode(STICKY, hands_over=True))
+MODES = (*THREADED, Mode(GEVENT), Mode(GEVENT, hands_over=True))
 ARGS = (
     *("-w", "2", "--threads", "8", "--keep-alive", "20"),
     *("--limit-request-line", "500"),
@@ -51,14 +69,14 @@ class Subject:
     """A server, and how its requests are sent."""
 
     server: Gunicorn
-    mode: str
+    mode: Mode
     view: View | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def connect(self, timeout: float = 30) -> Connection:
         """A connection; in the third mode it is with worker 0, and requests ask for worker 1."""
         connection = self.server.connect(timeout)
-        if self.mode == "handed over":
+        if self.mode.hands_over:
             assert self.first(connection)["worker"] == 0
         return connection
 
@@ -75,25 +93,21 @@ class Subject:
         return connection.request(method, target, headers, **more)
 
 
-def subject_of(server: Gunicorn, mode: str, workers: int = 2) -> Subject:
-    if mode == "gthread":
+def subject_of(server: Gunicorn, mode: Mode, workers: int = 2) -> Subject:
+    if mode.is_stock:
         server.wait_serving(workers)
         return Subject(server, mode)
     view = View(server)
     view.wait_slots(workers)
-    headers = {"Cookie": "gunicorn_worker=1"} if mode == "handed over" else {}
+    headers = {"Cookie": "gunicorn_worker=1"} if mode.hands_over else {}
     return Subject(server, mode, view, headers)
 
 
-def kind(mode: str) -> str:
-    return "gthread" if mode == "gthread" else STICKY
-
-
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=MODES, ids=str)
 def shared(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One server for the tests that leave it as it was."""
     with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "manners:app", "-k", kind(request.param), *ARGS)
+        server = Gunicorn(Path(directory), "manners:app", "-k", request.param.kind, *ARGS)
         try:
             yield subject_of(server, request.param)
         finally:
@@ -109,18 +123,18 @@ def subject(shared: Subject) -> Iterator[Subject]:
     yield shared
     assert shared.server.worker_pids() == pids
     assert shared.server.get("/").status == 200
-    if view and shared.mode == "handed over":
+    if view and shared.mode.hands_over:
         assert view.total("handed_in") > before
 
 
-modes = pytest.mark.parametrize("mode", MODES)
+modes = pytest.mark.parametrize("mode", MODES, ids=str)
 
 OLD = gunicorn.version_info < (27,)
 
 
-def skip_old_gthread(mode: str) -> None:
+def skip_old_gthread(mode: Mode) -> None:
     """Here Sticky does on each gunicorn what gthread does only on the newest."""
-    if OLD and mode == "gthread":
+    if OLD and mode == GTHREAD:
         pytest.skip("gthread does this from gunicorn 27 on")
 
 
@@ -194,9 +208,9 @@ def test_half_close_after_a_request(subject: Subject) -> None:
 
 
 @modes
-def test_the_keepalive_timeout_closes(gunicorn: StartGunicorn, mode: str) -> None:
+def test_the_keepalive_timeout_closes(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "1")
-    subject = subject_of(gunicorn("manners:app", "-k", kind(mode), *args, wait=False), mode)
+    subject = subject_of(gunicorn("manners:app", "-k", mode.kind, *args, wait=False), mode)
     with subject.connect() as connection:
         assert subject.request(connection, "GET", "/").status == 200
         answered = time.monotonic()
@@ -205,9 +219,9 @@ def test_the_keepalive_timeout_closes(gunicorn: StartGunicorn, mode: str) -> Non
 
 
 @modes
-def test_no_keepalive_at_all(gunicorn: StartGunicorn, mode: str) -> None:
+def test_no_keepalive_at_all(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "0")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     for _ in range(4):
         with server.connect() as connection:
@@ -661,9 +675,9 @@ def known_as(who: Any) -> tuple[str, str]:
 
 @modes
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_proxy_protocol(gunicorn: StartGunicorn, mode: str, version: str) -> None:
+def test_proxy_protocol(gunicorn: StartGunicorn, mode: Mode, version: str) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20", "--proxy-protocol", version)
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     view = subject.view
     get = request_bytes("GET", "/who", {})
@@ -676,10 +690,11 @@ def test_proxy_protocol(gunicorn: StartGunicorn, mode: str, version: str) -> Non
             who = connection.answer().json()
             assert known_as(who) == ("203.0.113.7", "4321")
             assert who["worker"] == (slot if view else None)
-            # The header stands before the first request only, and names the client of that.
+            # The header stands before the first request only. On gthread it names the client of
+            # that, on gevent of all.
             connection.send(elsewhere)
             second = connection.answer().json()
-            assert second["client"] == "127.0.0.1"
+            assert second["client"] == ("203.0.113.7" if mode.kind == GEVENT else "127.0.0.1")
             assert second["worker"] == (1 - slot if view else None)
             # It is not looked for again.
             connection.send(proxied(version, "203.0.113.8") + get)
@@ -717,10 +732,13 @@ BROKEN = {
 }
 
 
+COMPARED = [mode for mode in MODES if not mode.hands_over]
+
+
 def test_unusual_proxy_headers(gunicorn: StartGunicorn) -> None:
     args = ("-w", "2", "--threads", "4", "--proxy-protocol", "auto")
-    servers = [gunicorn("manners:app", "-k", kind(mode), *args, wait=False) for mode in MODES[:2]]
-    for server, mode in zip(servers, MODES, strict=False):
+    servers = [gunicorn("manners:app", "-k", mode.kind, *args, wait=False) for mode in COMPARED]
+    for server, mode in zip(servers, COMPARED, strict=True):
         subject_of(server, mode)
     for name, header in BROKEN.items():
         seen = []
@@ -730,14 +748,14 @@ def test_unusual_proxy_headers(gunicorn: StartGunicorn) -> None:
                 answer = connection.answer()
                 client = answer.json()["client"] if answer.status == 200 else None
                 seen.append((answer.status, client))
-        assert seen[0] == seen[1], name
+        assert len(set(seen)) == 1, name
 
 
 @modes
-def test_a_proxy_header_of_a_stranger(gunicorn: StartGunicorn, mode: str) -> None:
+def test_a_proxy_header_of_a_stranger(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--proxy-protocol", "v1")
     server = gunicorn(
-        "manners:app", "-k", kind(mode), *args, "--proxy-allow-from", "192.0.2.1", wait=False
+        "manners:app", "-k", mode.kind, *args, "--proxy-allow-from", "192.0.2.1", wait=False
     )
     subject_of(server, mode)
     with server.connect() as connection:
@@ -776,15 +794,15 @@ def readable(connection: Connection, seconds: float = 0.2) -> bool:
 
 @modes
 def test_unix_sockets(
-    gunicorn: StartGunicorn, new_directory: Callable[[], Path], mode: str
+    gunicorn: StartGunicorn, new_directory: Callable[[], Path], mode: Mode
 ) -> None:
     bind = f"unix:{new_directory() / 'app.sock'}"
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, bind=bind)
-    view = None if mode == "gthread" else View(server)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, bind=bind)
+    view = None if mode.is_stock else View(server)
     if view:
         view.wait_slots(2)
-    headers = {"Cookie": "gunicorn_worker=1"} if mode == "handed over" else {}
+    headers = {"Cookie": "gunicorn_worker=1"} if mode.hands_over else {}
     subject = Subject(server, mode, view, headers)
     body = b"through a socket" * 50_000
     with subject.connect() as connection:
@@ -799,7 +817,7 @@ def test_unix_sockets(
         for at in range(len(data)):
             connection.send(data[at : at + 1])
         assert connection.answer().json()["path"] == "/pieces"
-    if mode == "handed over":
+    if mode.hands_over:
         assert view and view.total("handed_in") >= 1
 
 
@@ -820,10 +838,10 @@ def has_ipv6() -> bool:
 
 
 @modes
-def test_several_listeners(gunicorn: StartGunicorn, mode: str) -> None:
+def test_several_listeners(gunicorn: StartGunicorn, mode: Mode) -> None:
     binds = ["-b", "127.0.0.1:0", *(["-b", "[::1]:0"] if has_ipv6() else [])]
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20", *binds)
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     found = listeners(server)
     assert len(found) == 1 + len(binds) // 2
@@ -850,14 +868,14 @@ def whoami(client: HTTPConnection) -> Any:
 
 
 @modes
-def test_max_requests(gunicorn: StartGunicorn, mode: str) -> None:
+def test_max_requests(gunicorn: StartGunicorn, mode: Mode) -> None:
     """Workers come and go, and no request of a client that honours the answers fails.
 
     Those of the pack stay until their replacement is there, so clients go on until they are gone.
     """
     skip_old_gthread(mode)
     args = ("-w", "2", "--threads", "4", "--max-requests", "10", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     first = set(server.worker_pids())
 
@@ -881,7 +899,7 @@ def test_max_requests(gunicorn: StartGunicorn, mode: str) -> None:
     with ThreadPoolExecutor(3) as crowd:
         seen = set().union(*crowd.map(ask, range(3)))
     assert len(seen) >= 3
-    reason = "Autorestarting worker after current request." if mode == "gthread" else "max_requests"
+    reason = "Autorestarting worker after current request." if mode.is_stock else "max_requests"
     assert reason in server.log_text()
     if subject.view is not None:
         subject.view.wait_slots(2)
@@ -891,10 +909,10 @@ def test_max_requests(gunicorn: StartGunicorn, mode: str) -> None:
 
 
 @modes
-def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: str) -> None:
+def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: Mode) -> None:
     skip_old_gthread(mode)
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     with subject.connect() as slow, subject.connect() as idle, subject.connect() as upload:
         subject.request(idle, "GET", "/")
@@ -918,10 +936,10 @@ def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: str) -
 
 
 @modes
-def test_worker_connections(gunicorn: StartGunicorn, mode: str) -> None:
+def test_worker_connections(gunicorn: StartGunicorn, mode: Mode) -> None:
     """A worker with as many connections as it may have accepts no more, threads or not."""
     args = ("-w", "1", "--threads", "8", "--worker-connections", "2", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject_of(server, mode, workers=1)
 
     def ask(path: str) -> float:
@@ -932,7 +950,7 @@ def test_worker_connections(gunicorn: StartGunicorn, mode: str) -> None:
     with ThreadPoolExecutor(3) as crowd:
         begun = time.monotonic()
         slow = [crowd.submit(ask, "/sleep?s=3") for _ in range(2)]
-        if mode == "gthread":
+        if mode.is_stock:
             wait_until(lambda: time.monotonic() - begun > 1, 5, "the two to be accepted")
         else:
             view = View(server)
@@ -942,11 +960,11 @@ def test_worker_connections(gunicorn: StartGunicorn, mode: str) -> None:
         assert third - begun > 2.5
 
 
-@modes
-def test_kept_alive_connections_are_limited(gunicorn: StartGunicorn, mode: str) -> None:
+@pytest.mark.parametrize("mode", THREADED, ids=str)
+def test_kept_alive_connections_are_limited(gunicorn: StartGunicorn, mode: Mode) -> None:
     """worker_connections less threads; more are answered, and closed."""
     args = ("-w", "1", "--threads", "2", "--worker-connections", "5", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", kind(mode), *args, wait=False)
+    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
     subject_of(server, mode, workers=1)
     connections = [server.connect() for _ in range(3)]
     try:
@@ -980,11 +998,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @modes
-def test_tls(gunicorn: StartGunicorn, certificate: tuple[Path, Path], mode: str) -> None:
+def test_tls(gunicorn: StartGunicorn, certificate: tuple[Path, Path], mode: Mode) -> None:
     key, cert = certificate
     args = ("--keyfile", str(key), "--certfile", str(cert), "--keep-alive", "20", "--threads", "4")
-    config = "cluster_sticky = ['hash:ip', 'cookie']\n" if mode == "handed over" else ""
-    server = gunicorn("manners:app", "-k", kind(mode), "-w", "2", *args, config=config, wait=False)
+    config = "cluster_sticky = ['hash:ip', 'cookie']\n" if mode.hands_over else ""
+    server = gunicorn("manners:app", "-k", mode.kind, "-w", "2", *args, config=config, wait=False)
     server.wait_listening()
     subject = subject_of(server, mode)
     trusting = ssl.create_default_context(cafile=str(cert))
@@ -1005,7 +1023,7 @@ def test_tls(gunicorn: StartGunicorn, certificate: tuple[Path, Path], mode: str)
             seen.append(who["worker"])
         finally:
             client.close()
-    if mode == "handed over":
+    if mode.hands_over:
         assert set(seen) == {rendezvous(b"127.0.0.1", range(2))}
     if subject.view is not None:
         assert "cannot work with TLS" in server.log_text()
