@@ -128,8 +128,10 @@ def _wrap_application(worker: Any) -> None:
     cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
     learner = getattr(worker, "learner", None)
     tagging = Tagging(worker.place.slot, cookie, worker.cluster.board.serving, learner)
-    is_asgi = name == "asgi" or compat.is_asgi(app)
-    setattr(worker, name, (asgi if is_asgi else wsgi).Tagged(app, tagging))
+    if name == "asgi" or compat.is_asgi(app):
+        setattr(worker, name, asgi.Tagged(app, tagging))
+    else:
+        setattr(worker, name, wsgi.Tagged(app, tagging, process.websockets.add))
 
 
 def _reads_inbox(worker: Any) -> bool:

@@ -182,10 +182,12 @@ bus_lost = Count(Word.BUS_LOST)
 session_reads = Count(Word.SESSION_READS)
 session_writes = Count(Word.SESSION_WRITES)
 session_errors = Count(Word.SESSION_ERRORS)
+websockets = Count(Word.WEBSOCKETS)
 _COUNTS = (
     *(cache_hits, cache_misses, cache_errors),
     *(bus_sent, bus_received, bus_lost),
     *(session_reads, session_writes, session_errors),
+    websockets,
 )
 
 

@@ -156,6 +156,11 @@ def begins_session(head: Head) -> bool:
     return head.query(b"EIO") is not None and head.query(b"sid") is None
 
 
+def asks_for_websocket(head: Head) -> bool:
+    """Whether the request wants to become a WebSocket, whose worker is chosen for long as well."""
+    return (head.header(b"upgrade") or b"").lower() == b"websocket"
+
+
 def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
     """The seat that should take a request of nobody; ``me`` is the seat that holds it.
 

@@ -15,11 +15,20 @@ from gunicorn_cluster_ext.tagging import WORKER_ID, Tagging, is_public
 
 
 class Tagged:
-    """A WSGI application whose requests and responses know their worker."""
+    """A WSGI application whose requests and responses know their worker.
 
-    def __init__(self, app: Callable[..., Iterable[bytes]], tagging: Tagging) -> None:
+    ``count`` is told of each WebSocket: 1 when it begins, -1 when it ends.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Iterable[bytes]],
+        tagging: Tagging,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
         self.app = app
         self._tagging = tagging
+        self._count = count
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         tagging = self._tagging
@@ -29,7 +38,19 @@ class Tagged:
         if tagging.sets_cookie and not tagging.is_settled(environ.get("HTTP_COOKIE", "")):
             cookie = tagging.cookie(secure=environ["wsgi.url_scheme"] == "https")
             start_response = _setting(cookie, start_response)
+        if "HTTP_UPGRADE" in environ:
+            return self._upgraded(environ, start_response)
         return self.app(environ, start_response)
+
+    def _upgraded(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """While the application is called it speaks to a WebSocket; it has no other way."""
+        if self._count is None or environ["HTTP_UPGRADE"].lower() != "websocket":
+            return self.app(environ, start_response)
+        self._count(1)
+        try:
+            return self.app(environ, start_response)
+        finally:
+            self._count(-1)
 
 
 def _setting(cookie: str, start_response: Any) -> Any:

@@ -25,7 +25,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.handoff import HandOff
 from gunicorn_cluster_ext.head import NEED_MORE, Head
-from gunicorn_cluster_ext.routing import lightest
+from gunicorn_cluster_ext.routing import asks_for_websocket
 from gunicorn_cluster_ext.workers.base import StickyWorker, Way
 from gunicorn_cluster_ext.workers.heads import Heads
 from gunicorn_cluster_ext.workers.member import Drain, Member
@@ -47,9 +47,6 @@ START_TIMEOUT: Final = 5.0
 START_INTERVAL: Final = 0.01
 #: How much of the drain timeout is left for those to end whose WebSockets are closed then.
 LAST_WORDS: Final = 1.0
-#: So many requests may be in progress before a worker looks whether siblings have fewer. An
-#: event loop serves many at once, but what they do when they go on it does one after the other.
-FEW: Final = 8
 
 
 class StickyASGI(StickyWorker, ASGIWorker):
@@ -339,24 +336,9 @@ class StickyASGI(StickyWorker, ASGIWorker):
         elif way is Way.WAIT and conn not in self._blocked:
             self._block(conn)
 
-    def taker_of(self, head: Head) -> int:
-        """The seat that takes a request of nobody.
-
-        A WebSocket stays for long, so it goes to the emptiest.
-        """
-        if not asks_for_websocket(head) and not self.opens_session(head) and self.has_room():
-            return self.place.seat
-        return lightest(self.post.loads(), self.place.seat, strictly=True)
-
     def has_room(self) -> bool:
-        """Whether siblings have not much less to do.
-
-        Calls that wait for something count, not those that are answered at once.
-        """
-        if self._calls < FEW or not self.member.serves:
-            return self.member.serves
-        least = min(load.busy for load in self.cluster.board.loads().values())
-        return self._calls <= 2 * least + FEW
+        # Calls that wait for something count, not those that are answered at once.
+        return self.member.serves and self.has_its_share(self._calls)
 
     def _serve_here(self, conn: StickyProtocol, head: Any) -> None:
         self._idle.discard(conn)
@@ -420,11 +402,6 @@ class StickyASGI(StickyWorker, ASGIWorker):
                 self._route(conn, self.heads.scan(conn))
         if self._blocked:
             self.loop.call_later(RETRY_INTERVAL, self._retry)
-
-
-def asks_for_websocket(head: Head) -> bool:
-    """Whether the request wants to become a WebSocket."""
-    return (head.header(b"upgrade") or b"").lower() == b"websocket"
 
 
 #: What gunicorn 27 raises for an application that says that it could not start.

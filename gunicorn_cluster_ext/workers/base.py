@@ -19,6 +19,7 @@ from gunicorn_cluster_ext.routing import (
     Means,
     Owner,
     Rule,
+    asks_for_websocket,
     begins_session,
     build_rule,
     find_owner,
@@ -37,6 +38,9 @@ from gunicorn_cluster_ext.workers.post import Post
 #: After so many hand-offs without being served a request is served where it is: workers that
 #: come and go must not play ball with it.
 MAX_HOPS: Final = 2
+#: So many requests may be in progress before a worker looks whether siblings have fewer. An
+#: event loop serves many at once, but what they do when they go on it does one after the other.
+FEW: Final = 8
 
 
 class Way(enum.Enum):
@@ -170,11 +174,9 @@ class StickyWorker:
 
     def taker_of(self, head: Head) -> int:
         """The seat that takes a request of nobody: this one, if there is room."""
-        strictly = self.opens_session(head)
-        if not strictly and self.has_room():
+        if not self.opens_session(head) and self.has_room():
             return self.place.seat
-        loads = self.post.loads() if strictly else self.cluster.board.loads()
-        return lightest(loads, self.place.seat, strictly=strictly)
+        return lightest(self.post.loads(), self.place.seat, strictly=True)
 
     def _choose(self, head: Head) -> int:
         """The seat for a request of nobody, which may begin a learned session there."""
@@ -194,7 +196,9 @@ class StickyWorker:
 
     def opens_session(self, head: Head) -> bool:
         """Whether the request chooses its worker for long, so that it is worth a hand-off."""
-        return self._balances_sessions and begins_session(head)
+        if self._balances_sessions and begins_session(head):
+            return True
+        return asks_for_websocket(head)
 
     @cached_property
     def _balances_sessions(self) -> bool:
@@ -204,13 +208,23 @@ class StickyWorker:
         """Whether a request can be served here at once."""
         raise NotImplementedError
 
+    def has_its_share(self, calls: int) -> bool:
+        """Whether siblings have not much less to do than a worker that does ``calls`` at once.
+
+        For one with an event loop, which always has room.
+        """
+        if calls < FEW:
+            return True
+        least = min(load.busy for load in self.cluster.board.loads().values())
+        return calls <= 2 * least + FEW
+
     def route(self, conn: Arrival, head: Head) -> Way:
         """Bring the request that ``conn`` has received to who should serve it."""
         if len(conn.received) > MAX_RECEIVED:
             return Way.HERE
         owner = self.owner_of(head)
         conn.owned = owner is not None
-        seat = self._choose(head) if owner is None else owner.seat
+        seat = self._taker_of(conn, head) if owner is None else owner.seat
         is_hard = owner is not None and owner.hard
         # Where hard affinity leads stays the same, however many workers come and go.
         if seat == self.place.seat or (conn.hops >= MAX_HOPS and not is_hard):
@@ -220,6 +234,12 @@ class StickyWorker:
         board, me = self.cluster.board, self.place.seat
         board.set(me, Word.INBOX_FULL, board.get(me, Word.INBOX_FULL) + 1)
         return Way.WAIT if is_hard else Way.HERE
+
+    def _taker_of(self, conn: Arrival, head: Head) -> int:
+        """Who has handed it over has found this one the lightest: what has changed since then is
+        not worth another hand-off."""
+        is_chosen = conn.hops > 0 and self.member.serves
+        return self.place.seat if is_chosen else self._choose(head)
 
     def route_blindly(self, conn: Arrival) -> Way:
         """The same for a connection whose heads cannot be read: by its address alone."""

@@ -37,6 +37,7 @@ from gunicorn_cluster_ext.workers.door import Door, Listener
 from gunicorn_cluster_ext.workers.greenlets import Connection, Parser
 from gunicorn_cluster_ext.workers.heads import Heads
 from gunicorn_cluster_ext.workers.member import Drain, Member
+from gunicorn_cluster_ext.workers.pace import Pace
 from gunicorn_cluster_ext.workers.post import Post
 
 #: Hand-offs that are read at once, so that none starves the other connections.
@@ -95,8 +96,10 @@ class StickyGevent(StickyWorker, GeventWorker):
         self._words[self._row + int(Word.THREADS)] = self.worker_connections
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
+        self.calls = 0  # requests in progress
         self.finished = 0.0
         self.greenlets = Group()
+        self.connections = 0
         self._unbegun: dict[Connection, None] = {}
         self._blocked: dict[Connection, None] = {}
         self.heads = Heads(self.cfg)
@@ -105,7 +108,7 @@ class StickyGevent(StickyWorker, GeventWorker):
             self.member,
             self.log,
             unpack=Connection.unpack,
-            consider=self._spawn,
+            consider=self._go_on,
             drop=Connection.leave,
         )
         self._listen()
@@ -114,6 +117,7 @@ class StickyGevent(StickyWorker, GeventWorker):
         loop = get_hub().loop
         self._inbox = loop.io(self.post.fileno(), 1)
         self._inbox.start(self._on_inbox)
+        self._pace = Pace(loop)
         self._doors = [Door(sock, self._came, self.log) for sock in self.sockets]
         self._may_accept = False
 
@@ -142,10 +146,20 @@ class StickyGevent(StickyWorker, GeventWorker):
             self._quit()
 
     def _attend_doors(self) -> None:
-        self._words[self._row + _CONNECTIONS] = connections = len(self.greenlets)
-        is_open = self._may_accept and connections < self.worker_connections
+        self._publish()
+        is_open = self._may_accept and self.connections < self.worker_connections
         for door in self._doors:
             door.set_open(is_open)
+
+    def _publish(self) -> None:
+        """Say at once what siblings decide by: a burst is shared out before its first answer."""
+        words, row, connections = self._words, self._row, self.connections
+        words[row + _CONNECTIONS] = connections
+        words[row + _REQUESTS] = self.nr
+        if self.heads.are_readable:
+            words[row + _BUSY] = connections - len(self._unbegun) - len(self._blocked)
+        else:
+            words[row + _BUSY] = self.calls
 
     # --- signals --------------------------------------------------------------------------
 
@@ -187,9 +201,9 @@ class StickyGevent(StickyWorker, GeventWorker):
             followed = self.post.hand_on(list(self._unbegun))
             # Told so, gunicorn answers with "Connection: close", and ends HTTP/2 connections.
             self.alive = followed and not self._may_speak_http2
-            connections = len(self.greenlets)
-            begun = self._words[self._row + _BUSY] + len(self._blocked)
-            if drain.may_go(connections, connections - begun, self.finished, now):
+            connections = self.connections
+            unbegun = connections - self.calls - len(self._blocked)
+            if drain.may_go(connections, unbegun, self.finished, now):
                 return
             self._turn(DRAIN_INTERVAL)
             now = time.monotonic()
@@ -207,26 +221,33 @@ class StickyGevent(StickyWorker, GeventWorker):
     # --- connections ----------------------------------------------------------------------
 
     def _came(self, fd: int, client: Any, address: Any) -> None:
-        conn = Connection(fd, client, address)
-        self.greenlets.spawn(self._arrive, conn).link(self._ended)
-        self._attend_doors()
+        self._spawn(self._arrive, Connection(fd, client, address))
 
     def _on_inbox(self) -> None:
         for _ in range(INBOX_BATCH):
             conn = self.post.receive()
             if conn is None:
                 return
-            if not self.member.serves:
-                conn.owned = False
-            self._spawn(conn)
+            self._go_on(conn)
 
-    def _spawn(self, conn: Connection) -> None:
-        """Go on with a connection that another worker has handed over."""
-        self.greenlets.spawn(self._serve, conn).link(self._ended)
-        self._attend_doors()
+    def _go_on(self, conn: Connection) -> None:
+        """With a connection that another worker has handed over."""
+        if not self.member.serves:
+            conn.owned = False
+        self._spawn(self._serve, conn)
 
-    def _ended(self, _greenlet: Any) -> None:
+    def _spawn(self, serve: Callable[[Connection], None], conn: Connection) -> None:
+        self.connections += 1
         self._attend_doors()
+        self.greenlets.spawn(self._see_off, serve, conn)
+
+    def _see_off(self, serve: Callable[[Connection], None], conn: Connection) -> None:
+        """A connection's whole stay here. Its greenlet."""
+        try:
+            serve(conn)
+        finally:
+            self.connections -= 1
+            self._attend_doors()
 
     def _arrive(self, conn: Connection) -> None:
         if self.heads.are_readable or self.route_blindly(conn) is Way.HERE:
@@ -272,12 +293,14 @@ class StickyGevent(StickyWorker, GeventWorker):
 
     def _find_server(self, conn: Connection) -> bool:
         self._unbegun[conn] = None
+        self._publish()
         try:
             head = self._read_head(conn)
         except TimeoutError:
             head = None
         finally:
             del self._unbegun[conn]
+            self._publish()
         if isinstance(head, Head):
             return self._route(conn, head)
         if head is None and conn.received and not conn.closed:
@@ -317,8 +340,16 @@ class StickyGevent(StickyWorker, GeventWorker):
                 return False
         return way is Way.HERE
 
+    def taker_of(self, head: Head) -> int:
+        seat, me = super().taker_of(head), self.place.seat
+        if seat != me or not self._pace.is_behind():
+            return seat
+        loads = self.post.loads()
+        lightest = min(loads, key=lambda seat: loads[seat].busy, default=me)
+        return me if loads[lightest].busy else lightest
+
     def has_room(self) -> bool:
-        return self.member.serves
+        return self.member.serves and self.has_its_share(self.calls)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         try:
@@ -334,14 +365,13 @@ class StickyGevent(StickyWorker, GeventWorker):
         self._count(super().handle_http2_request, listener_name, req, sock, addr, h2_conn)
 
     def _count(self, serve: Any, *args: Any) -> None:
-        words, row = self._words, self._row
-        words[row + _BUSY] += 1
+        self.calls += 1
         try:
             serve(*args)
         finally:
-            words[row + _BUSY] -= 1
-            words[row + _REQUESTS] = self.nr
+            self.calls -= 1
             self.finished = time.monotonic()
+            self._publish()
 
 
 # Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.

@@ -4,6 +4,7 @@ Other paths are those of echo.
 """
 
 import io
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -94,7 +95,7 @@ def websocket(environ: Environ, start_response: Start) -> Iterable[bytes]:
     """Says who it is, then echoes."""
     connection = simple_websocket.Server(environ)
     try:
-        connection.send(str(environ.get("gunicorn_cluster.worker_id")))
+        connection.send(json.dumps({"worker": environ.get("gunicorn_cluster.worker_id")}))
         while True:
             connection.send(connection.receive())
     except simple_websocket.ConnectionClosed:

@@ -1,7 +1,7 @@
 """Says which process answers, and what it was asked.
 
-?sleep=SECONDS takes its time; ?header=Name:Value (repeatable) adds to the
-answer's headers; ?status=CODE answers so.
+?sleep=SECONDS takes its time, ?burn=SECONDS the processor's; ?header=Name:Value
+(repeatable) adds to the answer's headers; ?status=CODE answers so.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ Environ = dict[str, Any]
 
 def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     query = parse_qs(environ["QUERY_STRING"])
+    burn(float(query.get("burn", ["0"])[0]))
     time.sleep(float(query.get("sleep", ["0"])[0]))
     body = json.dumps(describe(environ)).encode()
     headers = [*wanted(query), ("Content-Length", str(len(body)))]
@@ -34,6 +35,12 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     body = json.dumps(describe(environ(scope))).encode()
     headers = [(name.lower().encode(), value.encode()) for name, value in wanted(query)]
     await answer(send, body, int(query.get("status", ["200"])[0]), headers)
+
+
+def burn(seconds: float) -> None:
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        pass
 
 
 def wanted(query: dict[str, list[str]]) -> list[tuple[str, str]]:

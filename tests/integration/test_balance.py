@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import ExitStack
 
 import aiohttp
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
 from tests.harness.waiting import wait_until
-from tests.integration.view import ASGI, PATIENCE_S, STICKY, View
+from tests.integration.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 
 COOKIE = "gunicorn_worker"
 
@@ -30,10 +31,38 @@ def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGuni
         assert slow.answer().json()["worker"] == 1
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_websockets_are_spread(gunicorn: StartGunicorn, loop: str) -> None:
+def test_a_request_of_nobody_does_not_wait_for_the_processor(gunicorn: StartGunicorn) -> None:
+    """On gevent it waits for each greenlet that does not wait itself, while siblings idle."""
+    server = gunicorn("whoami:app", "-k", GEVENT, "-w", "4")
+    view = View(server)
+    view.wait_slots(4)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect(timeout=60)) for _ in range(4)]
+        for connection in connections:  # all are with worker 1 now
+            assert connection.get("/", cookie=f"{COOKIE}=1").json()["worker"] == 1
+        first, *others = connections
+        first.send(request_bytes("GET", "/?burn=2", {"Cookie": f"{COOKIE}=1"}))
+        # From now on nobody reads what comes, until that is served.
+        wait_until(lambda: view.slots()[1].words["busy"] == 1, PATIENCE_S, "a busy worker 1")
+        for connection in others:
+            connection.send(request_bytes("GET", "/?burn=0.5"))
+        assert first.answer().json()["worker"] == 1
+        assert 1 not in {connection.answer().json()["worker"] for connection in others}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("manners_asgi:app", "-k", ASGI, "--asgi-loop", "uvloop"),
+        ("manners_asgi:app", "-k", ASGI, "--asgi-loop", "asyncio"),
+        ("manners:app", "-k", GEVENT),
+        ("manners:app", "-k", STICKY, "--threads", "200"),
+    ],
+    ids=["uvloop", "asyncio", "gevent", "threads"],
+)
+def test_websockets_are_spread(gunicorn: StartGunicorn, args: tuple[str, ...]) -> None:
     """However the kernel spreads their connections."""
-    server = gunicorn("manners_asgi:app", "-k", ASGI, "-w", "4", "--asgi-loop", loop)
+    server = gunicorn(*args, "-w", "4")
     view = View(server)
     view.wait_slots(4)
     workers = asyncio.run(connect_all(f"{server.url}/websocket", 500))

@@ -627,7 +627,7 @@ def test_a_websocket(subject: Subject) -> None:
     def talk(slot: int) -> None:
         client = websocket.create_connection(url, cookie=f"gunicorn_worker={slot}", timeout=30)
         try:
-            assert client.recv() == (str(slot) if view else "None")
+            assert json.loads(client.recv()) == {"worker": slot if view else None}
             for text in ("short", "long" * 10_000):
                 client.send(text)
                 assert client.recv() == text
