@@ -8,9 +8,10 @@ directory; see benchmarks/bus_app.py for what they do.
 
 *Throughput*: one worker sends as fast as it can, until the other three have heard all. *Under
 way*: it sends a message every two milliseconds; the time from the call until a subscriber is
-called, which the machine's monotonic clock tells across processes, of all three. In every round
-the contenders are measured right after each other, in the same processes; ratios are taken within
-a round, then their median.
+called, which the machine's monotonic clock tells across processes, of all three. *There and
+back*: one of the three answers each message, and then the next is sent. In every round the
+contenders are measured right after each other, in the same processes; ratios are taken within a
+round, then their median.
 
 At the end one of the three is stopped (SIGSTOP) while messages of 60 kB are sent: how long the
 longest call took, and how long messages to the other two were under way.
@@ -46,6 +47,8 @@ WORKERS = 4
 #: Bytes, and how many times fewer messages.
 SIZES = {100: 1, 10_000: 5, 300_000: 50}
 PACED, PAUSE_S = 300, 0.002
+BACK = 1_000
+DELAYS = ("p50 under way", "p99 under way", "p50 there and back", "p99 there and back")
 #: While one is stopped: more than what is kept for it.
 STOPPED_SIZE, STOPPED_COUNT, STOPPED_PAUSE_S = 60_000, 400, 0.005
 CONFIG = f"""\
@@ -61,7 +64,8 @@ MARKS = (
         (BUS, "per message, 100 B"),
         3,
     ),
-    Mark("p50 under way, Redis over TCP", (REDIS, "p50"), (BUS, "p50"), 3),
+    Mark("p50 under way, Redis over TCP", (REDIS, DELAYS[0]), (BUS, DELAYS[0]), 3),
+    Mark("p50 there and back, Redis over TCP", (REDIS, DELAYS[2]), (BUS, DELAYS[2]), 3),
 )
 
 
@@ -141,8 +145,15 @@ def one_round(server: Gunicorn, timings: Timings, messages: int) -> None:
         ask(server, 0, "paced", way=way, count=PACED, size=100, pause=PAUSE_S)
         delays = list(chain(*(heard(server, way, worker) for worker in range(1, WORKERS))))
         assert len(delays) == PACED * (WORKERS - 1), len(delays)
-        timings.add((way, "p50"), median(delays) * 1e6)
-        timings.add((way, "p99"), quantiles(delays, n=100)[98] * 1e6)
+        add_delays(timings, way, "under way", delays)
+    for way in NAMES:
+        times = ask(server, 0, "back", way=way, count=BACK, size=100)
+        add_delays(timings, way, "there and back", times)
+
+
+def add_delays(timings: Timings, way: str, what: str, times: list[float]) -> None:
+    timings.add((way, f"p50 {what}"), median(times) * 1e6)
+    timings.add((way, f"p99 {what}"), quantiles(times, n=100)[98] * 1e6)
 
 
 def heard(server: Gunicorn, way: str, worker: int) -> list[float]:
@@ -192,9 +203,7 @@ def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Nam
         [
             as_list([*machine.describe(), versions(("redis", "hiredis")), setup]),
             as_table("messages per second to three workers", columns(), throughput(timings)),
-            as_table(
-                "time under way, 500 messages of 100 B a second, us", UNDER_WAY, delays(timings)
-            ),
+            as_table("100 B under way, 500 a second; there and back", TIMES, delays(timings)),
             as_table(
                 f"one of the three stopped, {STOPPED_COUNT} messages of {kind(STOPPED_SIZE)}",
                 STOPPED,
@@ -205,7 +214,7 @@ def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Nam
     )
 
 
-UNDER_WAY = ("", "p50", "x", "p99", "x")
+TIMES = ("us", *(cell for what in DELAYS for cell in (what, "x")))
 STOPPED = ("", "longest call, s", "median call, us", "heard by the others", "p50, ms", "p99, ms")
 
 
@@ -234,7 +243,7 @@ def delays(timings: Timings) -> list[report.Row]:
             name,
             *(
                 cell
-                for what in ("p50", "p99")
+                for what in DELAYS
                 for cell in (
                     show(timings.median((way, what)), ".0f"),
                     show(timings.ratio((way, what), (BUS, what))),

@@ -2,6 +2,8 @@
 
     /flood?way=&count=&size=          worker 0: as fast as it can; seconds until all have heard all
     /paced?way=&count=&size=&pause=   worker 0: one every so many seconds; how long each call took
+    /back?way=&count=&size=           worker 0: as soon as worker 1 has answered one, the next; how
+                                      long each took there and back
     /heard                            the others: how long each paced message was under way, and
                                       forget that
 
@@ -27,7 +29,7 @@ from gunicorn_cluster_ext import bus, worker_id
 HEAD = struct.Struct(
     "<cQQ"
 )  # its kind, its number among how many, when it was sent (monotonic, ns)
-FLOOD, PACED, ALL_HEARD = b"f", b"p", b"a"
+FLOOD, PACED, ASKED, ANSWER = b"f", b"p", b"q", b"a"
 PATIENCE_S = 60.0
 
 Receive = Callable[[bytes], None]
@@ -64,20 +66,23 @@ class End:
         self.messages, self.answers = f"{name}-messages", f"{name}-answers"
         self.count = 0
         self.delays: list[float] = []
-        self.all_heard = threading.Semaphore(0)
+        self.answers_heard = threading.Semaphore(0)
         way.subscribe(self.answers if worker_id() == 0 else self.messages, self.hear)
 
     def hear(self, data: bytes) -> None:
         kind, number, sent = HEAD.unpack_from(data)
-        if kind == ALL_HEARD:
-            self.all_heard.release()
+        if kind == ANSWER:
+            self.answers_heard.release()
+        elif kind == ASKED:
+            if worker_id() == 1:
+                self.way.publish(self.answers, HEAD.pack(ANSWER, 0, 0))
         elif kind == PACED:
             self.delays.append((time.monotonic_ns() - sent) / 1e9)
         else:
             self.count += 1
             if self.count == number:
                 self.count = 0
-                self.way.publish(self.answers, HEAD.pack(ALL_HEARD, 0, 0))
+                self.way.publish(self.answers, HEAD.pack(ANSWER, 0, 0))
 
     def send(self, kind: bytes, number: int, padding: bytes) -> None:
         self.way.publish(self.messages, HEAD.pack(kind, number, time.monotonic_ns()) + padding)
@@ -89,7 +94,7 @@ def flood(query: dict[str, str]) -> float:
     for _ in range(count):
         end.send(FLOOD, count, padding)
     for _ in range(int(query["listeners"])):
-        if not end.all_heard.acquire(timeout=PATIENCE_S):
+        if not end.answers_heard.acquire(timeout=PATIENCE_S):
             raise TimeoutError("not all messages were heard")
     return time.monotonic() - begun
 
@@ -105,6 +110,17 @@ def paced(query: dict[str, str]) -> list[float]:
     return times
 
 
+def back(query: dict[str, str]) -> list[float]:
+    end, padding = ENDS[query["way"]], bytes(int(query["size"]))
+    times = []
+    for _ in range(int(query["count"])):
+        begun = time.monotonic()
+        end.send(ASKED, 0, padding)
+        end.answers_heard.acquire(timeout=PATIENCE_S)
+        times.append(time.monotonic() - begun)
+    return times
+
+
 def heard(query: dict[str, str]) -> list[float]:
     end = ENDS[query["way"]]
     delays, end.delays = end.delays, []
@@ -114,6 +130,7 @@ def heard(query: dict[str, str]) -> list[float]:
 VIEWS: dict[str, Callable[[dict[str, str]], Any]] = {
     "/flood": flood,
     "/paced": paced,
+    "/back": back,
     "/heard": heard,
     "/": lambda query: worker_id(),
 }

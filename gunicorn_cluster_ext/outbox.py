@@ -140,11 +140,11 @@ class Peer:
 
 
 class Delivery:
-    """One message, the workers that have not taken it yet, and until when they are waited for."""
+    """One message: how many workers have taken it, which not yet, and how long these are waited
+    for."""
 
-    def __init__(self, peers: list[Peer]) -> None:
-        self.waiting = peers
-        self.taken = 0
+    def __init__(self, taken: int, waiting: list[Peer]) -> None:
+        self.taken, self.waiting = taken, waiting
         self.parcel = _NOTHING
         self.deadline = 0.0
 
@@ -161,19 +161,19 @@ class Outbox:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._column = b""
-        self._peers: dict[int, Peer] = {}
+        self._peers: list[Peer] = []  # replaced, never changed
 
     def close(self) -> None:
         """Pass on what is kept, as far as that can be done within the bound, and end all lanes."""
         with self._changed:
             self._changed.wait_for(self._is_empty, self._timeout)
-            for peer in self._peers.values():
+            for peer in self._peers:
                 peer.close()
-            self._peers, self._column = {}, b""
+            self._peers, self._column = [], b""
 
     def abandon(self) -> None:
         """Give up this process's copies of the lanes of the one that has forked it."""
-        for peer in self._peers.values():
+        for peer in self._peers:
             if peer.lane is not None:
                 peer.lane.close()
 
@@ -185,9 +185,10 @@ class Outbox:
         frames.check_channel(channel)
         with self._lock:
             self._look()
-            delivery = Delivery(list(self._peers.values()))
-            if self._peers and len(body) <= frames.LARGE:
-                self._send_at_once(delivery, frames.frame(channel, body))
+            waiting = peers = self._peers
+            if peers and len(body) <= frames.LARGE:
+                waiting = self._send_at_once(frames.frame(channel, body))
+            delivery = Delivery(len(peers) - len(waiting), waiting)
         if delivery.waiting:
             delivery.parcel = _parcel(channel, body)
             now = time.monotonic()
@@ -206,17 +207,16 @@ class Outbox:
 
     # --- under the lock ---------------------------------------------------------------------
 
-    def _send_at_once(self, delivery: Delivery, frame: bytearray) -> None:
-        """The way of most messages: to those for which nothing waits."""
+    def _send_at_once(self, frame: bytearray) -> list[Peer]:
+        """The way of most messages: to those for which nothing waits. The others."""
         waiting = []
-        for peer in delivery.waiting:
+        for peer in self._peers:
             if not peer.send_at_once(frame):
                 waiting.append(peer)
             elif peer.backlog.waiting:
                 self._help(peer)
-        delivery.taken = len(delivery.waiting) - len(waiting)
-        delivery.waiting = waiting
-        bus_sent.add(delivery.taken)
+        bus_sent.add(len(self._peers) - len(waiting))
+        return waiting
 
     def _attempt(self, delivery: Delivery, now: float) -> None:
         taken, lost, waiting = 0, 0, []
@@ -249,7 +249,7 @@ class Outbox:
 
     def _forget(self, peer: Peer) -> None:
         """A worker ends no lane as long as it lives."""
-        self._peers.pop(peer.seat, None)
+        self._peers = [each for each in self._peers if each is not peer]
         self._part(peer)
         self._column = b""  # it is tried again as long as the board says that it listens
 
@@ -261,15 +261,12 @@ class Outbox:
             self._meet(memoryview(column).cast("Q").tolist())
 
     def _meet(self, generations: list[int]) -> None:
-        before, self._peers = self._peers, {}
+        before = {(peer.seat, peer.generation): peer for peer in self._peers}
+        self._peers = []
         for seat, generation in enumerate(generations):
             if generation and seat != self._own:
-                peer = before.pop(seat, None)
-                if peer is None or peer.generation != generation:
-                    if peer is not None:
-                        self._part(peer)
-                    peer = Peer(seat, generation, self._directory)
-                self._peers[seat] = peer
+                peer = before.pop((seat, generation), None)
+                self._peers.append(peer or Peer(seat, generation, self._directory))
         for peer in before.values():
             self._part(peer)
 
@@ -278,9 +275,7 @@ class Outbox:
         self._changed.notify_all()
 
     def _is_empty(self) -> bool:
-        return not any(
-            peer.backlog.waiting and not peer.backlog.lost for peer in self._peers.values()
-        )
+        return not any(peer.backlog.waiting and not peer.backlog.lost for peer in self._peers)
 
     def _help(self, peer: Peer) -> None:
         if not peer.has_pump:
