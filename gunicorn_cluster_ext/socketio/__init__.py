@@ -82,10 +82,10 @@ class _Cluster:
         with self._lock:
             if self._is_initialized:
                 return
-            self._is_initialized = True
             if self._listens:
                 # Before that client hears that it is connected: from then on it misses nothing.
                 self._way.start()
+            self._is_initialized = True
             super().initialize()
 
     def basic_enter_room(self, *args: Any, **kwargs: Any) -> Any:

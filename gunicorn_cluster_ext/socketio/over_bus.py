@@ -43,12 +43,12 @@ class _Way:
     def start(self) -> None:
         """Listen to what is published from now on."""
         self._queue = self._manager.server.eio.create_queue()
-        here.listening.setdefault(self._channel, []).append(self)
         try:
             bus.subscribe(self._channel, self.receive)
         except bus.BusError as error:
             here.is_alone = True
             log.warning("Socket.IO's messages stay in this process: %s", error)
+        here.listening.setdefault(self._channel, []).append(self)
 
     def receive(self, message: bytes) -> None:
         """Called by the bus; in the event loop, if this belongs to one."""

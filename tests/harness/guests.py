@@ -1,6 +1,7 @@
 """Socket.IO clients that tell an obedient server (tests/apps) what to do, and what they hear."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import Queue
 from typing import Any
@@ -17,10 +18,16 @@ END = "the end"
 
 
 class InOrder(engineio.Client):  # type: ignore[misc]
-    """Handles a message before it reads the next; otherwise each has a thread of its own."""
+    """Handles one message after the other; otherwise each has a thread of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._handler = ThreadPoolExecutor(1)
 
     def _trigger_event(self, event: str, *args: Any, **options: Any) -> Any:
-        return super()._trigger_event(event, *args, **{**options, "run_async": False})
+        if options.get("run_async"):
+            return self._handler.submit(self.handlers[event], *args)
+        return super()._trigger_event(event, *args, **options)
 
     def _reset(self) -> None:
         """Closes the WebSocket, too, when it is the server that has gone."""
@@ -83,9 +90,9 @@ class Guests:
         self._at_exit = at_exit
         self.all: list[Guest] = []
 
-    def invite(self, **options: Any) -> Guest:
-        transport = self._transports[len(self.all) % len(self._transports)]
-        guest = Guest(self._url, transport, **options)
+    def invite(self, transport: str | None = None, **options: Any) -> Guest:
+        by_turn = self._transports[len(self.all) % len(self._transports)]
+        guest = Guest(self._url, transport or by_turn, **options)
         self._at_exit.callback(guest.client.disconnect)
         self.all.append(guest)
         return guest

@@ -61,11 +61,12 @@ def _number(heard: Heard) -> int:
 
 
 def in_python(urls: Sequence[str], transports: Sequence[str], at_exit: ExitStack) -> list[Guest]:
-    """They come one after the other, to one server after the other."""
+    """They come one after the other, to one server after the other. Each half has a transport: so
+    every worker gets some of both."""
     guests = []
     for client in range(CLIENTS):
         url = urls[client % len(urls)]
-        transport = transports[client // len(urls) % len(transports)]
+        transport = transports[client * len(transports) // CLIENTS]
         guests.append(Guest(url, transport))
         at_exit.callback(guests[-1].client.disconnect)
         guests[-1].do("enter_room", guests[-1].sid, room_of(client))
@@ -85,7 +86,7 @@ def in_node(node: StartNode, urls: Sequence[str], transports: Sequence[str]) -> 
     clients = [
         {
             "url": urls[client % len(urls)],
-            "transport": transports[client // len(urls) % len(transports)],
+            "transport": transports[client * len(transports) // CLIENTS],
             "room": room_of(client),
         }
         for client in range(CLIENTS)

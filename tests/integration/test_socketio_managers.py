@@ -7,14 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gunicorn
 import pytest
 
 from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
-from tests.integration.crowd import BOTH, SERVERS
+from tests.integration.crowd import SERVERS
 
+#: Guests go to the two workers in turn: so each has both.
+MIXED = ("polling", "polling", "websocket", "websocket")
 WAYS = [f"{kind}-{way}" for kind in SERVERS for way in ("bus", "redis")]
 
 
@@ -27,7 +30,7 @@ class Hall:
         self.app, self.worker = SERVERS[kind]
         self.at_exit = at_exit
         self.server = self._started(self._store() if store == "redis" else {})
-        self.guests = Guests(self.server.url, BOTH, at_exit)
+        self.guests = Guests(self.server.url, MIXED, at_exit)
         self.here, self.near, self.there, self.far = self._seated()
         if store == "redis":
             wait_introduced(self.four, [self.here, self.there])
@@ -62,13 +65,19 @@ class Hall:
     def four(self) -> list[Guest]:
         return [self.here, self.near, self.there, self.far]
 
+    def can_have_bytes(self, guest: Guest) -> bool:
+        """gunicorn 25's asgi worker sends a WebSocket no bytes that come with a text of None."""
+        is_old = gunicorn.version_info < (26,) and "ASGI" in self.worker
+        return not is_old or guest.client.transport() == "polling"
+
     def visitor(self, namespace: str = "/") -> Guest:
         """One more on the worker of ``there``."""
 
         def found(all: list[Guest]) -> bool:
             return all[-1].worker == self.there.worker
 
-        return self.guests.invite_until(found, namespace=namespace)[-1]
+        # Not one that polls: when it says goodbye, an AsyncServer does not end its poll.
+        return self.guests.invite_until(found, transport="websocket", namespace=namespace)[-1]
 
     def heard(self, *senders: Guest) -> list[list[tuple[Any, ...]]]:
         """All that each of the four has heard, from one sender if not said otherwise."""
@@ -110,10 +119,14 @@ def test_values_are_what_they_were(hall: Hall) -> None:
 def test_bytes(hall: Hall) -> None:
     """One by one: python-engineio makes one text of bytes for all that hear an emit, as the first
     of their transports has it."""
-    for guest in hall.four:
-        hall.here.do("emit", "bytes", b"\0\xff", to=guest.sid)
-        hall.here.do("emit", "deep", ["text", [b"\xfe", b""]], to=guest.sid)
-    assert hall.heard() == [[("bytes", b"\0\xff"), ("deep", ["text", [b"\xfe", b""]])]] * 4
+    able = [guest for guest in hall.four if hall.can_have_bytes(guest)]
+    assert {guest.worker for guest in able} == {0, 1}
+    for guest in able:
+        able[0].do("emit", "bytes", b"\0\xff", to=guest.sid)
+        able[0].do("emit", "deep", ["text", [b"\xfe", b""]], to=guest.sid)
+    everything = [("bytes", b"\0\xff"), ("deep", ["text", [b"\xfe", b""]])]
+    heard = hall.heard(able[0])
+    assert heard == [everything if guest in able else NOTHING for guest in hall.four]
 
 
 def test_order_and_size(hall: Hall) -> None:
