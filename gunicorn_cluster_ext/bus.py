@@ -38,8 +38,9 @@ def publish(channel: str, message: bytes) -> int:
     any thread. Waits only for a worker that has not read what was sent to it before, and
     ``cluster_bus_timeout`` at most; then the message is lost for that worker.
 
-    Raises BusError outside a worker when no server is found, ValueError when the channel's name is
-    longer than 255 characters, and OSError when there is no memory for a large message.
+    Raises BusError outside a worker when no server is found, TypeError, ValueError when the
+    channel's name is longer than 255 characters, and OSError when there is no memory for a large
+    message.
     """
     outbox = _sending or _outbox()
     delivery = outbox.send(channel, message)

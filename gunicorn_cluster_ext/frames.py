@@ -37,8 +37,11 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 _decode = msgspec.msgpack.Decoder(Letter).decode
 
 
-def check_channel(channel: str) -> None:
-    """Raises ValueError when it is too long."""
+def check(channel: object, body: object = b"") -> None:
+    """Raises TypeError, or ValueError when the channel's name is too long."""
+    if not isinstance(channel, str) or not isinstance(body, bytes | bytearray):
+        kinds = f"{type(channel).__name__} and {type(body).__name__}"
+        raise TypeError(f"a channel is a str and a message is bytes, not {kinds}")
     if len(channel) > MAX_CHANNEL:
         raise ValueError(f"a channel of {len(channel)} characters: {MAX_CHANNEL} are allowed")
 

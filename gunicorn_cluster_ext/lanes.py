@@ -127,11 +127,11 @@ def _new_file() -> int:
 
 
 def read_file(fd: int, size: int) -> bytes:
-    """All of a large message. Raises OSError, also when the file is shorter."""
+    """All of a large message. Raises OSError, also when the file has another size."""
+    found = os.fstat(fd).st_size
+    if found != size:
+        raise OSError(errno.EIO, f"its file has {found} bytes")
     data = os.pread(fd, size, 0)
-    while len(data) < size:  # more than 2 GB
-        more = os.pread(fd, size - len(data), len(data))
-        if not more:
-            raise OSError(errno.EIO, "a message's file is too short")
-        data += more
+    while len(data) < size:  # the kernel reads 2 GB at most
+        data += os.pread(fd, size - len(data), len(data))
     return data

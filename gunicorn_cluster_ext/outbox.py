@@ -180,9 +180,9 @@ class Outbox:
     def send(self, channel: str, body: bytes) -> Delivery:
         """Send it to all that listen. Never waits: if some still do, ``finish`` it.
 
-        Raises ValueError, and OSError when a large message cannot be made.
+        Raises TypeError, ValueError, and OSError when a large message cannot be made.
         """
-        frames.check_channel(channel)
+        frames.check(channel, body)
         with self._lock:
             self._look()
             waiting = peers = self._peers

@@ -157,7 +157,7 @@ class Receiver:
 
         Raises ValueError, and OSError when it cannot listen.
         """
-        frames.check_channel(channel)
+        frames.check(channel)
         loop = _running_loop()
         subscription = Subscription(receive, loop)
         with self._lock:
@@ -271,7 +271,7 @@ class Receiver:
             if fd is None:
                 raise OSError(errno.EMFILE, "too many open files: raise ulimit -n")
             return _read_and_close(fd, letter.body)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             bus_lost.add()
             log.error("A message of %d bytes on the bus was lost: %s", letter.body, error)
             return None
@@ -286,8 +286,9 @@ class Receiver:
         for subscription in self._subscriptions.get(channel, ()):
             if subscription.loop is None or subscription.loop is self._driver.loop:
                 subscription.call(body)
-            elif not subscription.loop.is_closed():
-                subscription.loop.call_soon_threadsafe(subscription.call, body)
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop has ended
+                    subscription.loop.call_soon_threadsafe(subscription.call, body)
 
 
 def _read_and_close(fd: int, size: int) -> bytes:

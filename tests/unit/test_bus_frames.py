@@ -1,6 +1,7 @@
 """Messages of the bus as bytes, and back, however they are cut."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,9 +38,15 @@ def test_the_largest_message_fits() -> None:
 
 
 def test_a_channel_has_a_longest_name() -> None:
-    frames.check_channel("x" * frames.MAX_CHANNEL)
+    frames.check("x" * frames.MAX_CHANNEL)
     with pytest.raises(ValueError, match="256 characters: 255 are allowed"):
-        frames.check_channel("x" * 256)
+        frames.check("x" * 256)
+
+
+@pytest.mark.parametrize(("channel", "body"), [("x", "text"), (b"x", b""), ("x", None), (1, b"")])
+def test_what_is_no_message_is_not_sent(channel: Any, body: Any) -> None:
+    with pytest.raises(TypeError, match="a channel is a str and a message is bytes, not "):
+        frames.check(channel, body)
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,11 @@ def test_nobody_can_change_a_file(lane: tuple[socket.socket, socket.socket]) -> 
     assert lanes.read_file(file.fd, 6) == b"sealed"
 
 
-def test_a_file_that_is_too_short_is_an_error() -> None:
-    file = lanes.File(b"short")
-    with pytest.raises(OSError, match="too short"):
-        lanes.read_file(file.fd, 6)
+@pytest.mark.parametrize("size", [0, 4, 6, 1 << 62])
+def test_a_file_of_another_size_is_an_error(size: int) -> None:
+    file = lanes.File(b"5 bytes"[:5])
+    with pytest.raises(OSError, match="its file has 5 bytes"):
+        lanes.read_file(file.fd, size)
 
 
 def test_a_file_without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
