@@ -106,8 +106,9 @@ def test_counts_are_on_the_board(shared: Shared) -> None:
 def test_no_thread_is_left(shared: Shared) -> None:
     server = shared.start(APP, "-k", STICKY, workers=1)
     client = Client(server)
-    client.get("/costly?key=a&sleep=0.1")
-    assert "cluster-keeper" in client.get("/threads")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(client.get, "/costly?key=a&sleep=2")
+        wait_until(lambda: "cluster-keeper" in client.get("/threads"), 20, "one that keeps a turn")
     wait_until(lambda: "cluster-keeper" not in client.get("/threads"), 20, "its end")
 
 
