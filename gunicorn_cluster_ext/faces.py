@@ -90,9 +90,11 @@ class Keeper:
         ours = object()
         with self._lock:
             self._kept[ours] = functools.partial(store.touch, key, ttl)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="cluster-keeper", daemon=True).start()
+            is_first, self._running = not self._running, True
+        if is_first:
+            # Without the lock: with gevent another greenlet runs meanwhile, and the lock may be
+            # one of before gevent has patched, for which the whole process would wait.
+            threading.Thread(target=self._run, name="cluster-keeper", daemon=True).start()
         try:
             yield
         finally:

@@ -85,6 +85,10 @@ class Inboxes:
         self._view = memoryview(self._buffer)
         for _ in range(seats):
             reader, writer = socket.socketpair(socket.AF_UNIX, _KIND)
+            # For sockets of gevent's, where a configuration has patched already: they wait
+            # whatever the flags say.
+            reader.setblocking(False)
+            writer.setblocking(False)
             self._readers.append(reader)
             self._writers.append(writer)
 
