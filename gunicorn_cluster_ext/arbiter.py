@@ -448,8 +448,8 @@ class ClusterArbiter(Arbiter):
         self.cluster.reporter.roll_began(policy)
 
     def _roll_ended(self, ended: Ended) -> None:
-        self.cluster.reporter.roll_ended(ended)
         self.cluster.board.count_roll(committed=ended.roll.state is RollState.COMMITTED)
+        self.cluster.reporter.roll_ended(ended)
         self.publish()
         self._deployment.is_over(undone=ended.undone)
 

@@ -33,6 +33,7 @@ from gunicorn_cluster_ext.directory import make_directory
 from gunicorn_cluster_ext.settings import SettingError, Settings, executed_config, of_config
 
 _WORKERS = 2
+_EXIT_S = 5.0
 #: Files that every process has open anyway.
 _SOME_FILES = 64
 #: How much of a traceback is the application's own, as a rule.
@@ -64,6 +65,7 @@ class Lines:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._data = b""
+        self.are_over = False
 
     def next(self, seconds: float | None) -> bytes | None:
         """None if it does not come, or not within ``seconds``."""
@@ -73,6 +75,7 @@ class Lines:
             ready, _, _ = select.select([self._fd], [], [], left)
             more = os.read(self._fd, 65536) if ready else b""
             if not more:
+                self.are_over = bool(ready)
                 return None
             self._data += more
         line, _, self._data = self._data.partition(b"\n")
@@ -215,17 +218,27 @@ def _loading(app: Any) -> Loaded | None:
 
 def _result(pid: int, reader: int, deadline: float | None) -> Loaded:
     left = None if deadline is None else max(deadline - time.monotonic(), 0)
-    line = Lines(reader).next(left)
+    lines = Lines(reader)
+    line = lines.next(left)
     os.close(reader)
     if line is not None:
         os.waitpid(pid, 0)
         return msgspec.json.decode(line, type=Loaded)
-    hung = os.waitpid(pid, os.WNOHANG) == (0, 0)
-    if not hung:
+    if lines.are_over and _ends(pid):
         return Loaded("it ended the process")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return Loaded(hung=True)
+
+
+def _ends(pid: int) -> bool:
+    """Whether it ends by itself: a process that does has closed its end of the pipe before."""
+    deadline = time.monotonic() + _EXIT_S
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def _first_line(error: BaseException) -> str:
