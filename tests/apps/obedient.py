@@ -1,5 +1,7 @@
 """A Socket.IO server that does what its clients say, on the worker that a client is on."""
 
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import socketio  # type: ignore[import-untyped]
@@ -10,7 +12,6 @@ from gunicorn_cluster_ext.socketio import ClusterManager
 NAMESPACES = ("/", "/other")
 
 server = socketio.Server(async_mode="threading", client_manager=ClusterManager())
-app = socketio.WSGIApp(server)
 
 
 def where(sid: str) -> int | None:
@@ -35,3 +36,13 @@ for namespace in NAMESPACES:
     server.on("do", do, namespace=namespace)
     server.on("emit_several", emit_several, namespace=namespace)
     server.on("disconnect", leave, namespace=namespace)
+
+
+def ask(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """GET /SID: who asks that client, and what it answers."""
+    answer = server.call("question", "who?", to=environ["PATH_INFO"][1:], timeout=20)
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps([gunicorn_cluster_ext.worker_id(), answer]).encode()]
+
+
+app = socketio.WSGIApp(server, ask)

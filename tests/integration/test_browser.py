@@ -8,7 +8,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.conftest import StartBrowser, StartGunicorn
+from tests.conftest import StartBrowser, StartGunicorn, StartRedis
 from tests.harness.waiting import wait_until
 
 EXAMPLES = {
@@ -101,3 +101,22 @@ def test_the_chat_page(example: str, gunicorn: StartGunicorn, browser: StartBrow
 
     assert hosts_asked(driver) == {f"127.0.0.1:{server.port}"}
     assert log(driver, "browser") == []
+
+
+def test_the_chat_of_two_servers(
+    gunicorn: StartGunicorn, redis: StartRedis, browser: StartBrowser
+) -> None:
+    """With a Redis between them, and nothing else changed."""
+    queue = redis()
+    env = {"GUNICORN_CLUSTER_STORE": queue.url}
+    start = ("-k", EXAMPLES["chat:app"], "-w", "2")
+    servers = [gunicorn("chat:app", *start, serving=2, env=env) for _ in range(2)]
+    driver = browser().driver
+    first, second = (Tab(driver, server.url) for server in servers)
+    wait_until(lambda: queue.subscribers("socketio") == 2, 20, "both tabs' workers to listen")
+    expected = []
+    for number, tab in enumerate([first, second]):
+        tab.say(f"message {number}")
+        expected.append((f"message {number}", f"worker {tab.worker}"))
+        for each in (first, second):
+            each.wait_lines(expected)

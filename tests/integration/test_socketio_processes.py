@@ -62,6 +62,19 @@ def test_one_worker_then_more_then_a_new_one(site: StartSite, at_exit: ExitStack
     check_talk(guests)
 
 
+@pytest.mark.parametrize("store", ["bus", "redis"])
+def test_a_worker_without_clients_hears_what_others_answer(
+    store: str, gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
+) -> None:
+    """It serves a request, say, that asks somebody else's client."""
+    env = {"GUNICORN_CLUSTER_STORE": redis().url} if store == "redis" else {}
+    server = gunicorn("obedient:app", "-k", STICKY, "-w", "2", serving=2, env=env)
+    guest = Guests(server.url, BOTH, at_exit).invite()
+    other = 1 - guest.worker
+    answer = server.get(f"/{guest.sid}", cookie=f"gunicorn_worker={other}")
+    assert answer.json() == [other, ["who?", guest.worker]]
+
+
 def test_several_servers_in_each_process(gunicorn: StartGunicorn, at_exit: ExitStack) -> None:
     server = gunicorn("obedient_several:app", "-k", STICKY, "-w", "2", serving=2)
     mine, twins, others = (Guests(server.url, BOTH, at_exit) for _ in range(3))

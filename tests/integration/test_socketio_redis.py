@@ -13,6 +13,10 @@ from tests.harness.redis_sentinel import Watched
 from tests.integration.crowd import SERVERS
 
 
+def on_both(all: list[Guest]) -> bool:
+    return {guest.worker for guest in all} == {0, 1}
+
+
 class Started:
     """A function for each address, that starts what is there."""
 
@@ -53,13 +57,28 @@ def test_a_broadcast_reaches_the_clients_of_all_workers(
     app, worker_class = SERVERS[worker]
     server = gunicorn(app, "-k", worker_class, "-w", "2", serving=2, env=env)
     guests = Guests(server.url, ["websocket"], at_exit)
-
-    def on_both(all: list[Guest]) -> bool:
-        return {guest.worker for guest in all} == {0, 1}
-
     all = guests.invite_until(on_both)
     first, last = all[0], all[-1]
 
     wait_introduced(all, [first, last])
     first.do("emit", "news", "from the first")
     assert hear_all(all, [first]) == [[("news", "from the first")]] * len(all)
+
+
+@pytest.mark.parametrize("worker", ["thread", "asgi"])
+def test_a_redis_that_goes_and_comes_back(
+    worker: str, gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
+) -> None:
+    """Meanwhile a worker still reaches its own clients. Afterwards all are reached again."""
+    queue = redis()
+    app, worker_class = SERVERS[worker]
+    env = {"GUNICORN_CLUSTER_STORE": queue.url}
+    server = gunicorn(app, "-k", worker_class, "-w", "2", serving=2, env=env)
+    guests = Guests(server.url, ["websocket"], at_exit)
+    all = guests.invite_until(on_both)
+    wait_introduced(all, [all[0], all[-1]])
+    queue.stop()
+    all[0].do("emit", "alone")
+    assert all[0].heard.get(timeout=20) == ("alone",)
+    redis(port=queue.port)
+    wait_introduced(all, [all[0], all[-1]])
