@@ -77,11 +77,9 @@ class StickyProtocol(Arrival, ASGIProtocol):
 
     def wait(self) -> None:
         """Wait for a request, or for the rest of its head."""
-        if self.received and self._timer is None:
+        if self.received:
             self._cancel_keepalive_timer()
-            self._timer = self.worker.loop.call_later(
-                self.worker.head_timeout, self.worker.head_is_late, self
-            )
+            self._await_rest()
         self._open()
         self._resume_reading()
 
@@ -215,6 +213,7 @@ class StickyProtocol(Arrival, ASGIProtocol):
         """A request has been answered, and the next one may come."""
         if self.transport.is_closing():
             return  # its descriptor may be another connection's by now
+        self._cancel_timer()
         self.served += 1
         self.hops = 0
         self.begun = self.owned = False
@@ -268,6 +267,19 @@ class StickyProtocol(Arrival, ASGIProtocol):
         data, self.received = self.received, b""
         if data:
             super().data_received(data)
+        # What looked like an error, gunicorn may still want the rest of.
+        if self._request_ready is not None and not (self._request_ready.is_set() or self._closed):
+            self._await_rest()
+
+    def _await_rest(self) -> None:
+        """Let a head that has begun not take forever."""
+        if self._timer is None:
+            self._timer = self.worker.loop.call_later(self.worker.head_timeout, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not (self._closed or self._request_ready.is_set()):
+            self.worker.head_is_late(self)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import gunicorn
 import pytest
 
 from tests.conftest import StartGunicorn
@@ -31,6 +32,12 @@ ARGS = ("-w", str(WORKERS), "--threads", "8", "--keep-alive", "20")
 def pair(request: pytest.FixtureRequest) -> Any:
     """A worker class of gunicorn's, and ours on top of it."""
     return request.param
+
+
+def skip_old_asgi(pair: tuple[str, str], why: str) -> None:
+    """Here StickyASGI is what gunicorn's asgi worker is, which has become better."""
+    if pair[0] == "asgi" and gunicorn.version_info < (27,):
+        pytest.skip(f"asgi before gunicorn 27 {why}")
 
 
 @pytest.fixture(scope="module")
@@ -173,20 +180,27 @@ UNENDING = {
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_the_answer_is_gunicorns_own(stock: Gunicorn, sticky: Gunicorn, name: str) -> None:
+def test_the_answer_is_gunicorns_own(
+    stock: Gunicorn, sticky: Gunicorn, name: str, pair: tuple[str, str]
+) -> None:
+    if name == "oversized line without end":
+        skip_old_asgi(pair, "waits for its end")
     expected = reaction(stock, ANSWERED[name])
     assert expected[-1] == "closed"
     for _ in range(3):  # whichever worker gets it
         assert reaction(sticky, ANSWERED[name]) == expected
 
 
-def test_garbage_behind_a_request(sticky: Gunicorn) -> None:
+def test_garbage_behind_a_request(sticky: Gunicorn, pair: tuple[str, str]) -> None:
+    skip_old_asgi(pair, "loses what it has read ahead")
     data = GET.replace(CLOSE, b"") + b"\x00\x01\x02\r\n\r\n"
     assert reaction(sticky, data) == [200, 400, "closed"]
 
 
 @pytest.mark.parametrize("name", [*ANSWERED, *UNENDING])
 def test_half_closed(stock: Gunicorn, sticky: Gunicorn, name: str, pair: tuple[str, str]) -> None:
+    if name == "oversized line without end":
+        skip_old_asgi(pair, "waits for its end")
     data = {**ANSWERED, **UNENDING}[name]
     expected = [reaction(stock, data, then_close=True)]
     if pair[0] == "asgi":
@@ -497,8 +511,9 @@ def test_heads_as_large_as_they_may_be(gunicorn: StartGunicorn) -> None:
     check_unharmed(server, pids)
 
 
-def test_requests_at_once_from_many(sticky: Gunicorn) -> None:
+def test_requests_at_once_from_many(sticky: Gunicorn, pair: tuple[str, str]) -> None:
     """Each slow client among ordinary ones on the same connection: what is ready is served."""
+    skip_old_asgi(pair, "loses what it has read ahead")
     get = request_bytes("GET", "/", {"Cookie": f"{COOKIE}=0"})
     with ExitStack() as stack:
         clients = [stack.enter_context(sticky.connect()) for _ in range(50)]

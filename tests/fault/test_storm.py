@@ -14,7 +14,7 @@ from tests.harness.connection import request_bytes
 from tests.harness.load import Failure, Load
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite
-from tests.integration.view import PATIENCE_S
+from tests.integration.view import PATIENCE_S, STICKY
 
 STORM_S = 30
 INTERVAL_S = 0.2
@@ -78,7 +78,7 @@ def begun(directory: Path) -> dict[int, list[int]]:
 
 
 def test_a_storm(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> None:
-    site = StartSite(gunicorn, new_directory)(
+    site = StartSite(gunicorn, new_directory, STICKY)(
         "diary:app", workers=WORKERS, cluster_restart_delay=0, cluster_restart_limit=""
     )
     storm = Storm()

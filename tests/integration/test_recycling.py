@@ -7,7 +7,7 @@ from tests.harness.connection import request_bytes
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite, failures, for_each
 from tests.integration.test_roll import NOTICED_S
-from tests.integration.view import PATIENCE_S, STICKY, Watch
+from tests.integration.view import KINDS, PATIENCE_S, Watch, name_of
 
 MEGABYTE = 1_000_000
 
@@ -17,7 +17,7 @@ def wait_generations(recycled: Site, generation: int) -> None:
         recycled.view.wait_generation(slot, generation)
 
 
-@pytest.mark.parametrize("kind", [STICKY, "gthread", "sync"], ids=["Sticky", "gthread", "sync"])
+@pytest.mark.parametrize("kind", [*KINDS, "gthread", "sync"], ids=name_of)
 def test_max_requests(site: StartSite, kind: str) -> None:
     recycled = site(worker_class=kind, workers=4, max_requests=20, max_requests_jitter=5)
     load = recycled.load(connections=12, pause=0.05, request=for_each(4))
@@ -30,7 +30,7 @@ def test_max_requests(site: StartSite, kind: str) -> None:
         )
     assert set(load.report.statuses) == {200}
     assert failures(load.report, kind) == []
-    if kind == STICKY:
+    if kind in KINDS:
         assert load.report.complaints(NOTICED_S) == []
         assert load.report.connections == 12
     assert watch.fewest_serving == 4

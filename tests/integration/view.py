@@ -20,8 +20,14 @@ GEVENT = "gunicorn_cluster_ext.StickyGevent"
 ASGI = "gunicorn_cluster_ext.StickyASGI"
 #: Every worker class of the pack.
 KINDS = (STICKY, GEVENT, ASGI)
+
+
+def name_of(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
 #: Runs a test, or a module's, on each of them. Others run on Sticky alone (see the fixture kind).
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.rpartition(".")[2])
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=name_of)
 
 
 class View:
