@@ -65,6 +65,14 @@ def test_nothing_is_wrong(check: Check) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_an_application_that_is_patched(check: Check) -> None:
+    """gevent has changed how the examiner forks and waits."""
+    kind = ("-k", "gunicorn_cluster_ext.StickyGevent")
+    assert check(APP, *kind).stdout.endswith("Nothing is wrong.\n")
+    done = check("import time\ntime.sleep(600)\n", *kind, GUNICORN_CLUSTER_STARTUP_TIMEOUT="1")
+    assert done.returncode == 2 and "was not loaded within 1 s" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

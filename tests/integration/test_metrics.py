@@ -95,7 +95,9 @@ def test_what_stands_on_the_board(site: StartSite) -> None:
     assert all(family.documentation for family in seen.families)
 
 
-@pytest.mark.parametrize("kind", [STICKY, "gunicorn_cluster_ext.StickyASGI"])
+@pytest.mark.parametrize(
+    "kind", [STICKY, "gunicorn_cluster_ext.StickyASGI", "gunicorn_cluster_ext.StickyGevent"]
+)
 def test_which_rules_find_an_owner(site: StartSite, kind: str) -> None:
     sticky = ["engineio", "cookie", "hash:header:X-User", "hash:query:room"]
     app = "lifespan:app" if kind.endswith("ASGI") else "whoami:app"

@@ -112,9 +112,12 @@ def post_fork(server, worker):
     ]
 
 
-def test_an_event_loops_worker(site: StartSite) -> None:
-    kind = "gunicorn_cluster_ext.StickyASGI"
-    titled = site("lifespan:app", worker_class=kind, proc_name="shop", workers=2)
+@pytest.mark.parametrize(
+    ("kind", "app"), [("StickyASGI", "lifespan:app"), ("StickyGevent", "whoami:app")]
+)
+def test_an_event_loops_worker(site: StartSite, kind: str, app: str) -> None:
+    worker_class = f"gunicorn_cluster_ext.{kind}"
+    titled = site(app, worker_class=worker_class, proc_name="shop", workers=2)
     assert [title(pid) for pid in titled.pids.values()] == [
         "gunicorn: worker 0 [shop]",
         "gunicorn: worker 1 [shop]",
