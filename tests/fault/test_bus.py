@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.harness.connection import request_bytes
 from tests.harness.waiting import wait_until
 from tests.integration.conftest import site as site
 from tests.integration.gossip import Start, StartGossip, in_order, read_chatter
@@ -83,12 +84,13 @@ def test_a_worker_that_waits_for_a_stopped_one_serves_others_meanwhile(
     start: Start, stop: Callable[[int], None], kind: str
 ) -> None:
     gossip = start(kind, workers=2, timeout=120, cluster_bus_timeout=2)
-    teller, stopped = gossip.pids
+    teller, stopped = (gossip.view.pids()[slot] for slot in (0, 1))
     stop(stopped)
     sizes = ",".join(["60000"] * 300)
     with gossip.server.connect() as connection:
         begun = time.monotonic()
-        connection.send(f"GET /tell?sizes={sizes}&threads=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        target = f"/tell?sizes={sizes}&threads=1"
+        connection.send(request_bytes("GET", target, {"Cookie": "gunicorn_worker=0"}))
         answered = 0
         while time.monotonic() - begun < 1.5:
             if gossip.ask(teller, "plain") == "plain":

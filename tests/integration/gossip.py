@@ -37,11 +37,14 @@ class Gossip:
         return sorted(self.view.pids().values())
 
     def ask(self, pid: int, path: str, **query: Any) -> Any:
-        """What that worker answers. Whoever else accepts the connection does nothing."""
+        """What that worker answers. Whoever else accepts the connection hands it over, or does
+        nothing."""
         words = "&".join(f"{name}={value}" for name, value in {**query, "pid": pid}.items())
+        slot = next(slot for slot, each in self.view.pids().items() if each == pid)
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            answer = self.server.get(f"/{path}?{words}").json()
+            cookie = f"gunicorn_worker={slot}"
+            answer = self.server.get(f"/{path}?{words}", cookie=cookie).json()
             if answer["pid"] == pid:
                 return answer["said"]
         raise AssertionError(f"worker {pid} never answered")
