@@ -27,6 +27,8 @@ _GENERATION_BITS: Final = 24
 _EXPIRY: Final = (1 << _EXPIRY_BITS) - 1
 _GENERATION: Final = (1 << _GENERATION_BITS) - 1
 _OWNER: Final = (1 << 64) - 1 - _EXPIRY
+#: So many words are looked at before what was found is judged.
+_SLICE: Final = 8192
 #: How often an entry is written that others wrote over at the same moment.
 _ATTEMPTS: Final = 4
 
@@ -85,10 +87,14 @@ class Table:
         return lost
 
     def holds(self, process: ProcessTag, now: int) -> bool:
-        """Whether ``process`` knows a value. Looks at the whole table: 6 ms for 65,536 values."""
-        owner = _owner(process)
-        words = self._words[1::_STEP].tolist()
-        return any(word & _OWNER == owner and word & _EXPIRY > now for word in words)
+        """Whether ``process`` knows a value. If not, the whole table was looked at: 6 ms for 65,536
+        values."""
+        owner, words = _owner(process), self._words
+        for first in range(1, len(words), _SLICE):
+            part = words[first : first + _SLICE : _STEP].tolist()
+            if any(word & _OWNER == owner and word & _EXPIRY > now for word in part):
+                return True
+        return False
 
     def _look(self, key: int) -> tuple[int, int]:
         """Where ``key`` stands, and its second word, which is 0 when it stands nowhere."""

@@ -237,9 +237,9 @@ class Settings:
     )
     learn_size: int = _setting(
         65_536,
-        _number(8, 1 << 26, int),
+        _number(8, 1 << 24, int),
         "integer",
-        "8 to 67108864",
+        "8 to 16777216",
         "How many values they remember. When there are more, those go that were used least "
         "recently. Each takes 32 bytes of memory, which all workers share.",
         "values",

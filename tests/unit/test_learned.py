@@ -4,6 +4,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -137,6 +138,16 @@ def test_a_table_has_room_for_what_it_is_meant_for() -> None:
     lost = sum(table.put(spread(key), ALICE, NOW + 5, NOW) for key in range(4096))
     assert lost <= 20
     assert sum(table.find(spread(key), NOW) is None for key in range(4096)) == lost
+
+
+@pytest.mark.parametrize("way", [0, 5, 8191, 8192, 20_000, 24_575])
+def test_a_process_is_found_wherever_it_stands(way: int) -> None:
+    memory = new_words(1536)
+    Table(memory[:32]).put(7, ALICE, NOW + 5, NOW)
+    memory[2 * way], memory[2 * way + 1] = memory[0], memory[1]
+    memory[0], memory[1] = (0, 0) if way else (memory[0], memory[1])
+    assert Table(memory).holds(ALICE, NOW)
+    assert not Table(memory).holds(BOB, NOW)
 
 
 def spread(key: int) -> int:
