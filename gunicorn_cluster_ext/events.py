@@ -21,7 +21,8 @@ FILE = "events.jsonl"
 OLDER = "events.1.jsonl"
 #: Bytes; twice as much is kept.
 LIMIT = 256 << 10
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+# Whatever is there, nothing leads to another file, and nothing is waited for.
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import select
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -44,16 +46,18 @@ def _events(server: Server, tail: events.Tail, options: argparse.Namespace) -> I
     except OSError as error:
         raise CommandError(f"the events of server {server.pid} cannot be read: {error}") from None
     yield from seen if options.lines is None else seen[len(seen) - options.lines :]
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
     while options.follow:
         runs = server.is_there
         yield from tail.read()
-        if not runs:
+        # No more when the server has ended, or nobody reads it any more: a pipe may be closed.
+        if not runs or output.poll(_PAUSE):
             return
-        time.sleep(_PAUSE)
 
 
-#: Seconds between two looks for more.
-_PAUSE = 0.2
+#: Milliseconds between two looks for more.
+_PAUSE = 200
 
 
 def _json(event: Event) -> str:

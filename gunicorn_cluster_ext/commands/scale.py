@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     server = choose(options)
     kind, number = options.workers
     board, patience = server.board, Patience(server, options.timeout)
-    failures = Failures(board, range(board.capacity))
+    failures = Failures(board, set(range(board.capacity)) - set(_serving(board)))
     answer = wish(server, kind, number)
     wanted = answer.result
     while _serving(board) != list(range(wanted)):

@@ -145,6 +145,17 @@ def test_ctrl_c_ends_following(site: StartSite) -> None:
     assert told.server.get("/").status == 200
 
 
+def test_who_closes_the_pipe_ends_following(site: StartSite) -> None:
+    """As `| head` does; nothing more need happen to the server."""
+    told = site(workers=1)
+    with following(told) as process:
+        follow(process, "ready")
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr.read() == ""
+
+
 def test_a_server_that_cannot_write_them_runs(site: StartSite) -> None:
     """It says so once, goes on, and tells how many were lost when it can write again."""
     told = site()

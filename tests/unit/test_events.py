@@ -104,6 +104,22 @@ def test_nobody_leads_the_server_to_another_file(
     assert other.read_text() == "root\n"
 
 
+def test_nobody_makes_the_server_wait(journal: Journal, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    journal.write("boot", "lost")
+    (tmp_path / FILE).unlink()
+    journal.write("boot", "written")
+    assert [(each.text, each.lost) for each in everything(tmp_path)] == [("written", 1)]
+
+
+def test_they_belong_to_whom_the_directory_does(journal: Journal, tmp_path: Path) -> None:
+    """A server that root started may run its workers as another user, who can read them."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 65534, 65534)
+    journal.write("boot")
+    assert (tmp_path / FILE).stat().st_uid == tmp_path.stat().st_uid
+
+
 def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> None:
     journal.write("boot", "first")
     with (tmp_path / FILE).open("ab") as file:
