@@ -15,6 +15,9 @@ from tests.conftest import StartGunicorn
 from tests.harness.command import Done, run_command
 from tests.harness.connection import Connection
 from tests.harness.deploy import APP, GOOD, deploy, slow
+from tests.harness.gunicorn import environment
+from tests.harness.ports import accepts, free_port
+from tests.harness.process import Process
 from tests.harness.program import find_program
 from tests.integration.view import STICKY, View
 
@@ -175,6 +178,25 @@ def test_gunicorn_serves_from_systemds_socket(
     view.wait_roll(2, RollState.FAILED)
     assert view.wait_slots(2) == after
     assert server.get("/").status == 200
+
+
+def test_systemds_own_launcher(
+    new_directory: Callable[[], Path], keep: Callable[[Process], Process]
+) -> None:
+    """It listens, and starts gunicorn when the first client comes, who is served."""
+    directory, port = new_directory(), free_port()
+    passed = environment(directory, {"GUNICORN_CLUSTER_DIR": str(directory)})
+    command = [find_program("systemd-socket-activate"), "-l", f"127.0.0.1:{port}"]
+    command += [f"--setenv={name}" for name in ("PYTHONPATH", "GUNICORN_CLUSTER_DIR", "PATH")]
+    command += [sys.executable, "-m", "gunicorn", "-k", STICKY, "-w", "2", "whoami:app"]
+    server = keep(Process("activated", command, directory, passed))
+    server.wait_for(lambda: accepts(port), 20, "systemd-socket-activate")
+    with Connection(("127.0.0.1", port)) as first:
+        assert first.get("/").json()["worker"] in (0, 1)
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: "Replaced 2 workers" in server.log_text(), 30, "a roll")
+        assert first.get("/").json()["worker"] in (0, 1)
+    assert f"Listening at: http://127.0.0.1:{port}" in server.log_text()
 
 
 def test_a_reload_is_as_good_as_the_deploy(
