@@ -65,16 +65,20 @@ class Table(NamedTuple):
     widths: list[int]
     rows: list[list[str]]
 
-    def lines(self) -> list[str]:
-        """Plain text, the titles first."""
-        return [self._line(texts) for texts in ([each.title for each in self.columns], *self.rows)]
+    def padded(self) -> list[list[str]]:
+        """The cells of each line, the titles first."""
+        titles = [column.title for column in self.columns]
+        return [self._padded(texts) for texts in (titles, *self.rows)]
 
-    def _line(self, texts: Sequence[str]) -> str:
-        cells = [
+    def _padded(self, texts: Sequence[str]) -> list[str]:
+        return [
             text.ljust(width) if column.is_text else text.rjust(width)
             for column, width, text in zip(self.columns, self.widths, texts, strict=True)
         ]
-        return (" " * GAP).join(cells).rstrip()
+
+    def lines(self) -> list[str]:
+        """Plain text."""
+        return [(" " * GAP).join(cells).rstrip() for cells in self.padded()]
 
 
 def table(

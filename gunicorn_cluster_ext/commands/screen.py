@@ -58,17 +58,18 @@ def page(head: Sequence[str], table: Table) -> Any:
 
 
 def rendered(table: Table) -> Any:
-    """For rich."""
-    from rich.table import Table as Grid
+    """For rich. Its own tables take 18 ms for 32 workers instead of 2; widths are known already."""
     from rich.text import Text
 
-    grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    for column, width in zip(table.columns, table.widths, strict=True):
-        side = "left" if column.is_text else "right"
-        grid.add_column(column.title, justify=side, width=width, no_wrap=True)  # type: ignore
-    for row in table.rows:
-        grid.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in row))
-    return grid
+    text = Text(no_wrap=True, overflow="crop")
+    for number, cells in enumerate(table.padded()):
+        for cell in cells:
+            text.append(cell, style=_STYLES.get(cell.strip(), "") if number else "bold")
+            text.append(" " * GAP)
+        text.right_crop(GAP)
+        text.append("\n")
+    text.right_crop(1)
+    return text
 
 
 def print_json(value: Any) -> None:
