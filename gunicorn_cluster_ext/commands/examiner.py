@@ -10,8 +10,6 @@ Whatever the application does when it is imported, it does it there.
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import os
 import resource
 import select
@@ -20,14 +18,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from gunicorn_cluster_ext import compat, identity, multiproc, process, routing, stores
+from gunicorn_cluster_ext import compat, identity, multiproc, process
 from gunicorn_cluster_ext.commands.configuration import load
 from gunicorn_cluster_ext.commands.findings import Configuration, Facts, Loaded
+from gunicorn_cluster_ext.commands.inspection import first_line, look
 from gunicorn_cluster_ext.cookies import SessionCookie
 from gunicorn_cluster_ext.directory import make_directory
 from gunicorn_cluster_ext.settings import SettingError, Settings, executed_config, of_config
@@ -38,8 +36,6 @@ _EXIT_S = 5.0
 _SOME_FILES = 64
 #: How much of a traceback is the application's own, as a rule.
 _FRAMES = 4
-_SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
-_WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
 
 
 def main(fd: int, arguments: list[str]) -> None:
@@ -92,7 +88,7 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
     except SettingError as error:
         return Configuration(uri, str(error)), None
     except Exception as error:
-        return Configuration(uri, f"worker_class: {_first_line(error)}"), None
+        return Configuration(uri, f"worker_class: {first_line(error)}"), None
     if not isinstance(kind, type):  # so gunicorn answers for a module that has no such class
         return Configuration(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
@@ -172,9 +168,10 @@ def _workers(app: Any, settings: Settings) -> list[Loaded]:
     """Load the application in several processes at once, as workers do."""
     _prepare(app, settings)
     if app.cfg.preload_app:
-        loaded = _loading(app)
-        if loaded is not None:
-            return [loaded] * _WORKERS
+        try:
+            app.wsgi()
+        except (Exception, SystemExit) as error:
+            return [_failed(error)] * _WORKERS
     started = [_start(app, settings, slot) for slot in range(_WORKERS)]
     limit = settings.startup_timeout or None
     deadline = None if limit is None else time.monotonic() + limit
@@ -198,22 +195,22 @@ def _start(app: Any, settings: Settings, slot: int) -> tuple[int, int]:
     pid = os.fork()
     if not pid:
         try:
-            _write(writer, _loading(app) or _look(app.wsgi(), settings))
+            _write(writer, _loaded(app, settings))
         finally:
             os._exit(0)
     os.close(writer)
     return pid, reader
 
 
-def _loading(app: Any) -> Loaded | None:
-    """Load it; what is to be said if that fails."""
+def _loaded(app: Any, settings: Settings) -> Loaded:
     try:
-        app.wsgi()
+        return look(app.wsgi(), settings)
     except (Exception, SystemExit) as error:
-        return Loaded(
-            _first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES))
-        )
-    return None
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> Loaded:
+    return Loaded(first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
 
 
 def _result(pid: int, reader: int, deadline: float | None) -> Loaded:
@@ -239,98 +236,6 @@ def _ends(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _look(app: Any, settings: Settings) -> Loaded:
-    """What there is to see in this process, which has loaded ``app``."""
-    return Loaded(
-        is_asgi=compat.is_asgi(app),
-        secrets={name: _digest(secret) for name, secret in _secrets() if secret},
-        websockets=[name for name in _WEBSOCKETS if name in sys.modules],
-        in_memory=list(_in_memory()),
-        lonely_socketio=_has_lonely_socketio(),
-        rules=dict(_broken_rules(settings)),
-        store_error=_store_error(settings),
-    )
-
-
-def _digest(secret: Any) -> str:
-    """Enough to compare: a secret goes nowhere."""
-    return hashlib.sha256(repr(secret).encode()).hexdigest()
-
-
-def _every(module: str, name: str) -> Iterator[Any]:
-    """The objects of a class, wherever the application keeps them, if its module is imported."""
-    kind = getattr(sys.modules.get(module), name, None)
-    if kind is not None:
-        yield from (each for each in gc.get_objects() if isinstance(each, kind))
-
-
-def _django() -> Any:
-    """Django's settings, if it has been set up."""
-    settings = getattr(sys.modules.get("django.conf"), "settings", None)
-    return settings if settings is not None and settings.configured else None
-
-
-def _secrets() -> Iterator[tuple[str, Any]]:
-    for app in _every("flask", "Flask"):
-        yield f"secret_key of the Flask application {app.name}", app.secret_key
-    for each in _every("starlette.middleware", "Middleware"):
-        yield f"secret_key of {each.cls.__name__}", each.kwargs.get("secret_key")
-    if (django := _django()) is not None:
-        yield "Django's SECRET_KEY", django.SECRET_KEY
-
-
-def _in_memory() -> Iterator[str]:
-    for app in _every("flask", "Flask"):
-        if app.config.get("CACHE_TYPE", "") in (
-            "SimpleCache",
-            "simple",
-            "flask_caching.backends.simple",
-        ):
-            yield "Flask-Caching's SimpleCache"
-        if app.config.get("SESSION_TYPE") == "memory":
-            yield "Flask-Session's data"
-    if (django := _django()) is not None:
-        cache = django.CACHES.get(django.SESSION_CACHE_ALIAS, {}).get("BACKEND", "")
-        if django.SESSION_ENGINE.endswith(".backends.cache") and "locmem" in cache:
-            yield "Django's session (a LocMemCache)"
-
-
-def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
-    means = routing.Means(settings.cookie, _nothing, _nothing, _nothing)
-    for words in settings.sticky:
-        try:
-            routing.build_rule(words, means)
-        except Exception as error:
-            yield words, _first_line(error)
-
-
-def _nothing(*_: Any) -> None: ...
-
-
-def _has_lonely_socketio() -> bool:
-    """Whether there is a Socket.IO server that knows the clients of its own worker only."""
-    managers = (type(each.manager) for each in _every("socketio.base_server", "BaseServer"))
-    return any(kind.__name__ in ("Manager", "AsyncManager") for kind in managers)
-
-
-def _store_error(settings: Settings) -> str:
-    """Why a Redis does not answer. The embedded store is not looked at, for that would make it."""
-    if settings.store == "embedded":
-        return ""
-    try:
-        store = stores.open_store(settings)
-        store.get(b"gunicorn-cluster check")
-        store.close()
-    except stores.StoreError as error:
-        return str(error)
-    return ""
 
 
 if __name__ == "__main__":

@@ -157,6 +157,22 @@ def test_secrets_of_one_worker_only(
     assert "is another one" not in check(code.format(key=RANDOM), *kind, "--preload").stdout
 
 
+def test_what_is_lazy_stays_so(check: Check) -> None:
+    """Looking for applications among all objects makes none of them."""
+    code = (
+        "from django.utils.functional import SimpleLazyObject\n"
+        "def make(): raise RuntimeError('made')\n"
+        "lazy = [SimpleLazyObject(make)]\n"
+    )
+    assert check(code + FLASK.format(key="'x'"), *STICKY).stdout.endswith("Nothing is wrong.\n")
+
+
+def test_django_without_a_secret(check: Check) -> None:
+    done = check(DJANGO.format(key="''"), *STICKY)
+    assert done.returncode == 2
+    assert "shop:app cannot be loaded: ImproperlyConfigured: The SECRET_KEY" in done.stdout
+
+
 def test_sessions_in_a_workers_own_memory(check: Check) -> None:
     done = check(DJANGO.format(key="'x'"), *STICKY)
     assert done.returncode == 1
