@@ -112,6 +112,12 @@ def is_asgi(app: Any) -> bool:
     return inspect.iscoroutinefunction(call)
 
 
+def is_tornado(app: Any) -> bool:
+    """Whether ``app`` is called with Tornado's own requests: gunicorn's tornado worker looks at its
+    class, and takes everything else for a WSGI application."""
+    return any(kind.__module__.startswith("tornado.") for kind in type(app).__mro__)
+
+
 def can_read_heads(cfg: Any) -> bool:
     """Whether the first bytes of a connection are an HTTP/1 request head that may be read.
 

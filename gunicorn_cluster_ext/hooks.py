@@ -123,7 +123,7 @@ def _wrap_application(worker: Any) -> None:
     """Have the application's requests and responses know their worker."""
     name = "asgi" if hasattr(worker, "asgi") else "wsgi"
     app = getattr(worker, name)
-    if isinstance(app, wsgi.Tagged | asgi.Tagged):
+    if isinstance(app, wsgi.Tagged | asgi.Tagged) or compat.is_tornado(app):
         return
     cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
     learner = getattr(worker, "learner", None)

@@ -67,6 +67,13 @@ def test_stock_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str)
     assert who["environment"] == str(who["worker_id"])
 
 
+def test_an_application_of_tornado_is_served_as_it_is(gunicorn: StartGunicorn) -> None:
+    config = "from gunicorn_cluster_ext.conf import *\nworker_class = 'tornado'\nworkers = 2\n"
+    server = gunicorn("tornado_names:app", config=config)
+    server.wait_serving(2)
+    assert server.get("/").body in (b"0", b"1")
+
+
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn.workers.UvicornWorker"])
 def test_asgi_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str) -> None:
     conf = ("-c", "python:gunicorn_cluster_ext.conf")
