@@ -53,9 +53,10 @@ def read_anew(app: Any) -> None:
         _ = app.cfg.worker_class, app.cfg.address, app.cfg.logger_class
     except (Exception, SystemExit) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error
-        raise Unreadable(_describe(cause or error)) from error
+        raise Unreadable(describe(cause or error)) from error
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """In one line."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -16,6 +16,7 @@ from gunicorn_cluster_ext import listeners
 from gunicorn_cluster_ext.configuration import (
     Configuration,
     Unreadable,
+    describe,
     forget_environment,
     read_anew,
 )
@@ -43,17 +44,18 @@ class Deployment:
             of_config(arbiter.app.cfg)
         except (Unreadable, SettingError) as error:
             present.put_back()
-            self._refuse(error)
+            self._refuse(str(error))
             return None
         wanted = Configuration(arbiter)
         present.put_back()
         return wanted
 
-    def _refuse(self, error: BaseException) -> None:
-        reason = str(error).rstrip(".")
-        cluster = self._arbiter.cluster
+    def _refuse(self, reason: str) -> None:
+        cluster, reason = self._arbiter.cluster, reason.rstrip(".")
         cluster.reporter.refused(reason)
-        cluster.supervisor.replacer.refuse(reason, self._arbiter.num_workers, time.monotonic())
+        replacer, now = cluster.supervisor.replacer, time.monotonic()
+        if replacer.refuse(reason, self._arbiter.num_workers, now):
+            cluster.board.count_roll(committed=False)
 
     def take(self, wanted: Configuration) -> bool:
         """Whether ``wanted`` is now in use; if it cannot be, all is as it was."""
@@ -67,7 +69,7 @@ class Deployment:
         except (Exception, SystemExit) as error:
             arbiter.log.debug("Reload refused", exc_info=True)
             self._return_to(before)
-            self._refuse(error)
+            self._refuse(describe(error))
             return False
         self._before = before
         self._mark_process()

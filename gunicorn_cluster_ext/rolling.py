@@ -136,12 +136,17 @@ class Replacer:
                 self.want(process, ROLL, now)
         return actions
 
-    def refuse(self, reason: str, target: int, now: float) -> None:
-        """A reload that cannot begin is a roll that has failed, unless another is under way."""
-        if self.roll is None or not self.roll.is_active:
-            self.version += 1
-            self.roll = RollProgress(self.version, now, target, target, RollState.FAILED)
-            self.roll.reason = f"the reload was refused: {reason}"
+    def refuse(self, reason: str, target: int, now: float) -> bool:
+        """A reload that cannot begin is a roll that has failed, unless another is under way.
+
+        Whether it is.
+        """
+        if self.roll is not None and self.roll.is_active:
+            return False
+        self.version += 1
+        self.roll = RollProgress(self.version, now, target, target, RollState.FAILED)
+        self.roll.reason = f"the reload was refused: {reason}"
+        return True
 
     def fail(self, reason: str, now: float) -> list[Action]:
         """Give up the roll that is under way, if one is: as its policy says, undo it."""

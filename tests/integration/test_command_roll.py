@@ -91,6 +91,15 @@ def test_a_broken_configuration(site: StartSite, name: str) -> None:
     assert roll(refused).returncode == 0
 
 
+def test_a_hook_that_refuses_at_length(site: StartSite) -> None:
+    """It is one line still."""
+    hook = "def on_reload(server):\n    raise RuntimeError('not today\\nnor tomorrow')\n"
+    refused = site(hooks=hook)
+    why = reason(roll(refused))
+    assert why == "no roll: the reload was refused: RuntimeError: not today"
+    assert refused.view.wait_slots(3, generation=1) == refused.pids
+
+
 @pytest.mark.parametrize("name", THIRD_FAILS)
 def test_the_third_of_four_fails(site: StartSite, name: str) -> None:
     bad = THIRD_FAILS[name]

@@ -395,7 +395,7 @@ def test_a_roll_ends_once() -> None:
 
 def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
     bench = Bench()
-    bench.replacer.refuse("no such module", 3, bench.now)
+    assert bench.replacer.refuse("no such module", 3, bench.now)
     assert (bench.roll.state, bench.roll.version) == (RollState.FAILED, 1)
     assert bench.roll.reason == "the reload was refused: no such module"
     assert (bench.roll.replaced, bench.roll.total) == (0, 3)
@@ -408,7 +408,7 @@ def test_the_roll_that_is_under_way_goes_on_when_another_is_refused() -> None:
     bench = Bench()
     bench.begin()
     begun = bench.roll
-    bench.replacer.refuse("no such module", 3, bench.now)
+    assert not bench.replacer.refuse("no such module", 3, bench.now)
     assert bench.roll is begun and begun.is_active
 
 
