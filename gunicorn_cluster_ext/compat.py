@@ -24,6 +24,17 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``workers.ggevent.GeventWorker``: ``patch``, ``notify``, ``timeout_ctx``, ``worker_connections``,
   ``handle``, ``handle_request``, ``handle_http2_request``; that ``handle`` gets its parser from
   ``http.get_parser``, asks it for each request, and asks its listener for nothing but its name.
+* ``workers.gasgi.ASGIWorker``: ``run`` (which calls ``_serve`` and cleans up), ``loop``, ``asgi``,
+  ``state``, ``lifespan``, ``nr_conns``, ``worker_connections``, ``_quick_shutdown``,
+  ``_get_ssl_context``, the names of its signal handlers. ``asgi.lifespan.LifespanManager``.
+  ``asgi.protocol.ASGIProtocol``: ``transport``, ``_callback_parser.reset``, ``_websocket`` with
+  ``accepted``, ``closed`` and ``_send_close``, ``_closed`` and ``_conn_lost_handled`` (set, it
+  touches the connection no more), ``_pause_reading``, ``_resume_reading``, ``_reading_paused``,
+  ``_safe_write``, ``_close_transport``, ``_arm_keepalive_timer``, ``_cancel_keepalive_timer``,
+  ``_on_message_complete``, ``_effective_peername``, ``_h2c_upgrade_ok``,
+  ``_handle_http_request``, ``_handle_http2_request``, ``_feed_callback_parser``; that its task
+  waits for the event ``_request_ready``, which is set when a head is complete, and clears it when
+  it wants the next; that it goes on to read ``_closed`` then.
 * ``http.parser.Parser``: ``finish_body``, ``unreader``, ``req_count``, ``mesg``; that ``next`` on
   an iterable source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
   ``http.body.LengthReader.length``: what is left of a body.
