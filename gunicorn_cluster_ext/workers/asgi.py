@@ -342,17 +342,20 @@ class StickyASGI(StickyWorker, ASGIWorker):
 
     def _serve_here(self, conn: StickyProtocol, head: Any) -> None:
         self._idle.discard(conn)
-        self._blocked.pop(conn, None)
-        if isinstance(head, Head):
-            self._count_websocket(conn, asks_for_websocket(head))
-        self._publish()
+        if self._blocked:
+            self._blocked.pop(conn, None)
+        if isinstance(head, Head) and asks_for_websocket(head):
+            self._count_websocket(conn, True)
+        self._publish_busy()
         conn.serve()
 
     def is_idle(self, conn: StickyProtocol) -> None:
         """A request has been answered, and its connection waits for the next."""
-        self._count_websocket(conn, False)
+        if conn.is_websocket:  # it was refused
+            self._count_websocket(conn, False)
         self._idle.add(conn)
-        self._publish()
+        self._words[self._row + _REQUESTS] = self.nr
+        self._publish_busy()
 
     def call_begins(self, conn: StickyProtocol) -> None:
         """The application is called."""
@@ -369,17 +372,18 @@ class StickyASGI(StickyWorker, ASGIWorker):
         if conn.is_websocket != is_websocket:
             conn.is_websocket = is_websocket
             self._websockets += 1 if is_websocket else -1
+            self._words[self._row + _WEBSOCKETS] = self._websockets
 
     def _publish(self) -> None:
-        """Say at once what siblings decide by: a burst is shared out before its first answer."""
-        words, row, connections = self._words, self._row, len(self._conns)
-        words[row + _CONNECTIONS] = connections
-        words[row + _WEBSOCKETS] = self._websockets
+        words, row = self._words, self._row
+        words[row + _CONNECTIONS] = len(self._conns)
         words[row + _REQUESTS] = self.nr
-        if self.heads.are_readable:
-            words[row + _BUSY] = connections - len(self._idle) - len(self._blocked)
-        else:
-            words[row + _BUSY] = self._calls
+        self._publish_busy()
+
+    def _publish_busy(self) -> None:
+        """Say at once what siblings decide by: a burst is shared out before its first answer."""
+        busy = len(self._conns) - len(self._idle) - len(self._blocked)
+        self._words[self._row + _BUSY] = busy if self.heads.are_readable else self._calls
 
     # --- requests that only one process can serve -------------------------------------------
 

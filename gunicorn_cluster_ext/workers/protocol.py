@@ -263,12 +263,12 @@ class StickyProtocol(Arrival, ASGIProtocol):
     # --- pieces -----------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        self._resume_reading()
+        if self._reading_paused:
+            self._resume_reading()
         data, self.received = self.received, b""
-        if data:
-            super().data_received(data)
+        super().data_received(data)
         # What looked like an error, gunicorn may still want the rest of.
-        if self._request_ready is not None and not (self._request_ready.is_set() or self._closed):
+        if not (self._request_ready.is_set() or self._closed):
             self._await_rest()
 
     def _await_rest(self) -> None:
