@@ -335,7 +335,7 @@ class Board:
     def set_text(self, begin: int, end: int, text: str) -> None:
         """What does not fit is cut off."""
         size = (end - begin) * _WORD
-        data = memoryview(text.encode()[:size].ljust(size, b"\0")).cast("Q")
+        data = memoryview(text.encode(errors="replace")[:size].ljust(size, b"\0")).cast("Q")
         for index, word in enumerate(data, begin):
             self.words[index] = word
 

@@ -84,7 +84,7 @@ def write(directory: Path, description: Description) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(written, flags, 0o600), "w") as file:
         give_away(file.fileno(), directory)
-        json.dump(description._asdict(), file)
+        json.dump(description._asdict(), file, default=str)
     written.replace(directory / FILE)
 
 

@@ -58,8 +58,9 @@ class Journal:
         """``fields`` are those of Event."""
         if self._directory is None:
             return
-        now = time.monotonic()
-        what = Event(time.time(), now, event, text, lost=self._lost, **fields)
+        # Names of files in it may be no UTF-8.
+        text = text.encode(errors="replace").decode()
+        what = Event(time.time(), time.monotonic(), event, text, lost=self._lost, **fields)
         try:
             # What was lost may have been half of a line.
             begin = b"\n" if self._lost else b""

@@ -379,6 +379,12 @@ def test_no_word_is_ever_read_half_written(board: Board) -> None:
         status_of(writer)
 
 
+def test_a_reason_that_is_no_text(board: Board) -> None:
+    """Names of files may be no UTF-8."""
+    board.roll = Roll(RollState.FAILED, 1, 0, 4, "no file \udcff.py")
+    assert board.roll.reason == "no file ?.py"
+
+
 def test_no_reason_is_ever_read_half_written(board: Board) -> None:
     first, second = (Roll(RollState.FAILED, 1, 0, 4, sign * 150) for sign in "ab")
 

@@ -53,6 +53,11 @@ def test_each_is_one_line(journal: Journal, tmp_path: Path) -> None:
     assert texts(tmp_path) == ["two\nlines \u2028 and quotes \"'"]
 
 
+def test_a_name_that_is_no_text(journal: Journal, tmp_path: Path) -> None:
+    journal.write("reload refused", "no file \udcff.py")
+    assert texts(tmp_path) == ["no file ?.py"]
+
+
 def test_nothing_is_open_between_two(journal: Journal) -> None:
     before = os.listdir("/dev/fd")
     journal.write("stop")
