@@ -11,6 +11,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.conftest import StartBrowser, StartGunicorn, StartRedis
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.one_gunicorn
+
 EXAMPLES = {
     "chat:app": "gunicorn_cluster_ext.Sticky",
     "chat_fastapi:app": "gunicorn_cluster_ext.StickyASGI",

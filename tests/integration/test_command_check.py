@@ -12,6 +12,8 @@ from tests.harness.command import Done, run_command
 from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.one_gunicorn
+
 FLASK = """
 import os
 from flask import Flask

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gunicorn_cluster_ext.board import RollState
 from gunicorn_cluster_ext.events import FILE
 from tests.harness.command import run_command
@@ -21,6 +23,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite
 from tests.integration.test_roll_failures import REFUSED
 from tests.integration.view import PATIENCE_S
+
+pytestmark = pytest.mark.one_gunicorn
 
 
 def lines(of: Site, *arguments: str) -> list[str]:

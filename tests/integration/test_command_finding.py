@@ -19,6 +19,8 @@ from tests.integration.site import READY_MADE, StartSite
 from tests.integration.view import PATIENCE_S, STICKY
 from tests.unit.processes import in_child
 
+pytestmark = pytest.mark.one_gunicorn
+
 COMMANDS = [
     ["status"],
     ["status", "--json"],

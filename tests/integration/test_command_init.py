@@ -5,10 +5,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from gunicorn_cluster_ext.settings import Settings, read
 from tests.conftest import StartGunicorn
 from tests.harness.command import run_command
 from tests.integration.view import View
+
+pytestmark = pytest.mark.one_gunicorn
 
 NAME = "gunicorn_cluster_ext.conf"
 

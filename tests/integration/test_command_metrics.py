@@ -4,9 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.harness.command import run_command
 from tests.harness.scrape import Scrape
 from tests.integration.site import Site, StartSite
+
+pytestmark = pytest.mark.one_gunicorn
 
 
 def ask(site: Site, *arguments: str) -> str:

@@ -19,6 +19,8 @@ from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
 from tests.integration.test_roll_failures import BAD, CRASHES, REFUSED, THIRD_FAILS
 from tests.integration.view import PATIENCE_S
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def roll(of: Site, *arguments: str) -> Done:
     return run_command("roll", "--dir", str(of.directory), *arguments, directory=of.directory)

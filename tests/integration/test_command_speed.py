@@ -6,9 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import pytest
+
 from tests.harness.gunicorn import environment
 from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import wait_more
+
+pytestmark = pytest.mark.one_gunicorn
 
 ROUNDS = 15
 START = [sys.executable, "-c", "pass"]

@@ -14,6 +14,8 @@ from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import NOTICED_S, wait_more
 from tests.integration.view import PATIENCE_S, STICKY, Watch
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def run(of: Site, *arguments: str) -> Done:
     return run_command(*arguments, "--dir", str(of.directory), directory=of.directory)

@@ -21,6 +21,8 @@ from tests.harness.process import Process
 from tests.harness.program import find_program
 from tests.integration.view import STICKY, View
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def write(directory: Path, config: str, *options: str) -> Done:
     (directory / "gunicorn.conf.py").write_text(config)

@@ -12,6 +12,8 @@ from tests.harness.gunicorn import environment
 from tests.harness.terminal import Terminal
 from tests.integration.site import Site, StartSite
 
+pytestmark = pytest.mark.one_gunicorn
+
 GREEN = "\x1b[32m"
 
 

@@ -12,6 +12,8 @@ from tests.harness.terminal import Terminal
 from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import wait_more
 
+pytestmark = pytest.mark.one_gunicorn
+
 # What a terminal is told: another screen and back, and the cursor that can be seen again.
 ENTER, LEAVE, SHOW_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 TOP = [sys.executable, "-W", "error", "-m", "gunicorn_cluster_ext", "top", "--interval", "0.2"]

@@ -15,6 +15,8 @@ from tests.harness.gunicorn import APPS, Gunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 
+pytestmark = pytest.mark.one_gunicorn
+
 __all__ = ["shared"]
 
 

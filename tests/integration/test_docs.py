@@ -10,6 +10,8 @@ from tests.harness.gunicorn import Gunicorn
 from tests.harness.haproxy import Haproxy
 from tests.harness.nginx import Nginx
 
+pytestmark = pytest.mark.one_gunicorn
+
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
 

@@ -15,6 +15,8 @@ from tests.harness.process import Process
 from tests.harness.session import session
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def test_a_server_answers_and_names_its_workers(gunicorn: StartGunicorn) -> None:
     server = gunicorn("whoami:app", "-w", "2", "-k", "gthread")

@@ -10,6 +10,8 @@ import pytest
 from tests.harness.load import Load, Report
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.one_gunicorn
+
 Serve = Callable[[socket.socket], None]
 
 GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"pid": 5, "worker":1}'

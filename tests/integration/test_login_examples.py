@@ -13,6 +13,8 @@ from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn
 from tests.integration.shared import STICKY, Shared, shared
 
+pytestmark = pytest.mark.one_gunicorn
+
 __all__ = ["shared"]
 
 EXAMPLES = {

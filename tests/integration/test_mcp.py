@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import gunicorn
+import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
@@ -16,6 +17,8 @@ from gunicorn_cluster_ext.board import RollState, State
 from tests.conftest import StartGunicorn
 from tests.harness.gunicorn import Gunicorn
 from tests.integration.view import View
+
+pytestmark = pytest.mark.one_gunicorn
 
 WORKERS = 4
 SESSIONS = 16

@@ -15,6 +15,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.site import READY_MADE, Site, StartSite, for_each
 from tests.integration.view import PATIENCE_S, STICKY, View
 
+pytestmark = pytest.mark.one_gunicorn
+
 MEASURED = "from measured import app\n"
 REQUESTS = "gunicorn_cluster_requests_total"
 

@@ -14,6 +14,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 from tests.integration.view import View
 
+pytestmark = pytest.mark.one_gunicorn
+
 __all__ = ["shared"]
 APP = "shared:app"
 

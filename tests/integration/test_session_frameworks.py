@@ -12,6 +12,8 @@ from gunicorn_cluster_ext.record import store_key
 from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 
+pytestmark = pytest.mark.one_gunicorn
+
 __all__ = ["shared"]
 
 APPS = {

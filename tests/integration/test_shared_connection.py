@@ -1,8 +1,12 @@
 """One kept-alive connection that carries many clients, as a reverse proxy's does."""
 
+import pytest
+
 from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
 from tests.harness.jars import fill_jars
+
+pytestmark = pytest.mark.one_gunicorn
 
 JARS = 12
 ROUNDS = 5

@@ -16,6 +16,8 @@ from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
 from tests.integration.crowd import SERVERS
 
+pytestmark = pytest.mark.one_gunicorn
+
 #: Guests go to the two workers in turn: so each has both.
 MIXED = ("polling", "polling", "websocket", "websocket")
 WAYS = [f"{kind}-{way}" for kind in SERVERS for way in ("bus", "redis")]

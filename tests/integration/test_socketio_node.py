@@ -3,7 +3,11 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.conftest import StartGunicorn, StartNode
+
+pytestmark = pytest.mark.one_gunicorn
 
 CLIENTS = 24
 CALLS = 10

@@ -16,6 +16,8 @@ from tests.integration.crowd import BOTH
 from tests.integration.site import StartSite
 from tests.integration.view import STICKY
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def on_workers(count: int) -> Callable[[list[Guest]], bool]:
     return lambda all: len({guest.worker for guest in all}) == count

@@ -1,7 +1,11 @@
 """Polling Socket.IO clients in Python: no cookies, and every request on any connection."""
 
+import pytest
+
 from tests.conftest import StartGunicorn
 from tests.harness.callers import Caller, run_callers
+
+pytestmark = pytest.mark.one_gunicorn
 
 CLIENTS = 24
 CALLS = 10

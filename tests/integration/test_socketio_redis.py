@@ -12,6 +12,8 @@ from tests.harness.redis_cluster import Cluster
 from tests.harness.redis_sentinel import Watched
 from tests.integration.crowd import SERVERS
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def on_both(all: list[Guest]) -> bool:
     return {guest.worker for guest in all} == {0, 1}

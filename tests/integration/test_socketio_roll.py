@@ -15,6 +15,8 @@ from tests.integration.crowd import BOTH, SERVERS
 from tests.integration.site import Site, StartSite
 from tests.integration.view import PATIENCE_S
 
+pytestmark = pytest.mark.one_gunicorn
+
 DRAIN_S = 15
 #: A call whose connection is lost waits until then.
 ANSWER_S = 3

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytest
 import requests
 
 from gunicorn_cluster_ext.board import State
@@ -13,6 +14,8 @@ from tests.conftest import StartGunicorn
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.view import View
+
+pytestmark = pytest.mark.one_gunicorn
 
 WORKERS = 4
 CLIENTS = 12

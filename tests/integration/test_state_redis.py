@@ -17,6 +17,8 @@ from tests.harness.redis_sentinel import Watched, is_master
 from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared
 
+pytestmark = pytest.mark.one_gunicorn
+
 THREADED = ("shared_flask:app", "-k", STICKY, "--threads", "16")
 ASYNC = ("shared_starlette:app", "-k", "asgi")
 RECOVERY_S = 2.0

@@ -16,6 +16,8 @@ from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.shared import STICKY, Client
 
+pytestmark = pytest.mark.one_gunicorn
+
 Start = Callable[..., Gunicorn]
 NAMED = {"GUNICORN_CLUSTER_STORE_NAME": "shop"}
 
