@@ -37,6 +37,9 @@ from gunicorn_cluster_ext.load import Load
 T = TypeVar("T")
 
 SEATS_PER_SLOT: Final = 2
+#: A process whose loop has not gone round for so long (ns) stands still. An idle one's does each
+#: second.
+STILL: Final = 3_000_000_000
 MAGIC: Final = int.from_bytes(b"gunclust", "big")
 LAYOUT: Final = 4
 _ROLL_CHANGES: Final = 12
@@ -137,6 +140,7 @@ class Word(enum.IntEnum):
     ROUTED_HASH_PATH = 57
     ROUTED_FUNCTION = 58
     ROUTED_LEARN = 59
+    BEAT = 60  # when its loop last went round (monotonic, ns)
 
 
 #: What a process counts, from 0 on. The ledger adds up what those that are gone have counted, so
@@ -199,6 +203,7 @@ _BUSY: Final = int(Word.BUSY)
 _THREADS: Final = int(Word.THREADS)
 _SESSIONS: Final = int(Word.SESSIONS)
 _BUS_LISTENS: Final = int(Word.BUS_LISTENS)
+_BEAT: Final = int(Word.BEAT)
 _READY: Final = int(State.READY)
 _ALIVE: Final = (int(State.READY), int(State.DRAINING), int(State.PARKED))
 
@@ -441,12 +446,20 @@ class Board:
         """The slots in which a process is ready."""
         return [slot for slot in range(self.capacity) if self.serving(slot) is not None]
 
+    def beat(self, seat: int) -> None:
+        """The loop of the process in ``seat`` goes round. Called in that process."""
+        self.words[_HEADER + seat * _ROW + _BEAT] = time.monotonic_ns()
+
     def loads(self) -> dict[int, Load]:
-        """How busy each ready process is, by seat."""
+        """How busy each ready process is, by seat.
+
+        Without those whose loop stands still: they would look idle, and serve nobody.
+        """
         words, loads = self.words, {}
+        oldest = time.monotonic_ns() - STILL
         for seat in range(self.capacity * SEATS_PER_SLOT):
             row = _HEADER + seat * _ROW
-            if words[row + _STATE] == _READY:
+            if words[row + _STATE] == _READY and words[row + _BEAT] > oldest:
                 loads[seat] = Load(
                     words[row + _BUSY], words[row + _SESSIONS], words[row + _THREADS]
                 )

@@ -99,7 +99,7 @@ class Exit(NamedTuple):
         if process.told is not None:
             return f"finished ({process.why})" if self.code == 0 else f"ended ({process.why})"
         if self.is_expected(process):
-            return "finished, as somebody asked it to"
+            return "was told from outside to finish"
         if self.signal is not None:
             return f"was ended by {self.signal_name}"
         if self.code == LOAD_ERROR or (self.code == BOOT_ERROR and process.ready is None):

@@ -131,6 +131,11 @@ class StickyWorker:
         super().load_wsgi()  # type: ignore[misc]
         self.rules = self._build_rules()  # now: what cannot be built fails the boot
 
+    def notify(self) -> None:
+        """Called in each turn of the worker's loop, or once a second."""
+        super().notify()  # type: ignore[misc]
+        self.cluster.board.beat(self.place.seat)
+
     def _session_begins(self) -> None:
         # Several threads may add at once and lose one: it only breaks ties between workers.
         board, seat = self.cluster.board, self.place.seat

@@ -64,6 +64,23 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+# --- SIGSTOP -------------------------------------------------------------------------------
+
+
+def test_who_stands_still_is_given_nothing_that_others_can_serve(
+    sticky: StartGunicorn, stopped: Callable[[int], None]
+) -> None:
+    server = sticky("whoami:app", "-w", "2", *ARGS, wait=False)
+    view = View(server)
+    stopped(view.wait_slots(2)[0])
+    wait_until(lambda: len(view.loads()) == 1, PATIENCE_S, "it to be found out")
+    handed = view.total("handed_out")
+    for _ in range(10):  # each goes to the emptiest, which the stopped one would seem to be
+        with server.connect(timeout=PATIENCE_S) as connection:
+            assert connection.request("GET", "/?EIO=4&transport=polling").json()["worker"] == 1
+    assert view.total("handed_out") == handed
+
+
 # --- SIGKILL -------------------------------------------------------------------------------
 
 

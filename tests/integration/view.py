@@ -10,6 +10,7 @@ import pytest
 
 from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word
 from gunicorn_cluster_ext.directory import directories
+from gunicorn_cluster_ext.load import Load
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 
@@ -82,6 +83,10 @@ class View:
     def slowest_turn(self) -> float:
         """The longest turn of the arbiter's loop so far, in seconds, without its forks."""
         return self._board.slowest_turn / 1e9
+
+    def loads(self) -> dict[int, Load]:
+        """What the workers take each other to be busy with, by seat."""
+        return self._board.loads()
 
     def total(self, word: str) -> int:
         """The sum of a word, such as "handed_in", over all workers."""

@@ -12,6 +12,7 @@ from gunicorn_cluster_ext.board import (
     LAYOUT,
     MAGIC,
     SEATS_PER_SLOT,
+    STILL,
     Board,
     Order,
     Roll,
@@ -37,6 +38,7 @@ def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -
     """Let a process of `generation` be in `slot`; returns where it sits."""
     there = slot * SEATS_PER_SLOT + seat
     board.set(there, Word.GENERATION, generation)
+    board.beat(there)
     board.set(there, Word.STATE, state)
     return there
 
@@ -107,6 +109,14 @@ def test_who_serves_and_who_is_there(
     assert board.process(2, 7) == (seat if is_there else None)
     assert board.slots() == ([2] if serves else [])
     assert list(board.loads()) == ([seat] if serves else [])
+
+
+@pytest.mark.parametrize(("age", "counts"), [(STILL - 10**9, True), (STILL + 1, False)])
+def test_who_stands_still_is_given_nothing(board: Board, age: int, counts: bool) -> None:
+    seat = put(board, 2, 7, READY)
+    board.set(seat, Word.BEAT, max(time.monotonic_ns() - age, 0))
+    assert board.serving(2) == seat
+    assert list(board.loads()) == ([seat] if counts else [])
 
 
 def test_a_board_at_the_start_is_empty(board: Board) -> None:

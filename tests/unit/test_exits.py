@@ -123,7 +123,7 @@ def test_the_rest_is_not(exit: Exit, one: Process) -> None:
             process(**BOOTING, why="the roll failed"),
             "finished (the roll failed) before it was ready, 20.0 s after its start",
         ),
-        (TERM, process(), "finished, as somebody asked it to after serving for 18.0 s"),
+        (TERM, process(), "was told from outside to finish after serving for 18.0 s"),
         (KILL, process(), "was ended by SIGKILL after serving for 18.0 s"),
         (
             Exit(None, 64),

@@ -18,6 +18,7 @@ def board() -> Board:
     for slot, state in ((0, State.READY), (1, State.DRAINING), (2, State.BOOTING)):
         board.clear(slot * 2, generation=1, now=1)
         board.set(slot * 2, Word.STATE, state)
+        board.beat(slot * 2)
         board.set(slot * 2, Word.THREADS, 4)
         board.set(slot * 2, Word.BUSY, slot + 1)
     return board
