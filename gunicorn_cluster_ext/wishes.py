@@ -1,7 +1,8 @@
 """Wishes: what the command line wants of a running server, and its answer, on the board.
 
-    48      number of the wish; written last, so what it is can be read
-    49, 50  what it is (``Kind``), and of what (as a signed number)
+    48      number of the wish; none is used twice
+    49, 50  what it is (``Kind``; 0: nothing, it was withdrawn or is being written; written last),
+            and of what (as a signed number)
     51      number of the last wish that was answered; written last
     52, 53  whether it was granted, and a number that goes with that (of the roll)
     55-63   what is to be said of it, as text
@@ -28,6 +29,7 @@ from gunicorn_cluster_ext.directory import is_alive
 _NUMBER, _KIND, _OF = 48, 49, 50
 _ANSWERED, _GRANTED, _RESULT = 51, 52, 53
 _TEXT, _TEXT_END = 55, 64
+_NOTHING = 0
 _POLL_S = 0.02
 _SIGN = 1 << 64
 
@@ -66,10 +68,12 @@ class Unanswered(Exception):
 def pending(board: Board) -> Wish | None:
     """The wish that is not answered yet."""
     words = board.words
-    number = words[_NUMBER]
-    if number <= words[_ANSWERED]:
+    number, kind, of = words[_NUMBER], words[_KIND], words[_OF]
+    if number <= words[_ANSWERED] or kind == _NOTHING:
         return None
-    return Wish(number, words[_KIND], _signed(words[_OF]))
+    if (words[_NUMBER], words[_KIND]) != (number, kind):
+        return None  # another command writes: the next turn will see
+    return Wish(number, kind, _signed(of))
 
 
 def answer(board: Board, wish: Wish, answer: Answer) -> None:
@@ -92,12 +96,13 @@ def ask(path: Path, kind: Kind, of: int = 0, patience: float | None = 10.0) -> A
     with _opened(path, deadline) as board:
         words = board.words
         number = max(words[_NUMBER], words[_ANSWERED]) + 1
-        words[_KIND], words[_OF] = kind, of % _SIGN
-        words[_NUMBER] = number
+        words[_KIND] = _NOTHING
+        words[_OF], words[_NUMBER] = of % _SIGN, number
+        words[_KIND] = kind
         try:
             _wait(board, number, deadline)
         except BaseException:
-            words[_NUMBER] = number - 1  # nobody waits for it any more
+            words[_KIND] = _NOTHING  # nobody waits for it any more
             raise
         return Answer(bool(words[_GRANTED]), board.text(_TEXT, _TEXT_END), words[_RESULT])
 

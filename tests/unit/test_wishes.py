@@ -73,12 +73,19 @@ def test_a_wish_that_nobody_answers_is_withdrawn(board: Board) -> None:
 
 
 def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
-    with pytest.raises(Unanswered):
-        wishes.ask(path(board), Kind.SCALE, 5, patience=0.1)
-    wishes.answer(board, Wish(1, Kind.SCALE, 5), Answer(True, "late"))
-    assert wishes.pending(board) is None
-    with arbiter(board, lambda wish: Answer(True, str(wish.of))):
+    """The first wish takes longer than its command waits; the next command comes meanwhile."""
+
+    def decide(wish: Wish) -> Answer:
+        if wish.of == 5:
+            time.sleep(1)
+        return Answer(True, str(wish.of))
+
+    with arbiter(board, decide):
+        with pytest.raises(Unanswered):
+            wishes.ask(path(board), Kind.SCALE, 5, patience=0.5)
         assert wishes.ask(path(board), Kind.SCALE, 6).text == "6"
+        assert wishes.ask(path(board), Kind.SCALE, 7).text == "7"
+    assert board.words[51] == 3
 
 
 def test_a_server_that_dies_meanwhile(board: Board) -> None:
