@@ -124,8 +124,11 @@ class StickyProtocol(Arrival, ASGIProtocol):
         self.transport.abort()
 
     def can_leave(self) -> bool:
-        """Whether the client has been sent all that was written."""
-        return self.transport is None or not self.transport.get_write_buffer_size()
+        """Whether the client has been sent all that was written, and may ask for more."""
+        transport = self.transport
+        if transport is None:
+            return True
+        return not (transport.is_closing() or transport.get_write_buffer_size())
 
     async def restart(self) -> None:
         """Tell a WebSocket's client to come again."""
