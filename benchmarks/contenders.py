@@ -166,6 +166,14 @@ def sticky(room: Room) -> int:
     return gunicorn(room, "gunicorn_cluster_ext.Sticky")
 
 
+def gevent(room: Room) -> int:
+    return gunicorn(room, "gevent", threads=1)
+
+
+def sticky_gevent(room: Room) -> int:
+    return gunicorn(room, "gunicorn_cluster_ext.StickyGevent", threads=1)
+
+
 def asgi(room: Room) -> int:
     return gunicorn(room, "asgi", threads=1, app="asgi")
 
@@ -232,8 +240,12 @@ def wait_until_it_listens(port: int, process: Process) -> None:
 GTHREAD = Contender("gthread", gthread, sticky=False)
 SYNC = Contender("sync", sync, sticky=False)
 STICKY = Contender("Sticky", sticky, sets_cookie=True)
+GEVENT = Contender("gevent", gevent, sticky=False, base="gevent")
+STICKY_GEVENT = Contender("StickyGevent", sticky_gevent, sets_cookie=True, base="gevent")
 ASGI = Contender("asgi", asgi, sticky=False, base="asgi")
 STICKY_ASGI = Contender("StickyASGI", sticky_asgi, sets_cookie=True, base="asgi")
 NGINX_HASH = Contender("nginx", nginx)
 HAPROXY_HASH = Contender("HAProxy", haproxy)
-ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC, ASGI, STICKY_ASGI)
+#: Our workers that are no threads, each after the one that it is compared with.
+OTHERS = (GEVENT, STICKY_GEVENT, ASGI, STICKY_ASGI)
+ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC, *OTHERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .contenders import ALL, ASGI, GTHREAD, HAPROXY_HASH, NGINX_HASH, STICKY, STICKY_ASGI, Contender
+from .contenders import ALL, GTHREAD, HAPROXY_HASH, NGINX_HASH, OTHERS, STICKY, Contender
 from .load import CONNECTIONS, Load
 
 
@@ -20,7 +20,7 @@ PINNED = Workload(
     "pinned",
     "keep-alive, each connection keeps one cookie",
     Load("pinned", "keep-alive", wrk_threads=2),
-    (GTHREAD, STICKY, ASGI, STICKY_ASGI),
+    (GTHREAD, STICKY, *OTHERS),
 )
 # Two threads with 8 connections each: about half of the requests find their
 # connection at the other worker, as behind a proxy that mixes its clients.
@@ -28,20 +28,20 @@ MIXED = Workload(
     "mixed",
     "keep-alive, the cookie changes on about every second request",
     Load("alternate", "keep-alive", wrk_threads=2),
-    (GTHREAD, STICKY, ASGI, STICKY_ASGI),
+    (GTHREAD, STICKY, *OTHERS),
 )
 # A thread for each connection: see load.lua.
 ALTERNATE = Workload(
     "alternate",
     "keep-alive, the cookie alternates on every request (the worst case)",
     Load("alternate", "keep-alive", wrk_threads=CONNECTIONS),
-    (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, ASGI, STICKY_ASGI),
+    (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, *OTHERS),
 )
 NEW = Workload(
     "new",
     "a new connection for each request, the cookie alternates",
     Load("alternate", "close", wrk_threads=2),
-    (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, ASGI, STICKY_ASGI),
+    (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, *OTHERS),
 )
 NEW_WITHOUT_COOKIE = Workload(
     "new-without-cookie",

@@ -96,6 +96,9 @@ class StickyGevent(StickyWorker, GeventWorker):
         self._words[self._row + int(Word.THREADS)] = self.worker_connections
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
+        # A question to gunicorn's configuration costs more than most of what is done here.
+        self._idle_timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT
+        self._head_timeout = self.cluster.settings.head_timeout
         self.calls = 0  # requests in progress
         self.finished = 0.0
         self.greenlets = Group()
@@ -272,7 +275,7 @@ class StickyGevent(StickyWorker, GeventWorker):
     def timeout_ctx(self) -> AbstractContextManager[Any]:
         """How long gunicorn waits for a request."""
         if self.heads.are_readable:  # then it does not wait: we do
-            return nullcontext()
+            return _NO_TIMEOUT
         return super().timeout_ctx()  # type: ignore[no-any-return]
 
     def _parser_of(self, cfg: Any, source: Any, client: Any) -> Parser | None:
@@ -313,15 +316,14 @@ class StickyGevent(StickyWorker, GeventWorker):
 
         None when there will be none. Raises TimeoutError.
         """
-        timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT
-        deadline = None
+        timeout, deadline = self._idle_timeout, None
         while True:
             if conn.received:
                 head = self.heads.scan(conn)
                 if head is not NEED_MORE or self.heads.have_answer(conn):
                     return head
                 now = time.monotonic()
-                deadline = deadline or now + self.cluster.settings.head_timeout
+                deadline = deadline or now + self._head_timeout
                 timeout = max(deadline - now, 0.001)
             if not conn.read_more(timeout):
                 return None
@@ -371,9 +373,11 @@ class StickyGevent(StickyWorker, GeventWorker):
         finally:
             self.calls -= 1
             self.finished = time.monotonic()
-            self._publish()
+            if not self.heads.are_readable:  # otherwise at once, when the next one is waited for
+                self._publish()
 
 
+_NO_TIMEOUT: Final = nullcontext()
 # Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
 _BUSY: Final = int(Word.BUSY)
 _CONNECTIONS: Final = int(Word.CONNECTIONS)

@@ -107,6 +107,8 @@ class Parser(RequestParser):
     as many as its head has.
     """
 
+    mesg: Any
+
     def __init__(
         self, cfg: Any, conn: Connection, client: Any, await_request: Callable[[Connection], bool]
     ) -> None:
@@ -123,6 +125,7 @@ class Parser(RequestParser):
             if self.mesg.should_close() or not self._finish():
                 raise StopIteration
             conn.received, conn.served = compat.take_buffered(self), self.req_count
+            self.mesg = None  # or gunicorn would ask all that again
         if not self._await_request(conn):
             raise StopIteration
         self.unreader.unread(self._first + conn.received)
