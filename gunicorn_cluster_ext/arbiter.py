@@ -349,6 +349,7 @@ class ClusterArbiter(Arbiter):
         slot = self._slot if self._slot is not None else self._empty_slot()
         worker.cluster = self.cluster
         worker.place = self.cluster.seat(worker.age, slot or 0)
+        self.cluster.describe(self)  # before it serves, so who sees it serve can read what it is
         process = self.cluster.supervisor.table.get(worker.age)
         if process is not None:
             process.can_park = self._has_inboxes

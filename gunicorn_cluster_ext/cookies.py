@@ -7,7 +7,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from gunicorn_cluster_ext.process import log
+from gunicorn_cluster_ext.process import complain_of_cookie
 from gunicorn_cluster_ext.settings import SettingError, Settings
 
 #: 256 random bits.
@@ -65,7 +65,8 @@ class SessionCookie:
             if is_id(stripped := value.strip(" \t")):
                 return stripped
         if values:
-            log.debug("A session cookie that we cannot have set: %d characters", len(values[0]))
+            size = len(values[0])
+            complain_of_cookie(f"A session cookie that we cannot have set: {size} characters")
         return None
 
     def put(self, sid: str, scheme: str) -> str:

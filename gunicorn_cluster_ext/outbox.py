@@ -162,10 +162,15 @@ class Outbox:
         self._changed = threading.Condition(self._lock)
         self._column = b""
         self._peers: list[Peer] = []  # replaced, never changed
+        self._is_closed = False
 
     def close(self) -> None:
-        """Pass on what is kept, as far as that can be done within the bound, and end all lanes."""
+        """Pass on what is kept, as far as that can be done within the bound, and end all lanes.
+
+        Nobody gets what is sent after that, by threads of a process that ends.
+        """
         with self._changed:
+            self._is_closed = True
             self._changed.wait_for(self._is_empty, self._timeout)
             for peer in self._peers:
                 peer.close()
@@ -256,7 +261,7 @@ class Outbox:
     def _look(self) -> None:
         """Who listens now?"""
         column = self._board.listening()
-        if column != self._column:
+        if column != self._column and not self._is_closed:
             self._column = column
             self._meet(memoryview(column).cast("Q").tolist())
 

@@ -159,12 +159,12 @@ class Count:
 
 
 class Complaint:
-    """Says what is wrong with the store, but not with each request."""
+    """Says what is wrong with the store, or with what clients send, but not with each request."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, error: Exception) -> None:
+    def __call__(self, error: Exception | str) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _SAY_S
@@ -173,6 +173,7 @@ class Complaint:
 
 _everywhere: WeakSet[Stores] = WeakSet()
 complain = Complaint()
+complain_of_cookie = Complaint()
 cache_hits = Count(Word.CACHE_HITS)
 cache_misses = Count(Word.CACHE_MISSES)
 cache_errors = Count(Word.CACHE_ERRORS)

@@ -30,6 +30,7 @@ from gunicorn_cluster_ext.process import (
     Count,
     Stores,
     complain,
+    complain_of_cookie,
     log,
     session_errors,
     session_reads,
@@ -221,8 +222,8 @@ class Session(MutableMapping[str, Any]):
             self._key = store_key(self._sid)
             stored = yield from self._ask(session_reads, lambda face: face.store.fields(self._key))
             self._found = bool(stored) and self._is_sound(stored)
-            if not self._found:
-                log.debug("A session cookie without a session: it has ended, or never was")
+            if not stored:
+                complain_of_cookie("A session cookie without a session: it has ended, or never was")
         if not self._found:
             self._sid = None
             self._fields = Fields({})

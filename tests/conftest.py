@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from gunicorn_cluster_ext import process
 from tests.harness.browser import Browser
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.haproxy import Haproxy
@@ -34,6 +36,19 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Where a test's own process, and what it starts, keeps an embedded store without a name."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ.pop("STATE_DIRECTORY", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """A shell starts what is to run in the background with SIGINT ignored; that is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said at most every ten seconds is said in each test."""
+    monkeypatch.setattr(process.complain_of_cookie, "_next", 0.0)
 
 
 @pytest.fixture

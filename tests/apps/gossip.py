@@ -121,8 +121,9 @@ def chatter() -> None:
         size = 70_000 if number % 10 == 0 else 100
         if number == 0:
             write(f"begins {time.monotonic()}")
-        bus.publish("chatter", b"%d %d %s" % (os.getpid(), number, bytes(size)))
-        write(f"said {number}")
+        # A process that ends says nothing more.
+        if bus.publish("chatter", b"%d %d %s" % (os.getpid(), number, bytes(size))):
+            write(f"said {number}")
         time.sleep(0.005)
 
 
