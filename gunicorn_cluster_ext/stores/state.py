@@ -157,7 +157,10 @@ class State:
         return True
 
     def _put_on_disk(self) -> None:
-        _sync(self.path)
+        try:
+            _sync(self.path)
+        except FileNotFoundError:
+            return  # somebody has removed it, so there is nothing to keep
         self.words[Word.CLOSED] = 1
         self._map.flush()
 

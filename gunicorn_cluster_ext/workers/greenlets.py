@@ -7,7 +7,7 @@ import socket as plain_socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from gevent import Timeout, monkey
+from gevent import GreenletExit, Timeout, monkey
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import socket
 from gunicorn.http.parser import RequestParser
@@ -98,6 +98,8 @@ class Connection(Arrival, socket):
                     pass
         except (OSError, ConcurrentObjectUseError):
             pass  # the client was first, or the application reads it
+        except GreenletExit:
+            pass  # the worker ends, and has no time left
 
 
 class Parser(RequestParser):

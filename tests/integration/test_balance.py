@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
+from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 
@@ -32,10 +33,18 @@ def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGuni
 
 
 def test_a_request_of_nobody_does_not_wait_for_the_processor(gunicorn: StartGunicorn) -> None:
-    """On gevent it waits for each greenlet that does not wait itself, while siblings idle."""
+    """On gevent it waits for each greenlet that does not wait itself, while siblings idle.
+
+    On a busy machine siblings may look as slow, so more than one attempt is allowed.
+    """
     server = gunicorn("whoami:app", "-k", GEVENT, "-w", "4")
     view = View(server)
     view.wait_slots(4)
+    wait_until(lambda: 1 not in who_serves_behind(server, view), PATIENCE_S, "the others to serve")
+
+
+def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
+    """The workers that serve three requests of nobody which came behind a long one of worker 1."""
     with ExitStack() as stack:
         connections = [stack.enter_context(server.connect(timeout=60)) for _ in range(4)]
         for connection in connections:  # all are with worker 1 now
@@ -47,7 +56,7 @@ def test_a_request_of_nobody_does_not_wait_for_the_processor(gunicorn: StartGuni
         for connection in others:
             connection.send(request_bytes("GET", "/?burn=0.5"))
         assert first.answer().json()["worker"] == 1
-        assert 1 not in {connection.answer().json()["worker"] for connection in others}
+        return {connection.answer().json()["worker"] for connection in others}
 
 
 @pytest.mark.parametrize(

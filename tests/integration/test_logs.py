@@ -15,6 +15,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite
 from tests.integration.view import PATIENCE_S, STICKY, View
 
+pytestmark = pytest.mark.one_gunicorn
+
 JSON = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -9,6 +9,8 @@ from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.view import PATIENCE_S, STICKY, View
 
+pytestmark = pytest.mark.one_gunicorn
+
 # What is configured, and what the message must contain.
 REFUSED = {
     "unknown": ("cluster_stiky = ['cookie']", ["cluster_stiky", "cluster_sticky?"]),

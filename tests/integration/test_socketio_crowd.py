@@ -13,6 +13,8 @@ from tests.harness.waiting import wait_until
 from tests.integration import crowd
 from tests.integration.crowd import BOTH, SERVERS
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def start(gunicorn: StartGunicorn, worker: str, workers: int, **options: Any) -> Gunicorn:
     app, worker_class = SERVERS[worker]

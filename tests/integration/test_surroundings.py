@@ -19,6 +19,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.view import PATIENCE_S, STICKY, View
 from tests.unit.processes import in_child
 
+pytestmark = pytest.mark.one_gunicorn
+
 COMPLAINT = "No directory for the board"
 
 

@@ -15,6 +15,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.site import READY_MADE, Site, StartSite
 from tests.integration.view import PATIENCE_S, STICKY, View
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def title(pid: int) -> str:
     return " ".join(psutil.Process(pid).cmdline()).strip()
