@@ -25,7 +25,7 @@ from tests.stores.conformance import Awaited, open_face
 ROOT = Path(__file__).parents[2]
 LIMIT = 0.5
 #: For a machine that does other things as well.
-GRACE = 0.25
+GRACE = 0.6
 RECOVERY = 2.0
 
 OpenFace = Callable[..., Any]
