@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import secrets
 from dataclasses import dataclass
 
-from gunicorn_cluster_ext.process import complain_of_cookie
+from gunicorn_cluster_ext.process import Complaint
 from gunicorn_cluster_ext.settings import SettingError, Settings
+
+#: Of a client's: said, but not with each request, for anybody can send one.
+complain_of_cookie = Complaint(logging.INFO)
 
 #: 256 random bits.
 _ID = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -161,19 +161,19 @@ class Count:
 class Complaint:
     """Says what is wrong with the store, or with what clients send, but not with each request."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = logging.WARNING) -> None:
+        self._level = level
         self._next = 0.0
 
     def __call__(self, error: Exception | str) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _SAY_S
-            log.warning("%s (said at most every %g s)", error, _SAY_S)
+            log.log(self._level, "%s (said at most every %g s)", error, _SAY_S)
 
 
 _everywhere: WeakSet[Stores] = WeakSet()
 complain = Complaint()
-complain_of_cookie = Complaint()
 cache_hits = Count(Word.CACHE_HITS)
 cache_misses = Count(Word.CACHE_MISSES)
 cache_errors = Count(Word.CACHE_ERRORS)

@@ -23,14 +23,13 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from gunicorn_cluster_ext import codec
-from gunicorn_cluster_ext.cookies import new_id
+from gunicorn_cluster_ext.cookies import complain_of_cookie, new_id
 from gunicorn_cluster_ext.faces import Asynchronous, Blocking
 from gunicorn_cluster_ext.fields import Changes, Fields
 from gunicorn_cluster_ext.process import (
     Count,
     Stores,
     complain,
-    complain_of_cookie,
     log,
     session_errors,
     session_reads,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext import cookies
 from tests.harness.browser import Browser
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.haproxy import Haproxy
@@ -48,7 +48,7 @@ def interruptible() -> None:
 @pytest.fixture(autouse=True)
 def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said at most every ten seconds is said in each test."""
-    monkeypatch.setattr(process.complain_of_cookie, "_next", 0.0)
+    monkeypatch.setattr(cookies.complain_of_cookie, "_next", 0.0)
 
 
 @pytest.fixture

@@ -26,7 +26,15 @@ from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.handoff import HandOff
 from gunicorn_cluster_ext.head import NEED_MORE, Head
 from gunicorn_cluster_ext.routing import asks_for_websocket
-from gunicorn_cluster_ext.workers.base import StickyWorker, Way
+from gunicorn_cluster_ext.workers.base import (
+    DRAIN_INTERVAL,
+    INBOX_BATCH,
+    RETRY_INTERVAL,
+    START_INTERVAL,
+    START_TIMEOUT,
+    StickyWorker,
+    Way,
+)
 from gunicorn_cluster_ext.workers.heads import Heads
 from gunicorn_cluster_ext.workers.member import Drain, Member
 from gunicorn_cluster_ext.workers.post import Post
@@ -35,16 +43,9 @@ from gunicorn_cluster_ext.workers.protocol import HEAD_SIZE, READ_SIZE, StickyPr
 #: Connections that are accepted, or received, in one turn of the loop, so that the others are
 #: not starved, and siblings have their share of a burst.
 ACCEPT_BATCH: Final = 4
-INBOX_BATCH: Final = 32
 #: How long nothing is accepted when there are too many open files.
 PAUSE: Final = 0.5
-RETRY_INTERVAL: Final = 0.01
 NOTIFY_INTERVAL: Final = 0.5
-#: How often a worker that drains or is parked looks whether there is something to hand on.
-DRAIN_INTERVAL: Final = 0.02
-#: How long the first workers wait for each other: a hung import must not stop its siblings.
-START_TIMEOUT: Final = 5.0
-START_INTERVAL: Final = 0.01
 #: How much of the drain timeout is left for those to end whose WebSockets are closed then.
 LAST_WORDS: Final = 1.0
 
@@ -57,9 +58,6 @@ class StickyASGI(StickyWorker, ASGIWorker):
     """
 
     post: Post[StickyProtocol]
-    #: Whether the worker was told to finish. Unlike gunicorn's ``alive``, which it sets to False,
-    #: this closes no connection: that depends on whether somebody can take it over.
-    leaving = False
 
     # --- life -------------------------------------------------------------------------------
 

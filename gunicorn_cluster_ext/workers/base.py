@@ -38,6 +38,15 @@ from gunicorn_cluster_ext.workers.post import Post
 #: After so many hand-offs without being served a request is served where it is: workers that
 #: come and go must not play ball with it.
 MAX_HOPS: Final = 2
+#: Hand-offs that are read at once, so that none starves the other connections.
+INBOX_BATCH: Final = 32
+#: How often a request is tried again that only one process can serve, whose inbox is full.
+RETRY_INTERVAL: Final = 0.01
+#: How long the first workers wait for each other: a hung import must not stop its siblings.
+START_TIMEOUT: Final = 5.0
+START_INTERVAL: Final = 0.01
+#: How often a worker that drains or is parked looks whether there is something to hand on.
+DRAIN_INTERVAL: Final = 0.02
 #: So many requests may be in progress before a worker looks whether siblings have fewer. An
 #: event loop serves many at once, but what they do when they go on it does one after the other.
 FEW: Final = 8
@@ -60,6 +69,10 @@ class StickyWorker:
 
     #: So it can be handed connections, and parked.
     reads_inbox = True
+
+    #: Whether the worker was told to finish. Unlike gunicorn's ``alive``, which it sets to False,
+    #: this closes no connection: that depends on whether somebody can take it over.
+    leaving = False
 
     #: The arbiter sets these two in ``pre_fork``.
     cluster: Cluster

@@ -32,7 +32,15 @@ from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.board import State, Word
 from gunicorn_cluster_ext.head import NEED_MORE, Head
 from gunicorn_cluster_ext.workers.arrival import NOTHING_TO_JUDGE
-from gunicorn_cluster_ext.workers.base import StickyWorker, Way
+from gunicorn_cluster_ext.workers.base import (
+    DRAIN_INTERVAL,
+    INBOX_BATCH,
+    RETRY_INTERVAL,
+    START_INTERVAL,
+    START_TIMEOUT,
+    StickyWorker,
+    Way,
+)
 from gunicorn_cluster_ext.workers.door import Door, Listener
 from gunicorn_cluster_ext.workers.greenlets import Connection, Parser
 from gunicorn_cluster_ext.workers.heads import Heads
@@ -40,19 +48,11 @@ from gunicorn_cluster_ext.workers.member import Drain, Member
 from gunicorn_cluster_ext.workers.pace import Pace
 from gunicorn_cluster_ext.workers.post import Post
 
-#: Hand-offs that are read at once, so that none starves the other connections.
-INBOX_BATCH: Final = 32
-RETRY_INTERVAL: Final = 0.01
 #: How long a new connection may say nothing where gunicorn's ``keepalive`` is off.
 FIRST_BYTE_TIMEOUT: Final = 5.0
-#: How long the first workers wait for each other: a hung import must not stop its siblings.
-START_TIMEOUT: Final = 5.0
-START_INTERVAL: Final = 0.01
 NOTIFY_INTERVAL: Final = 1.0
 #: How long requests that are given up have to notice. The arbiter waits for a second.
 KILL_TIMEOUT: Final = 0.5
-#: How often a worker that drains or is parked looks whether there is something to hand on.
-DRAIN_INTERVAL: Final = 0.02
 
 
 class StickyGevent(StickyWorker, GeventWorker):
@@ -63,9 +63,6 @@ class StickyGevent(StickyWorker, GeventWorker):
     """
 
     post: Post[Connection]
-    #: Whether the worker was told to finish. Unlike gunicorn's ``alive``, which it sets to False,
-    #: this closes no connection: that depends on whether somebody can take it over.
-    leaving = False
 
     #: How the main greenlet is to end the process, once a signal wants that.
     _quit: Callable[[], None] | None = None

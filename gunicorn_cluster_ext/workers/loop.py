@@ -41,9 +41,7 @@ class LoopWorker(ThreadWorker):
     """A ThreadWorker with a main loop of its own."""
 
     poller: Any  # until open_loop it is gthread's
-    #: Whether the worker was told to finish. Unlike gunicorn's ``alive``, which it sets to False,
-    #: this closes no connection: that depends on whether somebody can take it over.
-    leaving = False
+    leaving: bool
     _accepting: bool
 
     # --- for the subclass -----------------------------------------------------------------

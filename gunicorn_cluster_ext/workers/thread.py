@@ -21,24 +21,24 @@ from gunicorn_cluster_ext.handoff import HandOff
 from gunicorn_cluster_ext.head import NEED_MORE, Head
 from gunicorn_cluster_ext.routing import lightest
 from gunicorn_cluster_ext.settings import executed_config
-from gunicorn_cluster_ext.workers.base import StickyWorker, Way
+from gunicorn_cluster_ext.workers.base import (
+    DRAIN_INTERVAL,
+    INBOX_BATCH,
+    RETRY_INTERVAL,
+    START_INTERVAL,
+    START_TIMEOUT,
+    StickyWorker,
+    Way,
+)
 from gunicorn_cluster_ext.workers.connection import StickyConn, Waiting
 from gunicorn_cluster_ext.workers.heads import Heads
 from gunicorn_cluster_ext.workers.loop import DONTWAIT, READ_SIZE, LoopWorker
 from gunicorn_cluster_ext.workers.member import Drain, Member
 from gunicorn_cluster_ext.workers.post import Post
 
-#: Hand-offs that are read in one turn of the loop, so that none starves the other connections.
-INBOX_BATCH: Final = 32
-RETRY_INTERVAL: Final = 0.01
 #: How long a request of nobody may wait for a thread here before it goes to a free sibling. A
 #: hand-off costs as much as many a request; and 5 ms is how long a thread may hold the interpreter.
 PATIENCE: Final = 0.005
-#: How long the first workers wait for each other: a hung import must not stop its siblings.
-START_TIMEOUT: Final = 5.0
-START_INTERVAL: Final = 0.01
-#: How often a worker that drains or is parked looks whether there is something to hand on.
-DRAIN_INTERVAL: Final = 0.02
 
 
 class Sticky(StickyWorker, LoopWorker):

@@ -25,7 +25,7 @@ from tests.stores.conformance import Awaited, open_face
 ROOT = Path(__file__).parents[2]
 LIMIT = 0.5
 #: For a machine that does other things as well.
-GRACE = 0.6
+GRACE = 0.25
 RECOVERY = 2.0
 
 OpenFace = Callable[..., Any]
@@ -334,10 +334,13 @@ def test_failing_over(watched: Watched, opened: OpenFace) -> None:
     watched.nodes[0].ask("WAIT", 1, 1000)
     watched.nodes[0].crash()
     replica = watched.nodes[1]
-    tries = []
-    while not is_master(replica):
+    tries = [get(store)]
+
+    def try_again() -> bool:
         tries.append(get(store))
-        time.sleep(0.01)
+        return is_master(replica)
+
+    wait_until(try_again, 60, "the replica to be master")
     assert tries[-1].error is not None
     assert max(tried.seconds for tried in tries) < LIMIT + GRACE
     recovers(store)
@@ -391,7 +394,8 @@ def test_many_keys_while_a_node_hangs(cluster: Cluster, opened: OpenFace) -> Non
     cluster.nodes[1].halt()
     tries = [attempt(lambda: store.get_many(keys)) for _ in range(400)]
     assert all(map(away, tries))
-    assert max(tried.seconds for tried in tries) < LIMIT + GRACE
+    # One of 400 may meet a pause of the machine; twice the limit would be a second try.
+    assert max(tried.seconds for tried in tries) < 2 * LIMIT
     assert p99([tried.seconds for tried in tries[5:]]) < 0.05
     cluster.nodes[1].go_on()
     wait_until(lambda: attempt(lambda: store.get_many(keys)).error is None, RECOVERY, "all nodes")

@@ -109,9 +109,10 @@ def test_no_thread_is_left(shared: Shared) -> None:
     server = shared.start(APP, "-k", STICKY, workers=1)
     client = Client(server)
     with ThreadPoolExecutor(1) as other:
-        other.submit(client.get, "/costly?key=a&sleep=2")
+        costly = other.submit(client.get, "/costly?key=a&sleep=2")
         wait_until(lambda: "cluster-keeper" in client.get("/threads"), 20, "one that keeps a turn")
     wait_until(lambda: "cluster-keeper" not in client.get("/threads"), 20, "its end")
+    costly.result()
 
 
 @pytest.mark.parametrize("shared", ["redis"], indirect=True)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-from threading import Event, Thread
-from types import TracebackType
 
 import pytest
 
@@ -12,6 +10,7 @@ from tests.conftest import StartGunicorn
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.scrape import Scrape, Series
 from tests.harness.waiting import wait_until
+from tests.harness.watcher import Watcher
 from tests.integration.site import READY_MADE, Site, StartSite, for_each
 from tests.integration.view import PATIENCE_S, STICKY, View
 
@@ -27,37 +26,21 @@ def scrape(site: Site) -> Scrape:
     return Scrape(answer.body.decode())
 
 
-class Watched:
+class Watched(Watcher):
     """A Prometheus that asks all the time, in a thread, and notes what goes backwards."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._over = Event()
-        self._thread = Thread(target=self._run, name="prometheus")
         self.last: dict[Series, float] = {}
         self.scrapes = 0
         self.complaints: list[str] = []
 
-    def __enter__(self) -> "Watched":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.01):
-            try:
-                seen = scrape(self._site)
-            except OSError:  # the worker that was to answer was killed
-                continue
-            self._compare({series: seen.samples[series] for series in seen.counters()})
+    def look(self) -> None:
+        try:
+            seen = scrape(self._site)
+        except OSError:  # the worker that was to answer was killed
+            return
+        self._compare({series: seen.samples[series] for series in seen.counters()})
 
     def _compare(self, counters: dict[Series, float]) -> None:
         self.scrapes += 1

@@ -210,8 +210,7 @@ def test_disconnect(hall: Hall) -> None:
 def test_nobody_is_reached_twice(hall: Hall) -> None:
     """By many at once, in both directions."""
     with ThreadPoolExecutor(4) as crowd:
-        for guest in hall.four:
-            crowd.submit(shout, guest)
+        list(crowd.map(shout, hall.four))
     for heard in hall.heard(*hall.four):
         shouted = {guest.sid: list(range(25)) for guest in hall.four}
         for sid in shouted:

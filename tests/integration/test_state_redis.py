@@ -99,8 +99,7 @@ def test_the_master_dies_under_load(
             answers.append((time.monotonic(), answer.status, answer.body))
 
     with ThreadPoolExecutor(8) as crowd:
-        for _ in range(8):
-            crowd.submit(load)
+        loads = [crowd.submit(load) for _ in range(8)]
         try:
             watched.nodes[0].crash()
             wait_until(lambda: any(status == 503 for _, status, _ in answers), 20, "a 503")
@@ -109,6 +108,8 @@ def test_the_master_dies_under_load(
             wait_until(lambda: answers[-1][0] > changed + RECOVERY_S, 20, "two seconds more")
         finally:
             stop.set()
+    for ended in loads:
+        ended.result()
     assert {status for _, status, _ in answers} == {200, 503}
     assert all(b'"me"' in body for _, status, body in answers if status == 200)
     assert {status for at, status, _ in answers if at > changed + RECOVERY_S} == {200}

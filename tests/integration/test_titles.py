@@ -1,8 +1,6 @@
 """What ps shows of a server."""
 
 import signal
-from threading import Event, Thread
-from types import TracebackType
 
 import psutil
 import pytest
@@ -12,6 +10,7 @@ from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
 from tests.harness.deploy import slow
 from tests.harness.waiting import wait_until
+from tests.harness.watcher import Watcher
 from tests.integration.site import READY_MADE, Site, StartSite
 from tests.integration.view import PATIENCE_S, STICKY, View
 
@@ -22,39 +21,23 @@ def title(pid: int) -> str:
     return " ".join(psutil.Process(pid).cmdline()).strip()
 
 
-class Watch:
+class Watch(Watcher):
     """Notes every title that it sees, of a server and of all its workers, in order."""
 
     def __init__(self, site: Site) -> None:
         self._master = site.server.master_pid
-        self._over = Event()
-        self._thread = Thread(target=self._run, name="titles")
         self.of_master: list[str] = []
         self.of_workers: set[str] = set()
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.01):
-            seen = title(self._master)
-            if seen not in self.of_master[-1:]:
-                self.of_master.append(seen)
-            for worker in psutil.Process(self._master).children():
-                try:
-                    self.of_workers.add(title(worker.pid))
-                except psutil.NoSuchProcess:
-                    continue
+    def look(self) -> None:
+        seen = title(self._master)
+        if seen not in self.of_master[-1:]:
+            self.of_master.append(seen)
+        for worker in psutil.Process(self._master).children():
+            try:
+                self.of_workers.add(title(worker.pid))
+            except psutil.NoSuchProcess:
+                continue
 
 
 def test_who_they_are(gunicorn: StartGunicorn) -> None:
@@ -119,7 +102,9 @@ def post_fork(server, worker):
 )
 def test_an_event_loops_worker(site: StartSite, kind: str, app: str) -> None:
     worker_class = f"gunicorn_cluster_ext.{kind}"
-    titled = site(app, worker_class=worker_class, proc_name="shop", workers=2)
+    # Long enough to be seen.
+    hooks = "import time\n\ndef post_fork(server, worker):\n    time.sleep(0.3)\n"
+    titled = site(app, hooks=hooks, worker_class=worker_class, proc_name="shop", workers=2)
     assert [title(pid) for pid in titled.pids.values()] == [
         "gunicorn: worker 0 [shop]",
         "gunicorn: worker 1 [shop]",

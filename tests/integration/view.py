@@ -2,8 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from threading import Event, Thread
-from types import TracebackType
 
 import psutil
 import pytest
@@ -13,6 +11,7 @@ from gunicorn_cluster_ext.directory import directories
 from gunicorn_cluster_ext.load import Load
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
+from tests.harness.watcher import Watcher
 
 PATIENCE_S = 45
 
@@ -165,13 +164,13 @@ class View:
         )
 
 
-class Watch:
+class Watch(Watcher):
     """Looks at the board all the time, in a thread, and keeps the extremes that it saw."""
+
+    interval = 0.005
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._over = Event()
-        self._thread = Thread(target=self._run, name="watch")
         self.looks = 0
         self.fewest_serving = 1_000
         #: Processes that boot, and slots that serve: a slot's old and new process count as one.
@@ -181,24 +180,10 @@ class Watch:
         #: With those that drain.
         self.most_processes = 0
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
+    def look(self) -> None:
+        self._note(self._steady())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.005):
-            self._note(self._look())
-
-    def _look(self) -> list[tuple[int, State]]:
+    def _steady(self) -> list[tuple[int, State]]:
         """What stood there twice: a slot may change hands between the reads of its two seats."""
         last = None
         while True:

@@ -17,6 +17,7 @@ from gunicorn_cluster_ext.codec import UnknownType
 from gunicorn_cluster_ext.flight import Entry, pack
 from gunicorn_cluster_ext.lock import LockTimeout
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from tests.harness.waiting import wait_until
 from tests.unit.memory import MemoryStore, MemoryStores
 
 
@@ -514,7 +515,8 @@ def test_tokens_grow(cache: Cache, memory: MemoryStore) -> None:
             assert lock.token is not None
             tokens.append(lock.token)
     memory.items.clear()  # evicted
-    time.sleep(0.01)
+    before = time.time()
+    wait_until(lambda: time.time() > before + 0.001, 5, "the clock, which tokens begin with")
     with cache.lock("name", 10) as lock:
         assert lock.token is not None
         tokens.append(lock.token)

@@ -1,0 +1,33 @@
+"""Looking at something all the time, while a test goes on."""
+
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+
+class Watcher:
+    """Calls ``look`` every ``interval`` seconds in a thread, from enter to exit."""
+
+    interval = 0.01
+
+    def __enter__(self) -> Any:
+        self._over = Event()
+        self._thread = Thread(target=self._run, name=type(self).__name__)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self.interval):
+            self.look()
+
+    def look(self) -> None:
+        raise NotImplementedError
