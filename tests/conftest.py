@@ -13,6 +13,7 @@ import pytest
 
 from gunicorn_cluster_ext import cookies
 from tests.harness.browser import Browser
+from tests.harness.certificate import Certificate
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.haproxy import Haproxy
 from tests.harness.nginx import Nginx
@@ -63,6 +64,11 @@ def new_directory() -> Iterator[Callable[[], Path]]:
     yield make
     for directory in made:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

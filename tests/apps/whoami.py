@@ -1,7 +1,8 @@
 """Says which process answers, and what it was asked.
 
-?sleep=SECONDS takes its time, ?burn=SECONDS the processor's; ?header=Name:Value
-(repeatable) adds to the answer's headers; ?status=CODE answers so.
+?sleep=SECONDS takes its time, ?burn=SECONDS the processor's; ?until=PATH makes that file, and
+takes until it has gone; ?header=Name:Value (repeatable) adds to the answer's headers;
+?status=CODE answers so.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,6 +22,9 @@ Environ = dict[str, Any]
 def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     query = parse_qs(environ["QUERY_STRING"])
     burn(float(query.get("burn", ["0"])[0]))
+    for path in files(query):
+        while path.exists():
+            time.sleep(0.01)
     time.sleep(float(query.get("sleep", ["0"])[0]))
     body = json.dumps(describe(environ)).encode()
     headers = [*wanted(query), ("Content-Length", str(len(body)))]
@@ -31,10 +36,21 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         raise ValueError(f"nothing is here for {scope['type']}")
     query = parse_qs(scope["query_string"].decode())
+    for path in files(query):
+        while path.exists():
+            await asyncio.sleep(0.01)
     await asyncio.sleep(float(query.get("sleep", ["0"])[0]))
     body = json.dumps(describe(environ(scope))).encode()
     headers = [(name.lower().encode(), value.encode()) for name, value in wanted(query)]
     await answer(send, body, int(query.get("status", ["200"])[0]), headers)
+
+
+def files(query: dict[str, list[str]]) -> list[Path]:
+    """So that a test knows that the request has begun, and says when it is to end."""
+    paths = [Path(name) for name in query.get("until", [])]
+    for path in paths:
+        path.touch()
+    return paths
 
 
 def burn(seconds: float) -> None:

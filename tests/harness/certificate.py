@@ -15,6 +15,10 @@ class Certificate:
         command += ["-keyout", str(self.key), "-out", str(self.path)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
+    @property
+    def gunicorn_options(self) -> list[str]:
+        return ["--keyfile", str(self.key), "--certfile", str(self.path)]
+
     def redis_options(self) -> dict[str, str]:
         """For a redis-server that speaks TLS with clients and with other servers."""
         return {

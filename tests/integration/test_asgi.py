@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ import pytest
 
 from gunicorn_cluster_ext.routing import rendezvous
 from tests.conftest import StartGunicorn
+from tests.harness.certificate import Certificate
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.gunicorn import Gunicorn
-from tests.harness.program import find_program
 from tests.harness.waiting import wait_until
 from tests.integration.site import StartSite
 from tests.integration.view import ASGI, PATIENCE_S, View
@@ -300,26 +299,14 @@ if gunicorn.version_info >= (26,):
         assert view.total("handed_in") >= 4
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("tls")
-    key, cert = directory / "key.pem", directory / "cert.pem"
-    command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt"]
-    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, cert
-
-
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_tls(gunicorn: StartGunicorn, certificate: tuple[Path, Path], loop: str) -> None:
-    key, cert = certificate
-    args = ("--keyfile", str(key), "--certfile", str(cert), "--asgi-loop", loop)
+def test_tls(gunicorn: StartGunicorn, certificate: Certificate, loop: str) -> None:
+    args = (*certificate.gunicorn_options, "--asgi-loop", loop)
     config = "cluster_sticky = ['hash:ip', 'cookie']\n"
     server = gunicorn(APP, "-k", ASGI, *ARGS, *args, config=config, wait=False)
     view = View(server)
     view.wait_slots(2)
-    trusting = ssl.create_default_context(cafile=str(cert))
+    trusting = ssl.create_default_context(cafile=str(certificate.path))
     body = b"secret" * 100_000
     for _ in range(6):
         with socket.create_connection(("127.0.0.1", server.port), 30) as plain:

@@ -13,7 +13,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +30,9 @@ import websocket  # type: ignore[import-untyped]
 
 from gunicorn_cluster_ext.routing import rendezvous
 from tests.conftest import StartGunicorn
+from tests.harness.certificate import Certificate
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.gunicorn import Gunicorn
-from tests.harness.program import find_program
 from tests.harness.waiting import wait_until
 from tests.integration.view import GEVENT, PATIENCE_S, STICKY, View
 
@@ -986,26 +985,14 @@ def is_closed_after_one_request(server: Gunicorn) -> bool:
 # --- TLS -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("tls")
-    key, cert = directory / "key.pem", directory / "cert.pem"
-    command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt"]
-    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, cert
-
-
 @modes
-def test_tls(gunicorn: StartGunicorn, certificate: tuple[Path, Path], mode: Mode) -> None:
-    key, cert = certificate
-    args = ("--keyfile", str(key), "--certfile", str(cert), "--keep-alive", "20", "--threads", "4")
+def test_tls(gunicorn: StartGunicorn, certificate: Certificate, mode: Mode) -> None:
+    args = (*certificate.gunicorn_options, "--keep-alive", "20", "--threads", "4")
     config = "cluster_sticky = ['hash:ip', 'cookie']\n" if mode.hands_over else ""
     server = gunicorn("manners:app", "-k", mode.kind, "-w", "2", *args, config=config, wait=False)
     server.wait_listening()
     subject = subject_of(server, mode)
-    trusting = ssl.create_default_context(cafile=str(cert))
+    trusting = ssl.create_default_context(cafile=str(certificate.path))
     seen = []
     for _ in range(6):
         client = HTTPSConnection("127.0.0.1", server.port, context=trusting, timeout=30)
