@@ -33,6 +33,7 @@ def refusal(done: Done) -> str:
 def test_restart_one(site: StartSite, kind: str) -> None:
     """Its successor comes first, and nobody else is touched."""
     steered = site(worker_class=kind)
+    steered.deploy(slow(0.5))  # so that there is something to see
     with Watch(steered.view) as watch:
         done = run(steered, "restart", "1")
     assert (done.returncode, done.stderr) == (0, "")

@@ -409,8 +409,8 @@ def turn_of_a_busy_arbiter(site: StartSite) -> float:
 
 
 def test_no_turn_of_the_arbiter_takes_long(site: StartSite) -> None:
-    """Measured three times at most: the machine may be busy with something else for as long."""
+    """Measured five times at most: the machine may be busy with something else for as long."""
     turns: list[float] = []
-    while not turns or (min(turns) >= SLOWEST_TURN_S and len(turns) < 3):
+    while not turns or (min(turns) >= SLOWEST_TURN_S and len(turns) < 5):
         turns.append(turn_of_a_busy_arbiter(site))
     assert min(turns) < SLOWEST_TURN_S, turns

@@ -162,13 +162,13 @@ def test_the_configuration_counts_workers_anew_on_reload(gunicorn: StartGunicorn
 
     server.config_path.write_text("workers = 4\ncluster_slots = 5\n")
     server.signal(signal.SIGHUP)
-    wait_until(lambda: view.target == 4, PATIENCE_S, "four workers wanted")
+    view.wait_roll(1)
     view.wait_slots(4)
     assert view.generations() == {0: 2, 1: 2, 2: 1, 3: 1}
 
     server.config_path.write_text("workers = 9\ncluster_slots = 5\n")
     server.signal(signal.SIGHUP)
-    wait_until(lambda: view.target == 5, PATIENCE_S, "five workers wanted")
+    view.wait_roll(2)
     view.wait_slots(5)
     assert "9 workers wanted, but there are 5 slots" in server.log_text()
     assert worker_of(server, 4)["worker"] == 4
