@@ -17,6 +17,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from .connection import Address, request_bytes
+from .crowding import Crowding
 
 Request = Callable[[int], bytes]
 
@@ -54,21 +55,26 @@ class Report:
     statuses: Counter[int] = field(default_factory=Counter)
     pids: Counter[int] = field(default_factory=Counter)
     workers: Counter[int | None] = field(default_factory=Counter)
+    crowding: Crowding = field(default_factory=Crowding)
 
     @property
     def answers(self) -> int:
         return sum(self.statuses.values())
 
     def complaints(self, slowest: float | None = None) -> list[str]:
-        """Everything that a client with a good server does not see."""
+        """Everything that a client with a good server does not see.
+
+        ``slowest`` is how many seconds an answer may take where nothing else runs.
+        """
         found = [str(failure) for failure in self.failures]
         if self.closes:
             found.append(f"{self.closes} connections were closed")
         if self.told_to_close:
             found.append(f"{self.told_to_close} answers said Connection: close")
         found += [f"{n} answers {status}" for status, n in self.statuses.items() if status != 200]
-        if slowest is not None and self.slowest > slowest:
-            found.append(f"one request took {self.slowest:.3f} s")
+        factor = self.crowding.factor
+        if slowest is not None and self.slowest > slowest * factor:
+            found.append(f"one request took {self.slowest:.3f} s (crowded x{factor:.1f})")
         return found if self.answers else [*found, "nothing was answered"]
 
 
@@ -149,6 +155,7 @@ class Load:
             if time.monotonic() - looked > _TURN_S:
                 looked = time.monotonic()
                 self._give_up(looked)
+                self.report.crowding.look()
         for client in self._clients:
             self._close(client)
         self._selector.close()

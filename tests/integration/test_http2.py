@@ -107,6 +107,9 @@ def test_all_streams_go_to_one_worker(served: Served) -> None:
 def test_a_roll_lets_streams_end(served: Served, tmp_path: Path) -> None:
     until = tmp_path / "until"
 
+    def is_draining() -> bool:
+        return State.DRAINING in {row.state for row in served.view.rows}
+
     async def talk() -> tuple[dict[str, Any], dict[str, Any]]:
         async with served.client() as client:
             before = await ask(client, "/")
@@ -114,7 +117,7 @@ def test_a_roll_lets_streams_end(served: Served, tmp_path: Path) -> None:
             await asyncio.to_thread(wait_until, until.exists, PATIENCE_S, "a stream")
             served.server.signal(signal.SIGHUP)
             await asyncio.to_thread(served.view.wait_roll, 1)
-            assert State.DRAINING in {row.state for row in served.view.rows}
+            await asyncio.to_thread(wait_until, is_draining, PATIENCE_S, "a process that drains")
             until.unlink()
             assert (await long)["pid"] == before["pid"]
         async with served.client() as client:
