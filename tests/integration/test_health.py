@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import psutil
+import pytest
 
 from gunicorn_cluster_ext.board import State
 from tests.harness.connection import request_bytes
@@ -14,6 +15,8 @@ from tests.harness.waiting import wait_until
 from tests.integration.site import StartSite
 from tests.integration.test_roll import NOTICED_S, wait_more
 from tests.integration.view import EVERY_KIND, PATIENCE_S, Watch
+
+pytestmark = pytest.mark.one_gunicorn
 
 HEALTH: dict[str, Any] = {
     "cluster_health_path": "/health",

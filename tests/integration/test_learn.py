@@ -19,7 +19,7 @@ from tests.integration.site import StartSite
 from tests.integration.test_nginx import in_front_of
 from tests.integration.view import EVERY_KIND, PATIENCE_S, View
 
-pytestmark = EVERY_KIND
+pytestmark = [EVERY_KIND, pytest.mark.one_gunicorn]
 
 WORKERS = 4
 VISITS = 24

@@ -87,6 +87,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.one_gunicorn
 @EVERY_KIND
 def test_ten_rolls_in_a_row(site: StartSite) -> None:
     rolled = site("echo:app")
@@ -103,6 +104,7 @@ def test_ten_rolls_in_a_row(site: StartSite) -> None:
     assert watch.most_active <= 4
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize(
     ("surge", "unavailable", "workers", "most", "fewest"),
     [
@@ -161,6 +163,7 @@ def test_without_surge_a_process_that_drains_counts(site: StartSite) -> None:
     assert watch.most_processes == 3
 
 
+@pytest.mark.one_gunicorn
 @EVERY_KIND
 def test_a_single_worker(site: StartSite) -> None:
     rolled = site(workers=1)
@@ -245,17 +248,23 @@ def test_the_drain_timeout_ends_what_does_not_finish(site: StartSite) -> None:
         assert busy.closed_by_peer()
 
 
+#: Between the calls of a client: six that never pause leave nothing for the roll.
+CALM_S = 0.02
+
+
 def keep_calling(seen: Caller, url: str, transport: str, over: Event) -> None:
     client = new_client()
     try:
         client.connect(url, transports=[transport], wait_timeout=PATIENCE_S)
         while not over.is_set():
             note(seen, seen.answers, client.call("call", seen.answers, timeout=PATIENCE_S))
+            over.wait(CALM_S)
         client.disconnect()
     except Exception as error:  # what went wrong is what the test asks for
         seen.error = repr(error)
 
 
+@pytest.mark.one_gunicorn
 @EVERY_KIND
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 def test_socketio_clients_stay_with_their_process(site: StartSite, transport: str) -> None:
@@ -314,6 +323,7 @@ def test_an_old_worker_that_dies_meanwhile(site: StartSite) -> None:
     assert (answer["worker"], answer["release"]) == (2, "new")
 
 
+@pytest.mark.one_gunicorn
 @EVERY_KIND
 def test_everything_at_once(site: StartSite) -> None:
     """Rolls, recycling and TTIN do not get into each other's way."""
@@ -408,6 +418,7 @@ def turn_of_a_busy_arbiter(site: StartSite) -> float:
     return slowest / load.report.crowding.factor
 
 
+@pytest.mark.one_gunicorn
 def test_no_turn_of_the_arbiter_takes_long(site: StartSite) -> None:
     """Measured five times at most: the machine may be busy with something else for as long."""
     turns: list[float] = []

@@ -92,6 +92,7 @@ def test_a_bad_deploy(site: StartSite, name: str) -> None:
     assert watch.fewest_serving == 3
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize("kind", ["gthread", "sync"])
 @pytest.mark.parametrize("name", ["syntax error", "no application", "exit", "hanging import"])
 def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name: str) -> None:
@@ -136,6 +137,7 @@ THIRD_FAILS = {
 }
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize("name", THIRD_FAILS)
 def test_full_rollback(site: StartSite, name: str) -> None:
     """The third of four fails: the two that were replaced come back, and nobody notices."""
