@@ -89,15 +89,20 @@ class BusWay(_Way):
 
 
 class AsyncBusWay(_Way):
-    """It belongs to the event loop in which it is started."""
+    """It belongs to the event loop in which it is started, or else in which it listens."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # ``listen`` will have one
+            return
         super().start()
 
     def hear(self, message: bytes) -> None:
         """In any thread. The loop of a test that is over, for instance, is closed."""
-        if not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.receive, message)
 
     async def publish(self, data: dict[str, Any]) -> None:
@@ -106,6 +111,8 @@ class AsyncBusWay(_Way):
             await bus.apublish(self._channel, message)
 
     async def listen(self) -> AsyncIterator[Any]:
+        if self._loop is None:
+            self.start()
         while True:
             yield decode(await self._queue.get())
 

@@ -165,6 +165,21 @@ def test_an_event_loop_is_told_by_other_threads() -> None:
         assert asyncio.run(listen())["event"] == "event"
 
 
+def test_what_is_initialized_before_the_loop_runs_hears_in_the_loop() -> None:
+    manager = AsyncClusterManager("early")
+    socketio.AsyncServer(async_mode="asgi", client_manager=manager)
+    manager._way.start()
+
+    async def listen() -> Any:
+        first = asyncio.ensure_future(anext(manager._listen()))
+        await asyncio.sleep(0)  # it begins to listen
+        writer = ClusterManager("early", write_only=True)
+        await asyncio.to_thread(writer.emit, "event", "text")
+        return await asyncio.wait_for(first, 10)
+
+    assert asyncio.run(listen())["event"] == "event"
+
+
 def test_a_handler_that_hangs_costs_messages_but_no_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
