@@ -25,6 +25,10 @@ class StoreAway(StoreError):
     """
 
 
+class NotANumber(StoreError, TypeError):
+    """``incr`` of a value that is no integer of 64 bits, or a sum that would be none."""
+
+
 class Store(Protocol):
     """The contract. ``ttl`` is in seconds, more than 0; None: for ever. A key has at least one
     byte, and holds a value or a field map; to ask for the other kind is a StoreError. Every method

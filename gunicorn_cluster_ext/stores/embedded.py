@@ -14,7 +14,7 @@ import msgspec
 
 from gunicorn_cluster_ext.script import Script
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError, location
+from gunicorn_cluster_ext.stores import NotANumber, StoreError, location
 from gunicorn_cluster_ext.stores.entries import LONGEST, MAP, VALUE, Entry, Writer, WrongKind, fold
 from gunicorn_cluster_ext.stores.environment import Environment, environment
 from gunicorn_cluster_ext.stores.operation import (
@@ -53,7 +53,7 @@ def _number(entry: Entry | None) -> int:
     if data is None:
         return 0
     if not _NUMBER.fullmatch(data) or int(data) not in _INT64:
-        raise StoreError("The value is no integer of 64 bits")
+        raise NotANumber("The value is no integer of 64 bits")
     return int(data)
 
 
@@ -148,7 +148,7 @@ class _Operations:
             entry = writer.find(key)
             total = _number(entry) + by
             if total not in _INT64:
-                raise StoreError("The sum has more than 64 bits")
+                raise NotANumber("The sum has more than 64 bits")
             expires = writer.expiry(ttl) if entry is None else entry.expires
             writer.put(key, VALUE, b"%d" % total, expires)
             return total

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from gunicorn_cluster_ext.script import Script, Step, arun, run, sleep
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreAway, StoreError, scripts
+from gunicorn_cluster_ext.stores import NotANumber, StoreAway, StoreError, scripts
 from gunicorn_cluster_ext.stores.breaker import Breaker
 from gunicorn_cluster_ext.stores.operation import (
     Asynchronous,
@@ -208,7 +208,8 @@ class _Operations:
     def _failure(self, error: Exception) -> StoreError:
         if _is_wrong_kind(error):
             return StoreError("The key holds the wrong kind of value: field maps and values differ")
-        return StoreError(f"{self.address}: {error}")
+        is_no_number = any(words in str(error) for words in _NO_NUMBER)
+        return (NotANumber if is_no_number else StoreError)(f"{self.address}: {error}")
 
     # --- values ---------------------------------------------------------------------------
 
@@ -386,6 +387,10 @@ def _page(answer: Any) -> tuple[Any, list[bytes]]:
 
 def _is_not_done(error: Exception) -> bool:
     return isinstance(error, _NOT_DONE) or isinstance(error.__context__, _REFUSED)
+
+
+#: What Redis says of INCRBY, in a script too.
+_NO_NUMBER = ("value is not an integer", "would overflow")
 
 
 def _is_wrong_kind(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError, open_async_store, open_store
+from gunicorn_cluster_ext.stores import NotANumber, StoreError, open_async_store, open_store
 from tests.harness.waiting import wait_until
 
 #: Short enough to wait for, long enough for a machine that is busy.
@@ -143,7 +143,7 @@ class Conformance:
         assert store.get(b"n") == b"-8"
         store.set(b"n", b"9223372036854775806")
         assert store.incr(b"n") == (1 << 63) - 1
-        with pytest.raises(StoreError):
+        with pytest.raises(NotANumber):
             store.incr(b"n")
         assert store.get(b"n") == b"9223372036854775807"
 
@@ -159,8 +159,10 @@ class Conformance:
     @pytest.mark.parametrize("value", [b"", b"x", b"1.5", b" 1", b"+1", b"01", b"9" * 30])
     def test_incr_of_what_is_no_number(self, store: Any, value: bytes) -> None:
         store.set(b"a", value)
-        with pytest.raises(StoreError):
+        with pytest.raises(NotANumber):
             store.incr(b"a")
+        with pytest.raises(NotANumber):
+            store.incr(b"a", 1, TTL)
         assert store.get(b"a") == value
 
     # --- locks --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from threading import RLock
 from typing import Any
 
 from gunicorn_cluster_ext.process import Stores
-from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from gunicorn_cluster_ext.stores import NotANumber, StoreAway
 
 Item = bytes | dict[bytes, bytes]
 
@@ -102,7 +102,7 @@ class MemoryStore:
             try:
                 number = int(old) + by  # type: ignore[arg-type]
             except (ValueError, TypeError):
-                raise StoreError("it is no number") from None
+                raise NotANumber("it is no number") from None
             self.items[key] = b"%d" % number, self.items[key][1]
             return number
 
