@@ -6,6 +6,7 @@ from pathlib import Path
 APP = "deployed:app"
 
 GOOD = "from whoami import app\n"
+IMPORTING = "the application is imported"
 
 
 def deploy(directory: Path, code: str) -> None:
@@ -17,8 +18,9 @@ def deploy(directory: Path, code: str) -> None:
 
 
 def slow(seconds: float) -> str:
-    """What takes some seconds to import."""
-    return f"import time\ntime.sleep({seconds})\n{GOOD}"
+    """What takes some seconds to import, and logs IMPORTING before."""
+    say = f"print({IMPORTING!r}, file=sys.stderr, flush=True)"
+    return f"import sys, time\n{say}\ntime.sleep({seconds})\n{GOOD}"
 
 
 def only_in(slots: tuple[int, ...], code: str) -> str:

@@ -12,8 +12,9 @@ import pytest
 
 from gunicorn_cluster_ext.board import RollState
 from tests.harness.command import Done, run_command
-from tests.harness.deploy import GOOD, slow
+from tests.harness.deploy import GOOD, IMPORTING, slow
 from tests.harness.gunicorn import environment
+from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite
 from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
 from tests.integration.test_roll_failures import BAD, CRASHES, REFUSED, THIRD_FAILS
@@ -170,7 +171,7 @@ def test_another_roll_takes_its_place(site: StartSite) -> None:
     rolled = site()
     rolled.deploy(slow(60))
     with rolling(rolled) as command:
-        rolled.view.wait_roll(1, RollState.ROLLING)
+        wait_until(lambda: rolled.lines(IMPORTING), PATIENCE_S, "a worker that imports")
         rolled.deploy(GOOD)
         assert roll(rolled).returncode == 0
         _, err = command.communicate(timeout=PATIENCE_S)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import psutil
 import pytest
@@ -42,7 +43,8 @@ def test_restart_one(site: StartSite, kind: str) -> None:
     assert done.stdout.endswith(f" s, its pid is {pids[1]}\n")
     assert steered.view.generations() == {0: 1, 1: 2, 2: 1}
     assert (watch.fewest_serving, watch.most_active) == (3, 4)
-    assert [line for line in steered.lines("(gunicorn-cluster restart)") if "orker 1" in line]
+    exits = partial(steered.lines, "(gunicorn-cluster restart)")
+    wait_until(lambda: [line for line in exits() if "orker 1" in line], PATIENCE_S, "its exit")
 
 
 def test_restart_costs_no_client_anything(site: StartSite) -> None:

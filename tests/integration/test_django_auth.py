@@ -47,7 +47,7 @@ def test_a_login_is_a_new_session_with_the_old_data(client: Client, shared: Shar
     assert client.get("/login?user=ada") == said("ada", cart="7")
     assert client.cookie != before and stored(shared, before) == {}
     answers = client.get_all(["/read"] * 32)
-    assert len({answer.json()["pid"] for answer in answers}) == 4
+    assert len({answer.json()["pid"] for answer in answers}) > 1
     assert all(answer.json()["said"] == said("ada", cart="7") for answer in answers)
     thief = Client(client.server)
     thief.cookie = before
