@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from gunicorn_cluster_ext import routing
+from gunicorn_cluster_ext import routing, values
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"
@@ -27,141 +26,6 @@ _SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|
 
 class SettingError(ValueError):
     """A setting that cannot be used; the message says which, why, and what to do."""
-
-
-def _rules(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = json.loads(value) if value.startswith("[") else value.split(",")
-    if not isinstance(value, Sequence) or not all(isinstance(rule, str) for rule in value):
-        raise ValueError("it is not a list of strings")
-    rules = tuple(rule.strip() for rule in value if rule.strip())
-    for rule in rules:
-        routing.check_rule(rule)
-    return rules
-
-
-def _number(low: float, high: float, kind: type) -> Callable[[Any], Any]:
-    def parse(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError("it is not a number")
-        number = kind(value)
-        if not low <= number <= high or (isinstance(value, float) and number != value):
-            raise ValueError("it is out of range")
-        return number
-
-    return parse
-
-
-def _share(value: Any) -> int | str:
-    """A number of workers, or a percentage of them, as Kubernetes writes it."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,3})%", value.strip())):
-        if int(match[1]) > 100:
-            raise ValueError("it is more than 100%")
-        return value.strip()
-    return int(_number(0, 1_000, int)(value))
-
-
-def _one_of(*words: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in words:
-            raise ValueError("there is no such word")
-        return str(value)
-
-    return parse
-
-
-def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value in (None, "") else parse(value)
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
-        raise ValueError("it is not the path of a URL")
-    return value
-
-
-def _cookie_path(value: Any) -> str:
-    if ";" in _path(value):
-        raise ValueError("a cookie's path has no ;")
-    return str(value)
-
-
-def _domain(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"\.?[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*", value):
-        raise ValueError("it is not a host name")
-    return value
-
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def _size(value: Any) -> int:
-    match = re.fullmatch(r"(\d+)([KMG]?)B?", str(value).strip().upper())
-    if match is None or isinstance(value, bool):
-        raise ValueError("it is not a size")
-    size = int(match[1]) * _UNITS[match[2]]
-    if not 1 << 20 <= size < 1 << 63:
-        raise ValueError("it is out of range")
-    return size
-
-
-class Rate(NamedTuple):
-    """So many in so many seconds."""
-
-    limit: int
-    seconds: float
-
-
-def _rate(value: Any) -> Rate:
-    if isinstance(value, Rate):
-        return value
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value).strip())
-    if match is None:
-        raise ValueError("it is not a number of exits, a slash, and a number of seconds")
-    if int(match[1]) == 0 or int(match[2]) == 0:
-        raise ValueError("neither number can be 0")
-    return Rate(int(match[1]), float(match[2]))
-
-
-def _cookie_name(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value):
-        raise ValueError("it is not the name of a cookie")
-    return value
-
-
-#: A store's address. Sentinel and Cluster have several, separated by commas.
-_STORES = {"unix"} | {f"redis{s}{way}" for s in ("", "s") for way in ("", "+sentinel", "+cluster")}
-
-
-def _store(value: Any) -> str:
-    if value == "embedded":
-        return "embedded"
-    scheme, found, rest = str(value).partition("://")
-    if not found or scheme not in _STORES or not rest or not isinstance(value, str):
-        raise ValueError("it is neither `embedded` nor the URL of a Redis")
-    if scheme.endswith("+sentinel") and not re.search(r"/[^/?]+", rest):
-        raise ValueError("a Sentinel needs the name of the service, after the addresses")
-    return value
-
-
-def _directory(value: Any) -> str | None:
-    if value in (None, ""):
-        return None
-    if not isinstance(value, str | os.PathLike):
-        raise ValueError("it is not a path")
-    return os.path.abspath(value)
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 1_000:
-        raise ValueError("it is no name")
-    return value
-
-
-def _prefix(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{0,100}", value):
-        raise ValueError("it cannot stand in a key")
-    return value
 
 
 def _setting(
@@ -177,7 +41,7 @@ class Settings:
 
     sticky: tuple[str, ...] = _setting(
         ("engineio", "cookie"),
-        _rules,
+        values.rules,
         "list of rules",
         f"a list of {routing.ALLOWED}; in the environment separated by commas, or JSON",
         "How the worker that owns a request is found. The first rule that finds one wins; "
@@ -185,14 +49,14 @@ class Settings:
     )
     cookie: str = _setting(
         "gunicorn_worker",
-        _cookie_name,
+        values.cookie_name,
         "name",
         "a cookie name (letters, digits and !#$%&'*+-.^_`|~)",
         "The cookie of the rule `cookie`.",
     )
     threads: int = _setting(
         100,
-        _number(1, 10_000, int),
+        values.number(1, 10_000, int),
         "integer",
         "1 to 10000",
         "Threads per worker where gunicorn's own `threads` is not set. Gunicorn's default of 1 "
@@ -202,7 +66,7 @@ class Settings:
     )
     slots: int = _setting(
         0,
-        _number(0, 1_000, int),
+        values.number(0, 1_000, int),
         "integer",
         "0 to 1000; 0 means twice `workers`, and at least 16",
         "The most workers that TTIN or a reload can ask for. Each costs four open files in "
@@ -211,7 +75,7 @@ class Settings:
     )
     head_timeout: float = _setting(
         10.0,
-        _number(0.1, 3_600, float),
+        values.number(0.1, 3_600, float),
         "number",
         "0.1 to 3600",
         "How long a client may take to send a request's head once it has begun; then it is "
@@ -220,7 +84,7 @@ class Settings:
     )
     handoff_timeout: float = _setting(
         2.0,
-        _number(0, 3_600, float),
+        values.number(0, 3_600, float),
         "number",
         "0 to 3600",
         "How long a request that only one process can serve waits for room in that process's "
@@ -229,7 +93,7 @@ class Settings:
     )
     learn_ttl: float = _setting(
         3_600.0,
-        _number(1, 31_536_000, float),
+        values.number(1, 31_536_000, float),
         "number",
         "1 to 31536000",
         "How long the rules `learn:...` remember a value that no request has brought.",
@@ -237,7 +101,7 @@ class Settings:
     )
     learn_size: int = _setting(
         65_536,
-        _number(8, 1 << 24, int),
+        values.number(8, 1 << 24, int),
         "integer",
         "8 to 16777216",
         "How many values they remember. When there are more, those go that were used least "
@@ -246,7 +110,7 @@ class Settings:
     )
     dir: str | None = _setting(
         None,
-        _directory,
+        values.directory,
         "path",
         "a directory that the server can write; none: $XDG_RUNTIME_DIR, /dev/shm or the "
         "temporary directory",
@@ -255,7 +119,7 @@ class Settings:
 
     startup_timeout: float = _setting(
         60.0,
-        _number(0, 86_400, float),
+        values.number(0, 86_400, float),
         "number",
         "0 to 86400; 0 means any time",
         "How long a worker may take from its start until it is ready. Until then gunicorn's "
@@ -264,7 +128,7 @@ class Settings:
     )
     roll_surge: int | str = _setting(
         1,
-        _share,
+        values.share,
         "number or percentage",
         "0 to 1000, or a percentage of `workers` (rounded up)",
         "How many workers more than `workers` a reload may start: Kubernetes' maxSurge. With 0, "
@@ -273,7 +137,7 @@ class Settings:
     )
     roll_unavailable: int | str = _setting(
         0,
-        _share,
+        values.share,
         "number or percentage",
         "0 to 1000, or a percentage of `workers` (rounded down)",
         "How many of `workers` may be missing during a reload: Kubernetes' maxUnavailable.",
@@ -281,7 +145,7 @@ class Settings:
     )
     roll_rollback: str = _setting(
         "keep",
-        _one_of("keep", "full"),
+        values.one_of("keep", "full"),
         "word",
         "keep or full",
         "What a failed reload leaves: `keep` those workers that it has replaced, or undo it in "
@@ -290,7 +154,7 @@ class Settings:
     )
     roll_observe: float = _setting(
         0.0,
-        _number(0, 86_400, float),
+        values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "A new worker that crashes, or fails its health checks, within this time after the last "
@@ -299,7 +163,7 @@ class Settings:
     )
     drain_timeout: float | None = _setting(
         None,
-        _optional(_number(0, 86_400, float)),
+        values.optional(values.number(0, 86_400, float)),
         "number",
         "0 to 86400; none: gunicorn's `graceful_timeout`",
         "How long a worker that was replaced may finish, and goes on answering the clients "
@@ -308,7 +172,7 @@ class Settings:
     )
     health_path: str | None = _setting(
         None,
-        _optional(_path),
+        values.optional(values.path),
         "path",
         "the path of a URL; none: no checks",
         "What each worker is asked for by itself. One that does not answer with a status from 200 "
@@ -317,7 +181,7 @@ class Settings:
     )
     health_interval: float = _setting(
         10.0,
-        _number(0.1, 86_400, float),
+        values.number(0.1, 86_400, float),
         "number",
         "0.1 to 86400",
         "How often.",
@@ -325,7 +189,7 @@ class Settings:
     )
     health_timeout: float = _setting(
         5.0,
-        _number(0.1, 3_600, float),
+        values.number(0.1, 3_600, float),
         "number",
         "0.1 to 3600",
         "How long an answer may take.",
@@ -333,7 +197,7 @@ class Settings:
     )
     health_failures: int = _setting(
         3,
-        _number(1, 1_000, int),
+        values.number(1, 1_000, int),
         "integer",
         "1 to 1000",
         "How many checks in a row must fail.",
@@ -341,7 +205,7 @@ class Settings:
     )
     restart_delay: float = _setting(
         0.1,
-        _number(0, 3_600, float),
+        values.number(0, 3_600, float),
         "number",
         "0 to 3600",
         "How long the replacement of a worker that ended unexpectedly waits. Each further such "
@@ -350,7 +214,7 @@ class Settings:
     )
     restart_delay_max: float = _setting(
         30.0,
-        _number(0, 86_400, float),
+        values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "The longest such delay.",
@@ -358,16 +222,16 @@ class Settings:
     )
     min_uptime: float = _setting(
         10.0,
-        _number(0, 86_400, float),
+        values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "A worker that was ready for so long is replaced at once, and the delay of its slot "
         "begins anew.",
         "seconds",
     )
-    restart_limit: Rate | None = _setting(
+    restart_limit: values.Rate | None = _setting(
         "20/60",
-        _optional(_rate),
+        values.optional(values.rate),
         "rate",
         "exits/seconds; empty: no limit",
         "More unexpected exits than this, of all workers together, and `cluster_restart_policy` "
@@ -376,7 +240,7 @@ class Settings:
     )
     restart_policy: str = _setting(
         "backoff",
-        _one_of("backoff", "halt"),
+        values.one_of("backoff", "halt"),
         "word",
         "backoff or halt",
         "`backoff`: go on trying, at the longest delay. `halt`: end the server with exit code 1, "
@@ -384,7 +248,7 @@ class Settings:
     )
     max_memory: int | None = _setting(
         None,
-        _optional(_size),
+        values.optional(values.size),
         "size",
         "1M or more, with K, M or G; none: no limit",
         "A worker whose resident memory is larger in three samples in a row (one every two "
@@ -393,7 +257,7 @@ class Settings:
     )
     max_memory_hard: int | None = _setting(
         None,
-        _optional(_size),
+        values.optional(values.size),
         "size",
         "1M or more, with K, M or G; none: no limit",
         "A worker whose resident memory is larger is killed at once. Linux only.",
@@ -401,7 +265,7 @@ class Settings:
     )
     max_lifetime: float = _setting(
         0.0,
-        _number(0, 31_536_000, float),
+        values.number(0, 31_536_000, float),
         "number",
         "0 to 31536000; 0 means no limit",
         "A worker is replaced after this time, less up to a tenth at random.",
@@ -410,7 +274,7 @@ class Settings:
 
     store: str = _setting(
         "embedded",
-        _store,
+        values.store,
         "word or URL",
         "embedded, redis://host:port/db, rediss://..., unix:///socket?db=0, "
         "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port",
@@ -419,7 +283,7 @@ class Settings:
     )
     store_path: str | None = _setting(
         None,
-        _directory,
+        values.directory,
         "path",
         "a directory of the user that the workers run as, on a local disk; none: one for each "
         "`cluster_store_name`, in $STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp",
@@ -427,7 +291,7 @@ class Settings:
     )
     store_name: str | None = _setting(
         None,
-        _optional(_name),
+        values.optional(values.name),
         "text",
         "at most 1000 characters that can be seen; none: the server's `chdir`, application and "
         "`bind`, and in a process that is no server's its working directory",
@@ -436,7 +300,7 @@ class Settings:
     )
     store_prefix: str = _setting(
         "gunicorn_cluster:",
-        _prefix,
+        values.prefix,
         "text",
         "at most 100 letters, digits and visible characters of ASCII, or nothing",
         "What all keys in a Redis begin with. Two sites on one Redis need two prefixes; processes "
@@ -444,7 +308,7 @@ class Settings:
     )
     store_size: int = _setting(
         "256M",
-        _size,
+        values.size,
         "size",
         "1M or more, with K, M or G",
         "The size of the embedded store's file, at most. It holds values for about two thirds of "
@@ -453,7 +317,7 @@ class Settings:
     )
     store_timeout: float = _setting(
         1.0,
-        _number(0.01, 60, float),
+        values.number(0.01, 60, float),
         "number",
         "0.01 to 60",
         "How long a call to the store takes at most, connecting and trying again included.",
@@ -461,7 +325,7 @@ class Settings:
     )
     store_connections: int = _setting(
         50,
-        _number(1, 10_000, int),
+        values.number(1, 10_000, int),
         "integer",
         "1 to 10000",
         "Connections of each worker to a Redis (to each, in a Cluster), at most.",
@@ -469,7 +333,7 @@ class Settings:
     )
     cache_ttl: float = _setting(
         300.0,
-        _number(0, 31_536_000, float),
+        values.number(0, 31_536_000, float),
         "number",
         "0 to 31536000; 0 means as long as there is room",
         "How long the cache keeps what is stored without a `ttl` of its own.",
@@ -477,7 +341,7 @@ class Settings:
     )
     session_cookie: str = _setting(
         "gunicorn_session",
-        _cookie_name,
+        values.cookie_name,
         "name",
         "a cookie name; one that begins with `__Host-` (which browsers then hold to https, this "
         "host and the path /) makes the cookie so",
@@ -485,7 +349,7 @@ class Settings:
     )
     session_idle: float = _setting(
         86_400.0,
-        _number(1, 31_536_000, float),
+        values.number(1, 31_536_000, float),
         "number",
         "1 to 31536000",
         "How long a session lives without being used. It is written anew for that at most ten "
@@ -494,7 +358,7 @@ class Settings:
     )
     session_lifetime: float = _setting(
         1_209_600.0,
-        _number(0, 315_360_000, float),
+        values.number(0, 315_360_000, float),
         "number",
         "0 to 315360000; 0 means no limit, and a cookie that goes with the browser",
         "How long a session lives at most, used or not.",
@@ -502,14 +366,14 @@ class Settings:
     )
     session_samesite: str = _setting(
         "Lax",
-        _one_of("Lax", "Strict", "None"),
+        values.one_of("Lax", "Strict", "None"),
         "word",
         "Lax, Strict or None",
         "`SameSite` of the session's cookie. None makes it `Secure`, or browsers refuse it.",
     )
     session_secure: str = _setting(
         "auto",
-        _one_of("auto", "always"),
+        values.one_of("auto", "always"),
         "word",
         "auto or always",
         "`Secure` for the session's cookie: as the request's scheme is (see gunicorn's "
@@ -517,14 +381,14 @@ class Settings:
     )
     session_domain: str | None = _setting(
         None,
-        _optional(_domain),
+        values.optional(values.domain),
         "name",
         "a host name; none: the host that set it",
         "`Domain` of the session's cookie.",
     )
     session_path: str = _setting(
         "/",
-        _cookie_path,
+        values.cookie_path,
         "path",
         "the path of a URL, without `;`",
         "`Path` of the session's cookie.",
@@ -532,7 +396,7 @@ class Settings:
 
     bus_timeout: float = _setting(
         1.0,
-        _number(0, 60, float),
+        values.number(0, 60, float),
         "number",
         "0 to 60",
         "How long whoever publishes on the bus waits for a worker that does not read it and for "
@@ -564,7 +428,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 def read(config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """The settings in a configuration's names and in the environment. Raises SettingError."""
-    values = {
+    found = {
         name.removeprefix(PREFIX): value
         for name, value in config.items()
         if name.startswith(PREFIX) and not _is_module(value)
@@ -572,11 +436,11 @@ def read(config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     for name, value in environ.items():
         rest = name.removeprefix(ENVIRONMENT)
         if rest != name and not _SERVICE.fullmatch(rest):
-            values[rest.lower()] = value
-    for name in values:
+            found[rest.lower()] = value
+    for name in found:
         if name not in NAMES:
             raise SettingError(_unknown(name, environ))
-    return Settings(**values)
+    return Settings(**found)
 
 
 def _is_module(value: Any) -> bool:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.settings import (
     NAMES,
-    Rate,
     SettingError,
     Settings,
     executed_config,
@@ -21,6 +20,7 @@ from gunicorn_cluster_ext.settings import (
     read,
     table,
 )
+from gunicorn_cluster_ext.values import Rate
 from tests.unit.reference import config
 
 DEFAULTS = Settings()
