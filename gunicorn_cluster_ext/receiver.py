@@ -78,11 +78,15 @@ class ThreadDriver:
         while True:
             for key, _ in self._selector.select(_PAUSE_S if self._later else None):
                 key.data()
-            now = time.monotonic()
-            due = [callback for when, callback in self._later if when <= now]
-            self._later = [each for each in self._later if each[0] > now]
-            for callback in due:
-                callback()
+            if self._later:
+                self._call_due()
+
+    def _call_due(self) -> None:
+        now = time.monotonic()
+        due = [callback for when, callback in self._later if when <= now]
+        self._later = [each for each in self._later if each[0] > now]
+        for callback in due:
+            callback()
 
 
 class LoopDriver:
