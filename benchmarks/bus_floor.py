@@ -1,0 +1,74 @@
+"""How fast a message could be at best: socket pairs between four processes, and nothing else.
+
+    python -m benchmarks.bus_floor [--rounds 9]
+
+The least that ``benchmarks.bus`` could show for *under way*: one process sends 100 bytes to three
+others every two milliseconds, each of which waits in ``recv`` and notes when it was called back.
+Prints the median of each receiver in each round, and that of all, in microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from statistics import median
+
+from .bus import PACED, PAUSE_S
+
+RECEIVERS = 3
+SENT = struct.Struct("<Q92x")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bus_floor")
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = [one_round() for _ in range(parser.parse_args().rounds)]
+    for delays in rounds:
+        print("  ".join(f"{median(each):5.0f}" for each in delays))
+    print(f"p50 under way: {median(median(sum(delays, [])) for delays in rounds):.0f} us")
+    return 0
+
+
+def one_round() -> list[list[float]]:
+    """The delays that each receiver noted."""
+    receivers: list[socket.socket] = []
+    for _ in range(RECEIVERS):
+        here, there = socket.socketpair()
+        if os.fork() == 0:
+            for other in (here, *receivers):
+                other.close()
+            receive(there)
+        there.close()
+        receivers.append(here)
+    for _ in range(PACED):
+        message = SENT.pack(time.monotonic_ns())
+        for receiver in receivers:
+            receiver.send(message)
+        time.sleep(PAUSE_S)
+    return [noted(receiver) for receiver in receivers]
+
+
+def receive(sender: socket.socket) -> None:
+    """In a process of its own, to its end."""
+    delays = []
+    while message := sender.recv(SENT.size):
+        delays.append((time.monotonic_ns() - SENT.unpack(message)[0]) / 1e3)
+    sender.sendall(json.dumps(delays).encode())
+    os._exit(0)
+
+
+def noted(receiver: socket.socket) -> list[float]:
+    receiver.shutdown(socket.SHUT_WR)
+    with receiver, receiver.makefile("rb") as answer:
+        delays: list[float] = json.loads(answer.read())
+    os.wait()
+    return delays
+
+
+if __name__ == "__main__":
+    sys.exit(main())
