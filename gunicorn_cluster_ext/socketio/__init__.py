@@ -122,6 +122,11 @@ class ClusterManager(_Cluster, PubSubManager):
     name = "cluster"
     _is_async = False
 
+    def initialize(self) -> None:
+        super().initialize()
+        if self._listens:  # not under the lock, which who listens wants
+            self._way.wait()
+
     def _publish(self, data: dict[str, Any]) -> None:
         self._sending().publish(data)
 
@@ -135,8 +140,20 @@ class AsyncClusterManager(_Cluster, AsyncPubSubManager):
     name = "asynccluster"
     _is_async = True
 
+    async def connect(self, eio_sid: str, namespace: str) -> Any:
+        sid = await super().connect(eio_sid, namespace)
+        await self._listening()
+        return sid
+
     async def _publish(self, data: dict[str, Any]) -> None:
-        await self._sending().publish(data)
+        way = self._sending()
+        await self._listening()
+        await way.publish(data)
+
+    async def _listening(self) -> None:
+        """Wait until this process hears what others say, as ``initialize`` does without a loop."""
+        if self._listens:
+            await self._way.wait()
 
     def _listen(self) -> AsyncIterator[Any]:
         return self._way.listen()

@@ -78,6 +78,9 @@ class _Way:
 
 
 class BusWay(_Way):
+    def wait(self) -> None:
+        """It listens since it was started."""
+
     def publish(self, data: dict[str, Any]) -> None:
         message = self._told(data)
         if not here.is_alone:
@@ -99,6 +102,9 @@ class AsyncBusWay(_Way):
         except RuntimeError:  # ``listen`` will have one
             return
         super().start()
+
+    async def wait(self) -> None:
+        """It listens since it was started."""
 
     def hear(self, message: bytes) -> None:
         """In any thread. The loop of a test that is over, for instance, is closed."""

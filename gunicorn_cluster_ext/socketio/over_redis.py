@@ -9,7 +9,12 @@ They publish, listen and try again as ever. Here they learn to find a master tha
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from socketio import pubsub_manager
@@ -54,14 +59,12 @@ class _Way:
         except ValueError as error:
             raise StoreError(f"cluster_store is no URL of a Redis: {error}") from None
         self._nodes = itertools.cycle(self._address.nodes)
-        self._limit = settings.store_timeout / _TRIES
+        self._timeout = settings.store_timeout
+        self._limit = self._timeout / _TRIES
         super().__init__(
             self._address.url, channel=manager.channel, write_only=True, logger=manager.logger
         )
         self.server, self.json = manager.server, manager.json
-
-    def start(self) -> None:
-        """Whoever listens subscribes."""
 
     def publish(self, data: dict[str, Any]) -> Any:
         return self._publish(data)
@@ -73,7 +76,7 @@ class _Way:
         """Called by python-socketio, also when it tries again. Nothing is sent yet."""
         limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self._limit)
         self.redis = self._client(retry=self._retry(NoBackoff(), 0), **limits)
-        self.pubsub = self._client().pubsub(ignore_subscribe_messages=True)
+        self.pubsub = self._client().pubsub()
         self.connected = True
 
     def _client(self, **changes: Any) -> Any:
@@ -100,8 +103,43 @@ class RedisWay(_Way, RedisManager):
     _is_async = False
     _retry = Retry
 
+    def start(self) -> None:
+        """Whoever listens subscribes."""
+        self._subscribed = threading.Event()
+        self._deadline = time.monotonic() + self._timeout
+
+    def wait(self) -> None:
+        """Until that is done; not longer than to the deadline, for Redis may be away."""
+        remaining = self._deadline - time.monotonic()
+        if remaining > 0:
+            self._subscribed.wait(remaining)
+
+    def _redis_listen_with_retries(self) -> Iterator[dict[str, Any]]:
+        for message in super()._redis_listen_with_retries():
+            if message["type"] == "subscribe":
+                self._subscribed.set()
+            yield message
+
 
 class AsyncRedisWay(_Way, AsyncRedisManager):
     _redis = redis.asyncio
     _is_async = True
     _retry = AsyncRetry
+
+    def start(self) -> None:
+        """Whoever listens subscribes."""
+        self._subscribed = asyncio.Event()
+        self._deadline = time.monotonic() + self._timeout
+
+    async def wait(self) -> None:
+        """Until that is done; not longer than to the deadline, for Redis may be away."""
+        remaining = self._deadline - time.monotonic()
+        if remaining > 0:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._subscribed.wait(), remaining)
+
+    async def _redis_listen_with_retries(self) -> AsyncIterator[dict[str, Any]]:
+        async for message in super()._redis_listen_with_retries():
+            if message["type"] == "subscribe":
+                self._subscribed.set()
+            yield message

@@ -118,8 +118,7 @@ def hear_all(guests: Sequence[Guest], senders: Sequence[Guest]) -> list[list[tup
 
 
 def wait_introduced(guests: Sequence[Guest], senders: Sequence[Guest]) -> None:
-    """Until each of the guests hears each sender. With a Redis, a worker subscribes in the
-    background, after its first client has connected."""
+    """Until each of the guests hears each sender, some time after a Redis has come back."""
     known: list[set[int]] = [set() for _ in guests]
 
     def introduced() -> bool:

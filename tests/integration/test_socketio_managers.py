@@ -10,7 +10,7 @@ from typing import Any
 import gunicorn
 import pytest
 
-from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
+from tests.harness.guests import Guest, Guests, hear_all
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis
 from tests.harness.waiting import wait_until
@@ -34,8 +34,6 @@ class Hall:
         self.server = self._started(self._store() if store == "redis" else {})
         self.guests = Guests(self.server.url, MIXED, at_exit)
         self.here, self.near, self.there, self.far = self._seated()
-        if store == "redis":
-            wait_introduced(self.four, [self.here, self.there])
 
     def _store(self) -> dict[str, str]:
         redis = Redis(self._directory())

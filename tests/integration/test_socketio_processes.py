@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import StartGunicorn, StartRedis
-from tests.harness.guests import Guest, Guests, hear_all, wait_introduced
+from tests.harness.guests import Guest, Guests, hear_all
 from tests.harness.gunicorn import Gunicorn
 from tests.integration.crowd import BOTH
 from tests.integration.site import StartSite
@@ -41,8 +41,6 @@ def test_a_preloaded_application(
     server = gunicorn("obedient:app", "-k", STICKY, "-w", "2", "--preload", serving=2, env=env)
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite_until(on_workers(2))
-    if store == "redis":
-        wait_introduced(guests.all, guests.all)
     check_talk(guests)
 
 
@@ -135,8 +133,6 @@ def test_another_process_reaches_the_clients_of_all_workers(
     server = gunicorn("obedient:app", "-k", STICKY, "-w", "4", serving=4, env=env)
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite_until(on_workers(4))
-    if store == "redis":
-        wait_introduced(guests.all, guests.all)
     reader = guests.all[-1]
     reader.do("enter_room", reader.sid, "readers")
 
