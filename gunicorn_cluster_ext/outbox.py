@@ -174,7 +174,7 @@ class Outbox:
             self._changed.wait_for(self._is_empty, self._timeout)
             for peer in self._peers:
                 peer.close()
-            self._peers, self._column = [], b""
+            self._peers = []
 
     def abandon(self) -> None:
         """Give up this process's copies of the lanes of the one that has forked it."""

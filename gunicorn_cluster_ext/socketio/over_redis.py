@@ -47,6 +47,7 @@ class _Way:
     _redis: Any
     _is_async: bool
     _retry: type[Any]
+    _event: type[Any]
 
     def __init__(self, manager: Any, settings: Settings) -> None:
         if hasattr(pubsub_manager, "pickle"):
@@ -65,6 +66,15 @@ class _Way:
             self._address.url, channel=manager.channel, write_only=True, logger=manager.logger
         )
         self.server, self.json = manager.server, manager.json
+
+    def start(self) -> None:
+        """Whoever listens subscribes. That is waited for, but not for ever: Redis may be away."""
+        self._subscribed = self._event()
+        self._deadline = time.monotonic() + self._timeout
+
+    @property
+    def _patience(self) -> float:
+        return self._deadline - time.monotonic()
 
     def publish(self, data: dict[str, Any]) -> Any:
         return self._publish(data)
@@ -102,17 +112,12 @@ class RedisWay(_Way, RedisManager):
     _redis = redis
     _is_async = False
     _retry = Retry
-
-    def start(self) -> None:
-        """Whoever listens subscribes."""
-        self._subscribed = threading.Event()
-        self._deadline = time.monotonic() + self._timeout
+    _event = threading.Event
 
     def wait(self) -> None:
-        """Until that is done; not longer than to the deadline, for Redis may be away."""
-        remaining = self._deadline - time.monotonic()
-        if remaining > 0:
-            self._subscribed.wait(remaining)
+        """Until what others say is heard here."""
+        if (patience := self._patience) > 0:
+            self._subscribed.wait(patience)
 
     def _redis_listen_with_retries(self) -> Iterator[dict[str, Any]]:
         for message in super()._redis_listen_with_retries():
@@ -125,18 +130,13 @@ class AsyncRedisWay(_Way, AsyncRedisManager):
     _redis = redis.asyncio
     _is_async = True
     _retry = AsyncRetry
-
-    def start(self) -> None:
-        """Whoever listens subscribes."""
-        self._subscribed = asyncio.Event()
-        self._deadline = time.monotonic() + self._timeout
+    _event = asyncio.Event
 
     async def wait(self) -> None:
-        """Until that is done; not longer than to the deadline, for Redis may be away."""
-        remaining = self._deadline - time.monotonic()
-        if remaining > 0:
+        """Until what others say is heard here."""
+        if (patience := self._patience) > 0:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._subscribed.wait(), remaining)
+                await asyncio.wait_for(self._subscribed.wait(), patience)
 
     async def _redis_listen_with_retries(self) -> AsyncIterator[dict[str, Any]]:
         async for message in super()._redis_listen_with_retries():

@@ -394,8 +394,7 @@ def test_many_keys_while_a_node_hangs(cluster: Cluster, opened: OpenFace) -> Non
     cluster.nodes[1].halt()
     tries = [attempt(lambda: store.get_many(keys)) for _ in range(400)]
     assert all(map(away, tries))
-    # One or two of 400 may meet a pause of the machine.
-    assert sorted(tried.seconds for tried in tries)[-3] < LIMIT + GRACE
+    assert max(tried.seconds for tried in tries) < LIMIT + GRACE
     assert p99([tried.seconds for tried in tries[5:]]) < 0.05
     cluster.nodes[1].go_on()
     wait_until(lambda: attempt(lambda: store.get_many(keys)).error is None, RECOVERY, "all nodes")

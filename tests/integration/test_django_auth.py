@@ -46,9 +46,15 @@ def test_a_login_is_a_new_session_with_the_old_data(client: Client, shared: Shar
     before = client.cookie
     assert client.get("/login?user=ada") == said("ada", cart="7")
     assert client.cookie != before and stored(shared, before) == {}
-    answers = client.get_all(["/read"] * 32)
-    assert len({answer.json()["pid"] for answer in answers}) > 1
-    assert all(answer.json()["said"] == said("ada", cart="7") for answer in answers)
+    pids = set()
+
+    def all_have_answered() -> bool:
+        answers = client.get_all(["/read"] * 32)
+        assert all(answer.json()["said"] == said("ada", cart="7") for answer in answers)
+        pids.update(answer.json()["pid"] for answer in answers)
+        return len(pids) == 4
+
+    wait_until(all_have_answered, 20, "an answer of each worker")
     thief = Client(client.server)
     thief.cookie = before
     assert thief.get("/read") == said("")

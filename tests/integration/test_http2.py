@@ -115,10 +115,12 @@ def test_a_roll_lets_streams_end(served: Served, tmp_path: Path) -> None:
             before = await ask(client, "/")
             long = asyncio.ensure_future(ask(client, f"/?until={until}"))
             await asyncio.to_thread(wait_until, until.exists, PATIENCE_S, "a stream")
-            served.server.signal(signal.SIGHUP)
-            await asyncio.to_thread(served.view.wait_roll, 1)
-            await asyncio.to_thread(wait_until, is_draining, PATIENCE_S, "a process that drains")
-            until.unlink()
+            try:
+                served.server.signal(signal.SIGHUP)
+                await asyncio.to_thread(served.view.wait_roll, 1)
+                await asyncio.to_thread(wait_until, is_draining, PATIENCE_S, "who drains")
+            finally:
+                until.unlink()
             assert (await long)["pid"] == before["pid"]
         async with served.client() as client:
             return before, await ask(client, "/")

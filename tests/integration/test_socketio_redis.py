@@ -1,5 +1,8 @@
 """Each way in which cluster_store may name a Redis: it reaches the clients of all workers."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +47,39 @@ class Started:
         return cluster.url
 
 
+CONNECT = """
+import os, redis, socketio
+from gunicorn_cluster_ext.socketio import ClusterManager
+server = socketio.Server(async_mode="threading", client_manager=ClusterManager())
+server.manager.connect("an eio sid", "/")
+print(redis.Redis.from_url(os.environ["GUNICORN_CLUSTER_STORE"]).pubsub_numsub("socketio"))
+"""
+CONNECT_ASYNC = """
+import asyncio, os, redis, socketio
+from gunicorn_cluster_ext.socketio import AsyncClusterManager
+async def main():
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=AsyncClusterManager())
+    await server.manager.connect("an eio sid", "/")
+    print(redis.Redis.from_url(os.environ["GUNICORN_CLUSTER_STORE"]).pubsub_numsub("socketio"))
+    os._exit(0)  # its task listens for ever
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("code", [CONNECT, CONNECT_ASYNC], ids=["threads", "async"])
+def test_a_client_is_not_there_before_its_process_is_subscribed(
+    code: str, redis: StartRedis
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", code],
+        env={**os.environ, "GUNICORN_CLUSTER_STORE": redis().url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "[(b'socketio', 1)]\n"), done.stderr
+
+
 @pytest.mark.parametrize("worker", ["thread", "asgi"])
 @pytest.mark.parametrize("way", ["alone", "unix", "watched", "cluster"])
 def test_a_broadcast_reaches_the_clients_of_all_workers(
@@ -61,6 +97,8 @@ def test_a_broadcast_reaches_the_clients_of_all_workers(
     guests = Guests(server.url, ["websocket"], at_exit)
     all = guests.invite_until(on_both)
     first = all[0]
+    if way == "cluster":  # the node that is away costs more time than a client is kept waiting
+        wait_introduced(all, [first, all[-1]])
     first.do("emit", "news", "from the first")
     assert hear_all(all, [first]) == [[("news", "from the first")]] * len(all)
 
