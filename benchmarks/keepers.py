@@ -13,7 +13,7 @@ import redis
 from gunicorn.dirty.stash import StashClient
 
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
 

@@ -17,10 +17,17 @@ from functools import partial
 
 import msgspec
 
-from gunicorn_cluster_ext.board import SEATS_PER_SLOT, Board, State, Word
-from gunicorn_cluster_ext.handoff import HandOff, Inboxes
-from gunicorn_cluster_ext.head import Head, scan
-from gunicorn_cluster_ext.routing import Cookie, EngineIO, Owner, find_owner, lightest, rendezvous
+from gunicorn_cluster_ext.routing.head import Head, scan
+from gunicorn_cluster_ext.routing.rules import (
+    Cookie,
+    EngineIO,
+    Owner,
+    find_owner,
+    lightest,
+    rendezvous,
+)
+from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, Board, State, Word
+from gunicorn_cluster_ext.runtime.inboxes import HandOff, Inboxes
 
 from . import machine, report
 

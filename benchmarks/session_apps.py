@@ -17,7 +17,7 @@ from flask.sessions import SecureCookieSession, SessionInterface
 from flask_session.redis import RedisSessionInterface
 
 from gunicorn_cluster_ext.flask import ClusterSession
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.session import KEY, SessionMiddleware
 from gunicorn_cluster_ext.settings import Settings
 

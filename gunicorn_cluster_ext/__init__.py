@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gunicorn_cluster_ext.identity import Identity as Identity
-    from gunicorn_cluster_ext.identity import current_worker as current_worker
-    from gunicorn_cluster_ext.identity import worker_id as worker_id
-    from gunicorn_cluster_ext.workers.asgi import StickyASGI as StickyASGI
-    from gunicorn_cluster_ext.workers.gevent import StickyGevent as StickyGevent
-    from gunicorn_cluster_ext.workers.thread import Sticky as Sticky
+    from gunicorn_cluster_ext.runtime.identity import Identity as Identity
+    from gunicorn_cluster_ext.runtime.identity import current_worker as current_worker
+    from gunicorn_cluster_ext.runtime.identity import worker_id as worker_id
+    from gunicorn_cluster_ext.workers.asgi.worker import StickyASGI as StickyASGI
+    from gunicorn_cluster_ext.workers.gevent.worker import StickyGevent as StickyGevent
+    from gunicorn_cluster_ext.workers.thread.worker import Sticky as Sticky
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Identity": "gunicorn_cluster_ext.identity",
-    "Sticky": "gunicorn_cluster_ext.workers.thread",
-    "StickyASGI": "gunicorn_cluster_ext.workers.asgi",
-    "StickyGevent": "gunicorn_cluster_ext.workers.gevent",
-    "current_worker": "gunicorn_cluster_ext.identity",
-    "worker_id": "gunicorn_cluster_ext.identity",
+    "Identity": "gunicorn_cluster_ext.runtime.identity",
+    "Sticky": "gunicorn_cluster_ext.workers.thread.worker",
+    "StickyASGI": "gunicorn_cluster_ext.workers.asgi.worker",
+    "StickyGevent": "gunicorn_cluster_ext.workers.gevent.worker",
+    "current_worker": "gunicorn_cluster_ext.runtime.identity",
+    "worker_id": "gunicorn_cluster_ext.runtime.identity",
 }
 
 

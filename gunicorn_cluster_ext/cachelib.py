@@ -10,9 +10,10 @@ from typing import Any
 
 from cachelib import BaseCache
 
-from gunicorn_cluster_ext import process, responses
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.cache import http_responses as responses
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.stores import StoreError
 
 __all__ = ["ClusterCache", "flask_caching", "responses"]

@@ -17,12 +17,12 @@ from typing import Any
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
-from gunicorn_cluster_ext import process
-from gunicorn_cluster_ext.cookies import SessionCookie
-from gunicorn_cluster_ext.process import Stores
-from gunicorn_cluster_ext.record import Limits, Outcome, Session, SessionAway
+from gunicorn_cluster_ext.routing.responses import is_public
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
-from gunicorn_cluster_ext.tagging import is_public
+from gunicorn_cluster_ext.session.cookie import SessionCookie
+from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway
 
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only

@@ -12,11 +12,16 @@ from typing import Any
 
 from gunicorn import util
 
-from gunicorn_cluster_ext import asgi, compat, identity, multiproc, process, titles, wsgi
-from gunicorn_cluster_ext.arbiter import adopt
-from gunicorn_cluster_ext.board import DEAF, State, Word
+from gunicorn_cluster_ext import compat
+from gunicorn_cluster_ext.routing import asgi, wsgi
+from gunicorn_cluster_ext.routing.responses import Tagging
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime import identity
+from gunicorn_cluster_ext.runtime import proctitle as titles
+from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
+from gunicorn_cluster_ext.runtime.board.board import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
-from gunicorn_cluster_ext.tagging import Tagging
+from gunicorn_cluster_ext.supervisor.arbiter import adopt
 
 Hook = Callable[..., Any]
 

@@ -26,8 +26,11 @@ from prometheus_client.metrics_core import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gunicorn_cluster_ext import __version__, multiproc, process, restarts
-from gunicorn_cluster_ext.board import COUNTERS, ROUTED, Board, RollState, State, Word
+from gunicorn_cluster_ext import __version__
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
+from gunicorn_cluster_ext.runtime.board import exits as restarts
+from gunicorn_cluster_ext.runtime.board.board import COUNTERS, ROUTED, Board, RollState, State, Word
 
 __all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
 

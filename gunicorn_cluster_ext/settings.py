@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gunicorn_cluster_ext import routing, values
+from gunicorn_cluster_ext import setting_values as values
+from gunicorn_cluster_ext.routing import rules as routing
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"

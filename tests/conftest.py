@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gunicorn_cluster_ext import cookies
+from gunicorn_cluster_ext.session import cookie as cookies
 from tests.harness.browser import Browser
 from tests.harness.certificate import Certificate
 from tests.harness.gunicorn import Gunicorn

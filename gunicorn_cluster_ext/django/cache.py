@@ -9,9 +9,10 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from gunicorn_cluster_ext import process, responses
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.cache import http_responses as responses
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime.context import Stores
 
 __all__ = ["ClusterCache", "responses"]
 

@@ -13,11 +13,11 @@ from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
-from gunicorn_cluster_ext import process
-from gunicorn_cluster_ext.cookies import is_id
-from gunicorn_cluster_ext.faces import Blocking
-from gunicorn_cluster_ext.record import Limits, Session, store_key
-from gunicorn_cluster_ext.script import run
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.session.cookie import is_id
+from gunicorn_cluster_ext.session.session import Limits, Session, store_key
+from gunicorn_cluster_ext.stores.drivers import Blocking
+from gunicorn_cluster_ext.stores.script import run
 
 
 class _Record(Session):

@@ -23,7 +23,7 @@ from weakref import WeakSet
 from socketio.async_pubsub_manager import AsyncPubSubManager
 from socketio.pubsub_manager import PubSubManager
 
-from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext.runtime import context as process
 
 
 class _Cluster:
@@ -70,10 +70,10 @@ class _Cluster:
     def _find_way(self) -> Any:
         settings = process.settings()
         if settings.store == "embedded":
-            from gunicorn_cluster_ext.socketio.over_bus import AsyncBusWay, BusWay
+            from gunicorn_cluster_ext.socketio.bus_transport import AsyncBusWay, BusWay
 
             return AsyncBusWay(self) if self._is_async else BusWay(self)
-        from gunicorn_cluster_ext.socketio.over_redis import AsyncRedisWay, RedisWay
+        from gunicorn_cluster_ext.socketio.redis_transport import AsyncRedisWay, RedisWay
 
         return (AsyncRedisWay if self._is_async else RedisWay)(self, settings)
 

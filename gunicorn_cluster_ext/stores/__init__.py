@@ -129,10 +129,10 @@ def open_store(settings: Settings) -> Store:
     Raises StoreError if that store cannot be: no client library, no directory.
     """
     if settings.store == "embedded":
-        from gunicorn_cluster_ext.stores.embedded import EmbeddedStore, open_environment
+        from gunicorn_cluster_ext.stores.embedded.store import EmbeddedStore, open_environment
 
         return EmbeddedStore(open_environment(settings))
-    from gunicorn_cluster_ext.stores.redis import RedisStore
+    from gunicorn_cluster_ext.stores.redis.store import RedisStore
 
     return RedisStore(settings)
 
@@ -140,9 +140,9 @@ def open_store(settings: Settings) -> Store:
 def open_async_store(settings: Settings) -> AsyncStore:
     """The same for an event loop."""
     if settings.store == "embedded":
-        from gunicorn_cluster_ext.stores.embedded import AsyncEmbeddedStore, open_environment
+        from gunicorn_cluster_ext.stores.embedded.store import AsyncEmbeddedStore, open_environment
 
         return AsyncEmbeddedStore(open_environment(settings))
-    from gunicorn_cluster_ext.stores.redis import AsyncRedisStore
+    from gunicorn_cluster_ext.stores.redis.store import AsyncRedisStore
 
     return AsyncRedisStore(settings)

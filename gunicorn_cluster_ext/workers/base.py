@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
-from gunicorn_cluster_ext import compat, hooks, sids
-from gunicorn_cluster_ext.board import Word, counted_in
-from gunicorn_cluster_ext.cluster import Cluster
-from gunicorn_cluster_ext.handoff import MAX_RECEIVED
-from gunicorn_cluster_ext.head import Head, blind
-from gunicorn_cluster_ext.learner import Learner
-from gunicorn_cluster_ext.routing import (
+from gunicorn_cluster_ext import compat, hooks
+from gunicorn_cluster_ext.routing.head import Head, blind
+from gunicorn_cluster_ext.routing.learner import Learner
+from gunicorn_cluster_ext.routing.proxy_headers import Trust
+from gunicorn_cluster_ext.routing.rules import (
     Learned,
     Means,
     Owner,
@@ -27,13 +25,16 @@ from gunicorn_cluster_ext.routing import (
     lightest,
     much_lighter,
 )
-from gunicorn_cluster_ext.slots import Place
-from gunicorn_cluster_ext.tags import ProcessTag
-from gunicorn_cluster_ext.trust import Trust
-from gunicorn_cluster_ext.workers.arrival import Arrival
-from gunicorn_cluster_ext.workers.heads import Heads
-from gunicorn_cluster_ext.workers.member import Member
-from gunicorn_cluster_ext.workers.post import Post
+from gunicorn_cluster_ext.routing.tags import ProcessTag
+from gunicorn_cluster_ext.runtime.board.board import Word, counted_in
+from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED
+from gunicorn_cluster_ext.supervisor.cluster import Cluster
+from gunicorn_cluster_ext.supervisor.slots import Place
+from gunicorn_cluster_ext.workers import engineio as sids
+from gunicorn_cluster_ext.workers.connection import Arrival
+from gunicorn_cluster_ext.workers.handoff import Post
+from gunicorn_cluster_ext.workers.head_reader import Heads
+from gunicorn_cluster_ext.workers.membership import Member
 
 #: After so many hand-offs without being served a request is served where it is: workers that
 #: come and go must not play ball with it.

@@ -1,176 +1,91 @@
-"""A connection as the main loop of a sticky threaded worker sees it, and how it waits."""
+"""A connection whose next request no worker has begun: what travels with it from one to another."""
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 import sys
-from collections.abc import Callable, Iterator
+import termios
 from typing import Any, Final
 
-from gunicorn.http.parser import RequestParser
-from gunicorn.workers.gthread import TConn
+from gunicorn_cluster_ext.runtime.inboxes import HandOff
 
-from gunicorn_cluster_ext.handoff import HandOff
-from gunicorn_cluster_ext.workers.arrival import Arrival, family_of, ip_of
+NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
 
 
-class Stream(socket.socket):
-    """A socket that does not tell the kernel the blocking mode that it is in.
+class Arrival:
+    """Mixed into what a worker class has for a connection, or its base.
 
-    gunicorn sets it twice for each request, and each time the interpreter's lock changes hands.
-
-    And one whose descriptor only the main loop closes (``StickyConn.release``), which waits for
-    it. Threads close sockets too: simple-websocket, and gunicorn itself when an application fails
-    in the middle of a response. The number could then be another connection's before the main
-    loop hears of it.
+    ``received`` was read from it and belongs to its next request; ``served`` requests were
+    answered on it by other workers, ``hops`` times it was handed on since; it is ``owned`` when
+    its request has an owner. ``proxied`` is the PROXY protocol header that it began with.
+    ``judged`` is for ``Heads``.
     """
 
-    __slots__ = ()
-
-    def setblocking(self, flag: bool) -> None:
-        if not flag or self.gettimeout() is not None:
-            super().setblocking(flag)
-
-    def close(self) -> None:
-        """End the connection, and leave the descriptor to the main loop. Runs in a thread."""
-        try:
-            self.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # ended already
-
-    def settimeout(self, value: float | None) -> None:
-        if value != self.gettimeout():
-            super().settimeout(value)
-
-
-class _NoSocket:
-    def setblocking(self, flag: bool) -> None:
-        """There is nothing to set."""
-
-
-_NO_SOCKET: Final = _NoSocket()
-
-
-class Listener:
-    """A listening socket, as the main loop uses it: what it is asked for often is asked once."""
-
-    def __init__(self, sock: Any) -> None:
-        self.fd = sock.fileno()
-        self.address = sock.getsockname()
-        self._accept = sock._accept
-        # Plain ints: the properties make enums of them at each call.
-        self._kind = int(sock.family), int(sock.type), int(sock.proto)
-        sock.setblocking(False)
-
-    def accept(self) -> tuple[Stream, Any]:
-        """The next connection and its client's address. Raises what accept(2) does."""
-        fd, client = self._accept()
-        sock = Stream(*self._kind, fd)
-        if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
-            socket.socket.setblocking(sock, True)
-        return sock, client
-
-
-class StickyConn(Arrival, TConn):
-    """A connection, with what the main loop has read from it.
-
-    ``waiting`` is where it waits: nowhere while a thread has it. ``watched`` when the poller has
-    it, and ``unread`` when the kernel may hold input that the poller will not report again.
-    """
+    fd: int
+    client: Any
+    server: Any
+    #: The client's IP address, or nothing.
+    address: str
 
     # Defaults of the class: an instance is made for each new connection and each hand-off.
-    unread = False
-    watched = False
-    callback: Callable[[bool], None] | None = None
-    waiting: Waiting | None = None
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
-        # gthread makes the socket non-blocking for its poller. Here it stays blocking, as threads
-        # need it, and the main loop says MSG_DONTWAIT: that saves two system calls a request.
-        super().__init__(cfg, _NO_SOCKET, client, server)
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.address = ip_of(client)
-        self.data_ready = True  # it goes to a thread only when it is
-
-    def init(self) -> None:
-        """Give gunicorn's parser what the main loop has read. Runs in a worker thread."""
-        if not self.initialized:
-            self._begin()
-        if self.received:
-            self.parser.unreader.unread(self.received)
-            self.received = b""
-
-    def _begin(self) -> None:
-        if self.received:  # so it is plain HTTP/1, which costs gunicorn some questions to find out
-            self.initialized = True
-            self.parser = RequestParser(self.cfg, self.sock, self.client)
-            self.parser.req_count = self.served
-        else:
-            super().init()
-
-    def release(self) -> None:
-        """Close the descriptor. The connection ends if no other process has it."""
-        try:
-            socket.socket.close(self.sock)
-        except OSError:
-            pass  # the client has reset it; the descriptor is free all the same
-
-    @classmethod
-    def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
-        """The connection that another worker has packed."""
-        # With all three given, the constructor need not ask the kernel for them.
-        sock = Stream(family_of(message.server), _STREAM, 0, fd)
-        # Another worker class, which a roll has replaced, may have it otherwise; the mode is the
-        # connection's, not the descriptor's.
-        socket.socket.setblocking(sock, True)
-        conn = cls(cfg, sock, message.client, message.server)
-        conn.take(message)
-        return conn
+    received = b""
+    served = 0
+    hops = 0
+    owned = False
+    proxied = b""
+    judged: tuple[int, ...] = NOTHING_TO_JUDGE
 
     @property
     def requests(self) -> int:
         """How many requests were served on this connection."""
-        if self.parser is None or self.is_http2:
-            return self.served
-        return int(self.parser.req_count)
+        return self.served
+
+    def can_leave(self) -> bool:
+        """Whether this process has nothing left to send on it."""
+        return True
+
+    def pack(self) -> HandOff:
+        """What another worker must know to go on with the connection."""
+        # An idle connection has no request yet that could be handed on too often.
+        hops = self.hops + 1 if self.received else 0
+        client, server = _plain(self.client), _plain(self.server)
+        owned = self.owned and bool(self.received)
+        return HandOff(self.received, client, server, self.requests, hops, owned, self.proxied)
+
+    def take(self, message: HandOff) -> None:
+        """Go on where the worker stopped that has packed it."""
+        self.received, self.served, self.hops = message.received, message.requests, message.hops
+        self.owned, self.proxied = message.owned, message.proxied
+
+    def is_delivered(self) -> bool:
+        """Whether the client's kernel has all that was sent, as far as ours can tell."""
+        if sys.platform != "linux":
+            return False
+        unsent = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * _INT.size)
+        return bool(_INT.unpack(unsent)[0] == 0)
 
 
-class Waiting:
-    """Connections that wait for something for ``seconds`` at most, the oldest first.
-
-    One duration for all of them keeps a plain dictionary in order of their deadlines.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._deadlines: dict[StickyConn, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
-    def __iter__(self) -> Iterator[StickyConn]:
-        return iter(list(self._deadlines))
-
-    def add(self, conn: StickyConn, now: float) -> None:
-        """Let ``conn`` wait here, and nowhere else."""
-        if conn.waiting is not None:
-            conn.waiting.remove(conn)
-        conn.waiting = self
-        self._deadlines[conn] = now + self.seconds
-
-    def remove(self, conn: StickyConn) -> None:
-        conn.waiting = None
-        del self._deadlines[conn]
-
-    def expired(self, now: float) -> Iterator[StickyConn]:
-        """Take out every connection whose time has passed."""
-        while self._deadlines:
-            conn = next(iter(self._deadlines))
-            if self._deadlines[conn] > now:
-                return
-            self.remove(conn)
-            yield conn
+def ip_of(client: Any) -> str:
+    """The IP address in a client's address as gunicorn has it, or nothing (Unix sockets)."""
+    return str(client[0]) if isinstance(client, tuple) else ""
 
 
-_STREAM: Final = int(socket.SOCK_STREAM)  # a plain int: enums are slow
+def family_of(server: Any) -> int:
+    """The address family of a listener's address."""
+    if isinstance(server, str):
+        return _UNIX
+    return _INET6 if len(server) == 4 else _INET
+
+
+def _plain(address: Any) -> Any:
+    """An address as a message can carry it: abstract Unix names are bytes."""
+    return address.decode("latin-1") if isinstance(address, bytes) else address
+
+
+_INT: Final = struct.Struct("i")
+# Plain ints: enums are slow.
+_UNIX: Final = int(socket.AF_UNIX)
+_INET: Final = int(socket.AF_INET)
+_INET6: Final = int(socket.AF_INET6)

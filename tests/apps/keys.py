@@ -2,7 +2,7 @@
 
 from whoami import app
 
-from gunicorn_cluster_ext.head import Head
+from gunicorn_cluster_ext.routing.head import Head
 
 __all__ = ["app", "method", "tenant"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.settings import Settings
 from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.connection import Answer

@@ -21,7 +21,7 @@ import gunicorn
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.routing import rendezvous
+from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.conftest import StartGunicorn
 from tests.harness.certificate import Certificate
 from tests.harness.connection import Connection, request_bytes

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.board import RollState
-from gunicorn_cluster_ext.events import FILE
+from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.event_log import FILE
 from tests.harness.command import run_command
 from tests.harness.deploy import GOOD
 from tests.harness.gunicorn import environment

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext import servers
-from gunicorn_cluster_ext.board import Board
+from gunicorn_cluster_ext.runtime import discovery as servers
+from gunicorn_cluster_ext.runtime.board.board import Board
 from tests.conftest import StartGunicorn
 from tests.harness.command import Done, run_command
 from tests.harness.gunicorn import Gunicorn

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gunicorn_cluster_ext.board import ROUTED, State, Word
+from gunicorn_cluster_ext.runtime.board.board import ROUTED, State, Word
 from tests.conftest import StartGunicorn
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.scrape import Scrape, Series

@@ -8,7 +8,7 @@ from typing import Any
 import gunicorn
 import pytest
 
-from gunicorn_cluster_ext.routing import rendezvous
+from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.conftest import StartGunicorn
 from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn

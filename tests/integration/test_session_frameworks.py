@@ -8,7 +8,7 @@ import gunicorn
 import pytest
 
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.record import store_key
+from gunicorn_cluster_ext.session.session import store_key
 from tests.harness.waiting import wait_until
 from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 

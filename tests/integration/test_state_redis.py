@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.record import store_key
+from gunicorn_cluster_ext.session.session import store_key
 from tests.conftest import StartGunicorn
 from tests.harness.connection import Answer
 from tests.harness.redis_cluster import Cluster

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.stores.state import Word
+from gunicorn_cluster_ext.stores.embedded.shared_state import Word
 from tests.conftest import StartGunicorn
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.board import RollState
 from gunicorn_cluster_ext.cli import main
+from gunicorn_cluster_ext.runtime.board.board import RollState
 from tests.conftest import StartGunicorn
 from tests.harness.command import run_command
 from tests.harness.gunicorn import Gunicorn

@@ -6,9 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.board import Board, Roll, RollState, Row, State, Word
-from gunicorn_cluster_ext.directory import directories
-from gunicorn_cluster_ext.load import Load
+from gunicorn_cluster_ext.routing.load import Load
+from gunicorn_cluster_ext.runtime.board.board import Board, Roll, RollState, Row, State, Word
+from gunicorn_cluster_ext.runtime.directory import directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.harness.watcher import Watcher

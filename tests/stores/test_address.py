@@ -1,6 +1,6 @@
 import pytest
 
-from gunicorn_cluster_ext.stores.address import parse
+from gunicorn_cluster_ext.stores.redis.url import parse
 
 
 @pytest.mark.parametrize(

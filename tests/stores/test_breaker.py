@@ -1,4 +1,4 @@
-from gunicorn_cluster_ext.stores.breaker import Breaker
+from gunicorn_cluster_ext.stores.circuit_breaker import Breaker
 
 
 def broken() -> Breaker:

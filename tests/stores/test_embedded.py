@@ -11,7 +11,9 @@ import lmdb
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import Store, StoreError, environment, open_store, state
+from gunicorn_cluster_ext.stores import Store, StoreError, open_store
+from gunicorn_cluster_ext.stores.embedded import environment
+from gunicorn_cluster_ext.stores.embedded import shared_state as state
 from tests.stores.conformance import Conformance
 
 MEGABYTE = 1 << 20

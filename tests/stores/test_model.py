@@ -20,7 +20,9 @@ from hypothesis.stateful import (
 )
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError, environment, open_store, state
+from gunicorn_cluster_ext.stores import StoreError, open_store
+from gunicorn_cluster_ext.stores.embedded import environment
+from gunicorn_cluster_ext.stores.embedded import shared_state as state
 from tests.harness.redis import Redis
 
 NAMES = [b"a", b"a:1", b"\xff", b"k" * 700, b"k" * 701]

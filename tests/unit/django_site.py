@@ -10,7 +10,7 @@ from django.core.cache import caches
 from django.core.signals import request_finished
 from django.db import close_old_connections
 
-from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext.runtime import context as process
 from tests.unit.memory import MemoryStores
 
 BACKEND = "gunicorn_cluster_ext.django.cache.ClusterCache"

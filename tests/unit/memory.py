@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any
 
-from gunicorn_cluster_ext.process import Stores
+from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.stores import NotANumber, StoreAway
 
 Item = bytes | dict[bytes, bytes]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
-from gunicorn_cluster_ext.asgi import Message, Receive, Scope, Send, Tagged
 from gunicorn_cluster_ext.compat import is_asgi
-from gunicorn_cluster_ext.tagging import Tagging
+from gunicorn_cluster_ext.routing.asgi import Message, Receive, Scope, Send, Tagged
+from gunicorn_cluster_ext.routing.responses import Tagging
 
 OURS = 2
 COOKIE = b"gunicorn_worker=2; Path=/; HttpOnly; SameSite=Lax"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.board import (
+from gunicorn_cluster_ext.routing.load import Load
+from gunicorn_cluster_ext.runtime.board.board import (
     COUNTERS,
     DEAF,
     LAYOUT,
@@ -22,7 +23,6 @@ from gunicorn_cluster_ext.board import (
     Word,
     counted_in,
 )
-from gunicorn_cluster_ext.load import Load
 from tests.unit.processes import in_child, spawn, status_of
 
 GONE, BOOTING, READY, DRAINING, PARKED = State

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext import bus, lanes, process
-from gunicorn_cluster_ext.board import Board, Word
+from gunicorn_cluster_ext import bus
+from gunicorn_cluster_ext.bus import links as lanes
+from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime.board.board import Board, Word
 from gunicorn_cluster_ext.settings import Settings
 from tests.harness.waiting import wait_until
 from tests.unit.processes import in_child, in_fresh_interpreter, spawn, status_of

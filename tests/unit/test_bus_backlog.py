@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gunicorn_cluster_ext.backlog import CHUNK, ROOM, UNDER_WAY, Backlog, Parcel, Verdict
+from gunicorn_cluster_ext.bus.send_queue import CHUNK, ROOM, UNDER_WAY, Backlog, Parcel, Verdict
 
 FILE = object()
 NOW, LATER = 10.0, 11.0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext import frames
-from gunicorn_cluster_ext.frames import BadFrame, Letter, Splitter, frame
+from gunicorn_cluster_ext.bus import framing as frames
+from gunicorn_cluster_ext.bus.framing import BadFrame, Letter, Splitter, frame
 
 channels = st.text(max_size=20)
 bodies = st.binary(max_size=200) | st.integers(0, 1 << 40)

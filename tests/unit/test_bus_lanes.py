@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext import lanes
+from gunicorn_cluster_ext.bus import links as lanes
 
 
 @pytest.fixture

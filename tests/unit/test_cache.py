@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext import cache as module
-from gunicorn_cluster_ext import flight, process
 from gunicorn_cluster_ext.cache import Cache
+from gunicorn_cluster_ext.cache import single_flight as flight
+from gunicorn_cluster_ext.cache.locks import LockTimeout
+from gunicorn_cluster_ext.cache.single_flight import Entry, pack
 from gunicorn_cluster_ext.codec import UnknownType
-from gunicorn_cluster_ext.flight import Entry, pack
-from gunicorn_cluster_ext.lock import LockTimeout
+from gunicorn_cluster_ext.runtime import context as process
 from gunicorn_cluster_ext.stores import StoreAway, StoreError
 from tests.harness.waiting import wait_until
 from tests.unit.memory import MemoryStore, MemoryStores
@@ -626,7 +627,7 @@ def test_the_module_is_a_cache() -> None:
 
 
 def test_counts_are_published_on_the_board() -> None:
-    from gunicorn_cluster_ext.board import Board, Word
+    from gunicorn_cluster_ext.runtime.board.board import Board, Word
 
     board, count = Board.create(2), process.Count(Word.CACHE_HITS)
     count.add()

@@ -8,8 +8,8 @@ import pytest
 from flask import Flask, Response, jsonify
 from flask_caching import Cache as FlaskCaching
 
-from gunicorn_cluster_ext import process
 from gunicorn_cluster_ext.cachelib import ClusterCache
+from gunicorn_cluster_ext.runtime import context as process
 from tests.unit.memory import MemoryStore, MemoryStores
 
 

@@ -13,8 +13,8 @@ from django.template import Context, Template
 from django.test import Client
 from django.utils.safestring import SafeString, mark_safe
 
-from gunicorn_cluster_ext import process
 from gunicorn_cluster_ext.codec import UnknownType
+from gunicorn_cluster_ext.runtime import context as process
 from gunicorn_cluster_ext.stores import StoreAway
 from tests.unit.django_site import BACKEND, cache_of, configure, key_func, stores
 from tests.unit.memory import MemoryStores

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.board import Roll, RollState, Word
-from gunicorn_cluster_ext.commands import head
-from gunicorn_cluster_ext.commands.columns import COLUMNS, Column, fitted, table
-from gunicorn_cluster_ext.commands.history import LENGTH, History, sparkline
-from gunicorn_cluster_ext.commands.reading import WAITING, Reading, Worker
-from gunicorn_cluster_ext.commands.units import amount, duration, rate, size
-from gunicorn_cluster_ext.description import Description
-from gunicorn_cluster_ext.exits import Cause
-from gunicorn_cluster_ext.restarts import Restarts
+from gunicorn_cluster_ext.cli.snapshot import WAITING, Reading, Worker
+from gunicorn_cluster_ext.cli.view import summary as head
+from gunicorn_cluster_ext.cli.view.history import LENGTH, History, sparkline
+from gunicorn_cluster_ext.cli.view.table import COLUMNS, Column, fitted, table
+from gunicorn_cluster_ext.cli.view.units import amount, duration, rate, size
+from gunicorn_cluster_ext.runtime.board.board import Roll, RollState, Word
+from gunicorn_cluster_ext.runtime.board.exits import Restarts
+from gunicorn_cluster_ext.runtime.server_info import Description
+from gunicorn_cluster_ext.supervisor.exits import Cause
 from tests.unit.processes import in_fresh_interpreter
 
 NONE = Restarts(dict.fromkeys(Cause, 0), "", 0)

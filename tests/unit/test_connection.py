@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.compat import take_buffered
-from gunicorn_cluster_ext.handoff import HandOff, Inboxes
-from gunicorn_cluster_ext.workers.connection import Listener, StickyConn, Stream, Waiting
+from gunicorn_cluster_ext.runtime.inboxes import HandOff, Inboxes
+from gunicorn_cluster_ext.workers.thread.connection import Listener, StickyConn, Stream, Waiting
 from tests.unit.reference import config
 
 CFG = config()

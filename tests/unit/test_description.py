@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext import description
-from gunicorn_cluster_ext.description import FILE
+from gunicorn_cluster_ext.runtime import server_info as description
+from gunicorn_cluster_ext.runtime.server_info import FILE
 from tests.unit.test_commands import ABOUT
 
 

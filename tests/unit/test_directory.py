@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.directory import directories, make_directory
+from gunicorn_cluster_ext.runtime.directory import directories, make_directory
 from tests.unit.processes import spawn, status_of
 
 #: A user that a server started by root may run its workers as.
@@ -25,7 +25,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("runtime", "memory", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(
-        "gunicorn_cluster_ext.directory._places",
+        "gunicorn_cluster_ext.runtime.directory._places",
         lambda: [str(tmp_path / name) for name in ("runtime", "memory", "temporary")],
     )
     yield tmp_path

@@ -15,14 +15,15 @@ import pytest
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
-from gunicorn_cluster_ext.board import Board, Order, State, Word
-from gunicorn_cluster_ext.handoff import MAX_RECEIVED, HandOff, Inboxes
-from gunicorn_cluster_ext.memory import Memory
+from gunicorn_cluster_ext.routing.tags import ProcessTag
+from gunicorn_cluster_ext.runtime.board.board import Board, Order, State, Word
+from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandOff, Inboxes
+from gunicorn_cluster_ext.runtime.learned import Memory
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.slots import Place
-from gunicorn_cluster_ext.tags import ProcessTag
-from gunicorn_cluster_ext.workers import member, post
-from gunicorn_cluster_ext.workers.thread import Sticky
+from gunicorn_cluster_ext.supervisor.slots import Place
+from gunicorn_cluster_ext.workers import handoff as post
+from gunicorn_cluster_ext.workers import membership as member
+from gunicorn_cluster_ext.workers.thread.worker import Sticky
 from tests.harness.connection import Answer, Connection, request_bytes
 from tests.harness.waiting import wait_until
 from tests.unit.reference import config

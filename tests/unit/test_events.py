@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext import events
-from gunicorn_cluster_ext.events import FILE, LIMIT, OLDER, Event, Journal, Tail
+from gunicorn_cluster_ext.runtime import event_log as events
+from gunicorn_cluster_ext.runtime.event_log import FILE, LIMIT, OLDER, Event, Journal, Tail
 
 LOG = logging.getLogger("test.events")
 

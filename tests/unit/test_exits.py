@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from gunicorn_cluster_ext.board import State
-from gunicorn_cluster_ext.exits import (
+from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.supervisor.exits import (
     BOOT_ERROR,
     FEWER,
     LOAD_ERROR,
@@ -15,7 +15,7 @@ from gunicorn_cluster_ext.exits import (
     Cause,
     Exit,
 )
-from gunicorn_cluster_ext.slots import Place, Process, Role
+from gunicorn_cluster_ext.supervisor.slots import Place, Process, Role
 
 
 def process(

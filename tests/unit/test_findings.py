@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.commands.findings import (
+from gunicorn_cluster_ext.cli.check.findings import (
     Configuration,
     Facts,
     Finding,

@@ -9,7 +9,7 @@ from tests.unit.processes import in_fresh_interpreter
 HEADER = """
 import os, re, socket, gevent
 from gevent.hub import get_hub
-from gunicorn_cluster_ext.workers.greenlets import Connection
+from gunicorn_cluster_ext.workers.gevent.connection import Connection
 
 ours, theirs = socket.socketpair()
 conn = Connection(ours.detach(), "", "/server")

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.handoff import MAX_RECEIVED, Address, HandOff, Inboxes, LostDescriptor
+from gunicorn_cluster_ext.runtime.inboxes import (
+    MAX_RECEIVED,
+    Address,
+    HandOff,
+    Inboxes,
+    LostDescriptor,
+)
 from tests.unit.processes import in_child, spawn, status_of
 
 SEATS = 4

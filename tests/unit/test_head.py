@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.head import (
+from gunicorn_cluster_ext.routing.head import (
     NEED_MORE,
     NOT_PROXIED,
     OPAQUE,

@@ -11,7 +11,7 @@ import pytest
 from gunicorn.config import Config
 from hypothesis import example, given
 
-from gunicorn_cluster_ext.head import NEED_MORE, Head, decode, scan
+from gunicorn_cluster_ext.routing.head import NEED_MORE, Head, decode, scan
 from tests.unit import grammar
 from tests.unit.reference import Accepted, Incomplete, config, judge
 

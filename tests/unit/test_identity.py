@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext import identity
+from gunicorn_cluster_ext.runtime import identity
 from tests.unit.processes import in_child, in_fresh_interpreter
 
 STOCK = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
@@ -145,7 +145,7 @@ def test_a_users_record_factory_is_kept() -> None:
         "class Record(logging.LogRecord):\n"
         "    pass\n"
         "logging.setLogRecordFactory(Record)\n"
-        "from gunicorn_cluster_ext import identity\n"
+        "from gunicorn_cluster_ext.runtime import identity\n"
         "identity.watch()\n"
         "record = logging.makeLogRecord({})\n"
         "print(type(record).__name__, record.worker_id)"

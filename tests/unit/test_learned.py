@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gunicorn_cluster_ext.learned import MAX_SLOT, WAYS, Entry, Table, words_for
-from gunicorn_cluster_ext.tags import ProcessTag
+from gunicorn_cluster_ext.routing.learned_table import MAX_SLOT, WAYS, Entry, Table, words_for
+from gunicorn_cluster_ext.routing.tags import ProcessTag
 from tests.unit.processes import spawn, status_of
 
 NOW = 1_000

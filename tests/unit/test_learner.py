@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext import asgi, wsgi
-from gunicorn_cluster_ext.learner import Learner
-from gunicorn_cluster_ext.tagging import Tagging
+from gunicorn_cluster_ext.routing import asgi, wsgi
+from gunicorn_cluster_ext.routing.learner import Learner
+from gunicorn_cluster_ext.routing.responses import Tagging
 
 HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.limits import JITTER, Limits, RestartPolicy
+from gunicorn_cluster_ext.supervisor.backoff import JITTER, Limits, RestartPolicy
 
 POLICY = RestartPolicy(
     delay=0.1, delay_max=30.0, min_uptime=10.0, limit=20, window=60.0, halt=False

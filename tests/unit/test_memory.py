@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.memory import Memory
-from gunicorn_cluster_ext.tags import ProcessTag
+from gunicorn_cluster_ext.routing.tags import ProcessTag
+from gunicorn_cluster_ext.runtime.learned import Memory
 from tests.unit.processes import in_child, spawn, status_of
 
 HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"

@@ -7,8 +7,16 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gunicorn_cluster_ext import metrics
-from gunicorn_cluster_ext.board import COUNTERS, ROUTED, Board, Roll, RollState, State, Word
 from gunicorn_cluster_ext.metrics import BoardCollector
+from gunicorn_cluster_ext.runtime.board.board import (
+    COUNTERS,
+    ROUTED,
+    Board,
+    Roll,
+    RollState,
+    State,
+    Word,
+)
 from tests.harness.scrape import Scrape
 
 

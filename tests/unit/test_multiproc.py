@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.processes import in_fresh_interpreter
 
-START = "import json, os\nfrom gunicorn_cluster_ext import multiproc\n"
+START = "import json, os\nfrom gunicorn_cluster_ext.runtime import prometheus_files as multiproc\n"
 COUNT = """
 from prometheus_client import Counter
 counter = Counter("seen", "Seen")
@@ -79,7 +79,7 @@ def test_without_a_directory_nothing_changes() -> None:
 def test_the_gauges_of_the_living_go_with_their_process(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gunicorn_cluster_ext import multiproc
+    from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
 
     gone = {"gauge_livesum_7-seat5.db", "gauge_liveall_7-seat5.db"}
     stay = {"gauge_livesum_7-seat55.db", "gauge_sum_7-seat5.db", "counter_7-seat5.db"}

@@ -3,8 +3,10 @@ import re
 import pytest
 
 import gunicorn_cluster_ext
-from gunicorn_cluster_ext import identity
-from gunicorn_cluster_ext.workers import asgi, gevent, thread
+from gunicorn_cluster_ext.runtime import identity
+from gunicorn_cluster_ext.workers.asgi import worker as asgi
+from gunicorn_cluster_ext.workers.gevent import worker as gevent
+from gunicorn_cluster_ext.workers.thread import worker as thread
 from tests.unit.processes import in_fresh_interpreter
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gunicorn_cluster_ext.workers.connection import Stream
-from gunicorn_cluster_ext.workers.poller import EdgePoller, LevelPoller
+from gunicorn_cluster_ext.workers.thread.connection import Stream
+from gunicorn_cluster_ext.workers.thread.poller import EdgePoller, LevelPoller
 
 Pair = tuple[Stream, socket.socket]
 AnyPoller = EdgePoller | LevelPoller

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gunicorn_cluster_ext.workers.pool import Pool
+from gunicorn_cluster_ext.workers.thread.pool import Pool
 
 TIMEOUT = 10.0
 Work = Callable[[int], bool]

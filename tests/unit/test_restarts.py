@@ -1,7 +1,7 @@
-from gunicorn_cluster_ext import restarts
-from gunicorn_cluster_ext.board import Board, Word
-from gunicorn_cluster_ext.exits import Cause
-from gunicorn_cluster_ext.restarts import Restarts
+from gunicorn_cluster_ext.runtime.board import exits as restarts
+from gunicorn_cluster_ext.runtime.board.board import Board, Word
+from gunicorn_cluster_ext.runtime.board.exits import Restarts
+from gunicorn_cluster_ext.supervisor.exits import Cause
 
 NONE = dict.fromkeys(Cause, 0)
 

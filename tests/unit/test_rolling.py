@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.board import RollState, State
-from gunicorn_cluster_ext.limits import Limits, RestartPolicy
-from gunicorn_cluster_ext.rolling import (
+from gunicorn_cluster_ext.runtime.board.board import RollState, State
+from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
+from gunicorn_cluster_ext.supervisor.rolling import (
     ROLL,
     Action,
     Ended,
@@ -20,7 +20,7 @@ from gunicorn_cluster_ext.rolling import (
     Spawn,
     Tell,
 )
-from gunicorn_cluster_ext.slots import Process, Role, SlotTable
+from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
 RESTARTS = RestartPolicy(
     delay=1.0, delay_max=30.0, min_uptime=10.0, limit=0, window=0.0, halt=False

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.head import Head, blind, scan
-from gunicorn_cluster_ext.routing import (
+from gunicorn_cluster_ext.routing.head import Head, blind, scan
+from gunicorn_cluster_ext.routing.rules import (
     Cookie,
     EngineIO,
     Hash,
@@ -25,7 +25,7 @@ from gunicorn_cluster_ext.routing import (
     much_lighter,
     rendezvous,
 )
-from gunicorn_cluster_ext.tags import ProcessTag
+from gunicorn_cluster_ext.routing.tags import ProcessTag
 from tests.unit.processes import in_fresh_interpreter
 
 
@@ -445,7 +445,7 @@ def test_every_process_computes_the_same() -> None:
     """Python's own hash() would not: it differs from process to process."""
     here = [rendezvous(b"key-%d" % number, range(8)) for number in range(50)]
     code = (
-        "from gunicorn_cluster_ext.routing import rendezvous\n"
+        "from gunicorn_cluster_ext.routing.rules import rendezvous\n"
         "print([rendezvous(b'key-%d' % number, range(8)) for number in range(50)])"
     )
     assert in_fresh_interpreter(code) == str(here)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.cookies import SessionCookie, is_id, new_id
+from gunicorn_cluster_ext.session.cookie import SessionCookie, is_id, new_id
 from gunicorn_cluster_ext.settings import SettingError, Settings
 
 COOKIE = SessionCookie("gunicorn_session", 3600)

@@ -13,8 +13,8 @@ from django.test import Client
 from django.test.utils import override_settings
 from django.utils import timezone
 
-from gunicorn_cluster_ext.cookies import is_id, new_id
-from gunicorn_cluster_ext.record import SessionAway, store_key
+from gunicorn_cluster_ext.session.cookie import is_id, new_id
+from gunicorn_cluster_ext.session.session import SessionAway, store_key
 from tests.unit.django_site import configure, stores
 from tests.unit.memory import MemoryStore, MemoryStores
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.codec import CorruptValue, UnknownType, encode
-from gunicorn_cluster_ext.fields import Fields
+from gunicorn_cluster_ext.session.tracked_fields import Fields
 
 
 def fields(**values: Any) -> Fields:

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask, Response, redirect, session, stream_with_context
 
 from gunicorn_cluster_ext.flask import ClusterSession
-from gunicorn_cluster_ext.record import Limits, store_key
+from gunicorn_cluster_ext.session.session import Limits, store_key
 from tests.unit.memory import MemoryStore, MemoryStores
 
 

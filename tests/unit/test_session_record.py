@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.codec import UnknownType
-from gunicorn_cluster_ext.cookies import new_id
-from gunicorn_cluster_ext.record import Limits, Outcome, Session, SessionAway, store_key
+from gunicorn_cluster_ext.session.cookie import new_id
+from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway, store_key
 from tests.unit.memory import MemoryStore, MemoryStores
 
 LIMITS = Limits(idle=1000, lifetime=5000)

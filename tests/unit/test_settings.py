@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gunicorn_cluster_ext.setting_values import Rate
 from gunicorn_cluster_ext.settings import (
     NAMES,
     SettingError,
@@ -20,7 +21,6 @@ from gunicorn_cluster_ext.settings import (
     read,
     table,
 )
-from gunicorn_cluster_ext.values import Rate
 from tests.unit.reference import config
 
 DEFAULTS = Settings()

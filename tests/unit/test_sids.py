@@ -1,11 +1,11 @@
 """Each test has an interpreter of its own: engineio is patched for ever."""
 
-from gunicorn_cluster_ext.tags import parse_sid
+from gunicorn_cluster_ext.routing.tags import parse_sid
 from tests.unit.processes import in_fresh_interpreter
 
 TAG = """
 import sys
-from gunicorn_cluster_ext.sids import tag_sids
+from gunicorn_cluster_ext.workers.engineio import tag_sids
 begun = []
 tag_sids(2, 5, lambda: begun.append(1))
 """
@@ -52,7 +52,10 @@ def test_a_socketio_server_makes_tagged_sids() -> None:
 
 
 def test_an_application_without_engineio_is_not_made_to_import_it() -> None:
-    code = TAG + "import json, wsgiref\nprint([name for name in sys.modules if 'engineio' in name])"
+    code = (
+        TAG
+        + "import json, wsgiref\nprint([name for name in sys.modules if name.startswith('engineio')])"
+    )
     assert in_fresh_interpreter(code) == "[]"
 
 

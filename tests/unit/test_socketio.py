@@ -14,9 +14,10 @@ import pytest
 import socketio  # type: ignore[import-untyped]
 from socketio import pubsub_manager
 
-from gunicorn_cluster_ext import process
+from gunicorn_cluster_ext.runtime import context as process
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.socketio import AsyncClusterManager, ClusterManager, over_bus
+from gunicorn_cluster_ext.socketio import AsyncClusterManager, ClusterManager
+from gunicorn_cluster_ext.socketio import bus_transport as over_bus
 from gunicorn_cluster_ext.stores import StoreError
 from tests.unit.processes import in_child, in_fresh_interpreter
 

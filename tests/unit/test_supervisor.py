@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gunicorn_cluster_ext.board import RollState, State
-from gunicorn_cluster_ext.exits import LOAD_ERROR, Exit
-from gunicorn_cluster_ext.limits import RestartPolicy
-from gunicorn_cluster_ext.rolling import (
+from gunicorn_cluster_ext.runtime.board.board import RollState, State
+from gunicorn_cluster_ext.supervisor.backoff import RestartPolicy
+from gunicorn_cluster_ext.supervisor.exits import LOAD_ERROR, Exit
+from gunicorn_cluster_ext.supervisor.lifecycle import Supervisor, Verdict
+from gunicorn_cluster_ext.supervisor.rolling import (
     BOOTING_LEAVES,
     DRAIN_SLACK,
     Abort,
@@ -28,8 +29,7 @@ from gunicorn_cluster_ext.rolling import (
     Spawn,
     Tell,
 )
-from gunicorn_cluster_ext.slots import Process, Role
-from gunicorn_cluster_ext.supervisor import Supervisor, Verdict
+from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 CAPACITY = 5
 TICK = 0.25

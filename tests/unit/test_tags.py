@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.tags import ProcessTag, parse_sid, parse_slot_tag, slot_tag, tag_sid
+from gunicorn_cluster_ext.routing.tags import (
+    ProcessTag,
+    parse_sid,
+    parse_slot_tag,
+    slot_tag,
+    tag_sid,
+)
 
 slots = st.integers(0, 9999)
 generations = st.integers(0, 9_999_999_999)

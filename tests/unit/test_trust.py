@@ -3,8 +3,8 @@ from gunicorn.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.head import Head, scan
-from gunicorn_cluster_ext.trust import Trust
+from gunicorn_cluster_ext.routing.head import Head, scan
+from gunicorn_cluster_ext.routing.proxy_headers import Trust
 from tests.unit.reference import config
 
 PROXY, PROXIES, CLIENT = "10.0.0.1", "10.0.0.1,172.16.0.0/12,2001:db8::/32", "192.0.2.1"

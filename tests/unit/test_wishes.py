@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext import wishes
-from gunicorn_cluster_ext.board import Board
-from gunicorn_cluster_ext.wishes import Answer, Kind, Unanswered, Wish
+from gunicorn_cluster_ext.runtime.board import control as wishes
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.control import Answer, Kind, Unanswered, Wish
 from tests.unit.processes import spawn, status_of
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.head import Head, scan
-from gunicorn_cluster_ext.routing import Cookie
-from gunicorn_cluster_ext.tagging import WORKER_ID, Tagging, is_public
-from gunicorn_cluster_ext.wsgi import Tagged
+from gunicorn_cluster_ext.routing.head import Head, scan
+from gunicorn_cluster_ext.routing.responses import WORKER_ID, Tagging, is_public
+from gunicorn_cluster_ext.routing.rules import Cookie
+from gunicorn_cluster_ext.routing.wsgi import Tagged
 
 Headers = list[tuple[str, str]]
 

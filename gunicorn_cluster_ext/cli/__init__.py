@@ -1,0 +1,61 @@
+"""``gunicorn-cluster``: see and steer a running server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from gunicorn_cluster_ext import __version__
+from gunicorn_cluster_ext.cli.server import FAILED, INTERRUPTED, CommandError
+
+#: Each is a module of ``commands``.
+_COMMANDS = (
+    "status",
+    "top",
+    "roll",
+    "restart",
+    "scale",
+    "stop",
+    "events",
+    "metrics",
+    "check",
+    "init",
+    "systemd",
+    "settings",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given[0] if given else "").parse_args(given)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except CommandError as error:
+        print(f"gunicorn-cluster: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads has enough, as head(1). Python would complain when it ends, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status
+
+
+def _parser(first: str) -> argparse.ArgumentParser:
+    """For the command ``first``; for all, if there is none of that name.
+
+    Importing all takes three times as long as ``status`` does.
+    """
+    prog = "gunicorn-cluster"
+    parser = argparse.ArgumentParser(prog=prog, description="See and steer a running server.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(prog=prog, metavar="COMMAND", required=True)
+    for name in [first] if first in _COMMANDS else _COMMANDS:
+        import_module(f"gunicorn_cluster_ext.cli.commands.{name}").add(commands)
+    return parser

@@ -1,0 +1,108 @@
+"""What there is to see in a process that has loaded an application. Nothing is called in it."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from gunicorn_cluster_ext import compat, stores
+from gunicorn_cluster_ext.cli.check.findings import Loaded
+from gunicorn_cluster_ext.routing import rules as routing
+from gunicorn_cluster_ext.settings import Settings
+
+_SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
+_WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
+
+
+def look(app: Any, settings: Settings) -> Loaded:
+    """What there is to see in this process, which has loaded ``app``."""
+    return Loaded(
+        is_asgi=compat.is_asgi(app),
+        secrets={name: _digest(secret) for name, secret in _secrets() if secret},
+        websockets=[name for name in _WEBSOCKETS if name in sys.modules],
+        in_memory=list(_in_memory()),
+        lonely_socketio=_has_lonely_socketio(),
+        rules=dict(_broken_rules(settings)),
+        store_error=_store_error(settings),
+    )
+
+
+def _digest(secret: Any) -> str:
+    """Enough to compare: a secret goes nowhere."""
+    return hashlib.sha256(repr(secret).encode()).hexdigest()
+
+
+def _every(module: str, name: str) -> Iterator[Any]:
+    """The objects of a class, wherever the application keeps them, if its module is imported.
+
+    ``isinstance`` would ask each object for its class, and lazy ones be made for that.
+    """
+    kind = getattr(sys.modules.get(module), name, None)
+    if kind is not None:
+        yield from (each for each in gc.get_objects() if issubclass(type(each), kind))
+
+
+def _django() -> Any:
+    """Django's settings, if it has been set up."""
+    settings = getattr(sys.modules.get("django.conf"), "settings", None)
+    return settings if settings is not None and settings.configured else None
+
+
+def _secrets() -> Iterator[tuple[str, Any]]:
+    for app in _every("flask", "Flask"):
+        yield f"secret_key of the Flask application {app.name}", app.secret_key
+    for each in _every("starlette.middleware", "Middleware"):
+        yield f"secret_key of {each.cls.__name__}", each.kwargs.get("secret_key")
+    if (django := _django()) is not None:
+        yield "Django's SECRET_KEY", django.SECRET_KEY
+
+
+def _in_memory() -> Iterator[str]:
+    for app in _every("flask", "Flask"):
+        if app.config.get("CACHE_TYPE") in _SIMPLE_CACHES:
+            yield "Flask-Caching's SimpleCache"
+        if app.config.get("SESSION_TYPE") == "memory":
+            yield "Flask-Session's data"
+    if (django := _django()) is not None:
+        cache = django.CACHES.get(django.SESSION_CACHE_ALIAS, {}).get("BACKEND", "")
+        if django.SESSION_ENGINE.endswith(".backends.cache") and "locmem" in cache:
+            yield "Django's session (a LocMemCache)"
+
+
+def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
+    means = routing.Means(settings.cookie, _nothing, _nothing, _nothing)
+    for words in settings.sticky:
+        try:
+            routing.build_rule(words, means)
+        except Exception as error:
+            yield words, first_line(error)
+
+
+def _nothing(*_: Any) -> None: ...
+
+
+def _has_lonely_socketio() -> bool:
+    """Whether there is a Socket.IO server that knows the clients of its own worker only."""
+    managers = (type(each.manager) for each in _every("socketio.base_server", "BaseServer"))
+    return any(kind.__name__ in ("Manager", "AsyncManager") for kind in managers)
+
+
+def _store_error(settings: Settings) -> str:
+    """Why a Redis does not answer. The embedded store is not looked at, for that would make it."""
+    if settings.store == "embedded":
+        return ""
+    try:
+        store = stores.open_store(settings)
+        store.get(b"gunicorn-cluster check")
+        store.close()
+    except stores.StoreError as error:
+        return str(error)
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

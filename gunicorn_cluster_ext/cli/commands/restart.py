@@ -1,0 +1,42 @@
+"""``gunicorn-cluster restart``: replace one worker."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gunicorn_cluster_ext.cli.failures import Failures
+from gunicorn_cluster_ext.cli.patience import Patience, add_timeout
+from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
+from gunicorn_cluster_ext.cli.wish import wish
+from gunicorn_cluster_ext.runtime.board.board import Board, State
+from gunicorn_cluster_ext.runtime.board.control import Kind
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("restart", help="replace one worker; its successor comes first")
+    parser.add_argument("id", type=int, help="the worker's id, as status shows it")
+    add_choice(parser)
+    add_timeout(parser, "how long its successor is waited for; the server goes on")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    server, slot = choose(options), options.id
+    if not 0 <= slot < server.board.capacity:
+        raise CommandError(f"there is no worker {slot}")
+    patience, failures = Patience(server, options.timeout), Failures(server.board, [slot])
+    generation = wish(server, Kind.RESTART, slot).result
+    while (pid := _successor(server.board, slot, generation)) is None:
+        failures.check()
+        patience.wait(f"worker {slot} is not replaced")
+    print(f"Worker {slot} was replaced in {patience.passed:.1f} s, its pid is {pid}")
+    return 0
+
+
+def _successor(board: Board, slot: int, generation: int) -> int | None:
+    """The pid of a process that serves ``slot`` and is newer than ``generation``."""
+    for row in board.rows():
+        if row.slot == slot and row.state is State.READY and row.words["generation"] > generation:
+            return row.words["pid"]
+    return None

@@ -1,0 +1,56 @@
+"""What changes from one reading to the next: rates, load, and how they were. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from gunicorn_cluster_ext.cli.snapshot import Reading, Worker
+
+LENGTH = 20
+BLOCKS = "▁▂▃▄▅▆▇█"
+#: For a terminal that has no others.
+PLAIN_BLOCKS = "_.:-=+*#"
+
+
+class History:
+    """Readings of one server, the newest last."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[int, int], tuple[float, Worker]] = {}
+        self._rates: dict[int, deque[float]] = {}
+
+    def add(self, reading: Reading) -> list[Worker]:
+        """The workers, with rate and load as they were since the reading before."""
+        workers = [self._measured(each, reading.at) for each in reading.workers]
+        self._before = {_process(each): (reading.at, each) for each in reading.workers}
+        for slot in {each.slot for each in workers}:
+            total = sum(each.rate for each in workers if each.slot == slot)
+            self._rates.setdefault(slot, deque(maxlen=LENGTH)).append(total)
+        return workers
+
+    def _measured(self, worker: Worker, now: float) -> Worker:
+        at, before = self._before.get(_process(worker), (now, worker))
+        passed = now - at
+        if passed <= 0 or not worker.words:
+            return worker
+        load = None
+        if worker.processor is not None and before.processor is not None:
+            load = (worker.processor - before.processor) / passed
+        served = worker.words["requests"] - before.words["requests"]
+        return worker._replace(rate=served / passed, load=load)
+
+    def line(self, worker: Worker, blocks: str) -> str:
+        """The rates of its slot, as a line of blocks. All slots have the same scale."""
+        highest = max((max(rates) for rates in self._rates.values()), default=0.0)
+        return sparkline(list(self._rates[worker.slot]), highest, blocks)
+
+
+def _process(worker: Worker) -> tuple[int, int]:
+    return worker.slot, worker.words.get("generation", 0)
+
+
+def sparkline(values: Sequence[float], highest: float, blocks: str) -> str:
+    """A block for each value, as high as it is."""
+    top = len(blocks) - 1
+    return "".join(blocks[round(top * value / highest) if highest else 0] for value in values)

@@ -1,0 +1,111 @@
+"""The columns of status and top, and which of them a terminal has room for. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from gunicorn_cluster_ext.cli.snapshot import Worker
+from gunicorn_cluster_ext.cli.view.units import amount, duration, rate, size
+
+GAP = 2
+
+
+class Column(NamedTuple):
+    """``rank``: those of the highest are dropped first where there is no room for all.
+
+    ``least``: it may be cut to so many characters; 0: it may not.
+    """
+
+    title: str
+    rank: int
+    text: Callable[[Worker], str]
+    is_text: bool = False  # to the left; numbers go to the right
+    least: int = 0
+
+
+def _word(name: str) -> Callable[[Worker], str]:
+    return lambda worker: amount(worker.words[name]) if worker.words else ""
+
+
+def _busy(worker: Worker) -> str:
+    if not worker.words:
+        return ""
+    return f"{worker.words['busy']}/{worker.words['threads'] or '-'}"
+
+
+def _load(worker: Worker) -> str:
+    return "" if worker.load is None else f"{100 * worker.load:.0f}%"
+
+
+COLUMNS = (
+    Column("ID", 0, lambda worker: str(worker.slot)),
+    Column("PID", 1, lambda worker: str(worker.pid or "")),
+    Column("GEN", 7, _word("generation")),
+    Column("STATE", 0, lambda worker: worker.state, is_text=True),
+    Column("UPTIME", 4, lambda worker: duration(worker.uptime) if worker.words else ""),
+    Column("BUSY", 2, _busy),
+    Column("REQUESTS", 6, _word("requests")),
+    Column("REQ/S", 2, lambda worker: rate(worker.rate) if worker.words else ""),
+    Column("CONNS", 6, _word("connections")),
+    Column("WS", 8, _word("websockets")),
+    Column("IN", 9, _word("handed_in")),
+    Column("OUT", 9, _word("handed_out")),
+    Column("CPU", 4, _load),
+    Column("RSS", 3, lambda worker: size(worker.memory) if worker.memory else ""),
+    Column("RESTARTS", 3, lambda worker: str(worker.restarts.total)),
+    Column("LAST REASON", 5, lambda worker: worker.restarts.reason, is_text=True, least=16),
+)
+
+
+class Table(NamedTuple):
+    """Texts by row. ``widths`` in characters."""
+
+    columns: list[Column]
+    widths: list[int]
+    rows: list[list[str]]
+
+    def padded(self) -> list[list[str]]:
+        """The cells of each line, the titles first."""
+        titles = [column.title for column in self.columns]
+        return [self._padded(texts) for texts in (titles, *self.rows)]
+
+    def _padded(self, texts: Sequence[str]) -> list[str]:
+        return [
+            text.ljust(width) if column.is_text else text.rjust(width)
+            for column, width, text in zip(self.columns, self.widths, texts, strict=True)
+        ]
+
+    def lines(self) -> list[str]:
+        """Plain text."""
+        return [(" " * GAP).join(cells).rstrip() for cells in self.padded()]
+
+
+def table(
+    workers: Sequence[Worker], width: int | None, columns: Sequence[Column] = COLUMNS
+) -> Table:
+    """What of ``workers`` there is room for in ``width`` characters; None: everything."""
+    cells = {column: [column.text(worker) for worker in workers] for column in columns}
+    widths = {column: max(map(len, [column.title, *cells[column]])) for column in columns}
+    if width is not None:
+        widths = fitted(widths, width)
+    rows = [
+        [cells[column][index][:wide] for column, wide in widths.items()]
+        for index in range(len(workers))
+    ]
+    return Table(list(widths), list(widths.values()), rows)
+
+
+def fitted(widths: Mapping[Column, int], width: int) -> dict[Column, int]:
+    """Without the least important columns, if need be; one that can be cut takes what is left."""
+    least = {column: min(wide, column.least or wide) for column, wide in widths.items()}
+    while (left := width - _needed(least)) < 0 and len(least) > 1:
+        del least[max(least, key=lambda column: column.rank)]
+    return {
+        column: min(widths[column], wide + left) if column.least else wide
+        for column, wide in least.items()
+    }
+
+
+def _needed(widths: Mapping[Column, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)

@@ -1,0 +1,88 @@
+"""The session's cookie: found in a request, and written into a response."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+
+from gunicorn_cluster_ext.runtime.context import Complaint
+from gunicorn_cluster_ext.settings import SettingError, Settings
+
+#: Of a client's: said, but not with each request, for anybody can send one.
+complain_of_cookie = Complaint(logging.INFO)
+
+#: 256 random bits.
+_ID = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+def new_id() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def is_id(value: str | None) -> bool:
+    """Whether it has the form of one. Nothing else is ever looked up."""
+    return value is not None and _ID.fullmatch(value) is not None
+
+
+@dataclass(frozen=True)
+class SessionCookie:
+    """``max_age`` None: it goes with the browser. Raises SettingError for what browsers refuse."""
+
+    name: str
+    max_age: int | None
+    domain: str | None = None
+    path: str = "/"
+    samesite: str = "Lax"
+    always_secure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name.startswith("__Host-") and (self.domain or self.path != "/"):
+            raise SettingError(
+                f"The cookie {self.name}: browsers accept __Host- only with the path / and "
+                "without a domain."
+            )
+        if self.samesite == "None" or self.name.startswith(("__Host-", "__Secure-")):
+            object.__setattr__(self, "always_secure", True)
+
+    @classmethod
+    def of(cls, settings: Settings) -> SessionCookie:
+        return cls(
+            settings.session_cookie,
+            int(settings.session_lifetime) or None,
+            settings.session_domain,
+            settings.session_path,
+            settings.session_samesite,
+            settings.session_secure == "always",
+        )
+
+    @functools.cached_property
+    def _values(self) -> re.Pattern[str]:
+        return re.compile(rf"(?:^|;)[ \t]*{re.escape(self.name)}[ \t]*=([^;]*)")
+
+    def find(self, header: str) -> str | None:
+        """The session id in a ``Cookie`` header; the first, if there are several."""
+        values: list[str] = self._values.findall(header)
+        for value in values:
+            if is_id(stripped := value.strip(" \t")):
+                return stripped
+        if values:
+            size = len(values[0])
+            complain_of_cookie(f"A session cookie that we cannot have set: {size} characters")
+        return None
+
+    def put(self, sid: str, scheme: str) -> str:
+        """The value of a ``Set-Cookie`` header."""
+        age = "" if self.max_age is None else f"; Max-Age={self.max_age}"
+        return f"{self.name}={sid}{age}{self._attributes(scheme)}"
+
+    def remove(self, scheme: str) -> str:
+        expired = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return f"{self.name}={expired}{self._attributes(scheme)}"
+
+    def _attributes(self, scheme: str) -> str:
+        domain = f"; Domain={self.domain}" if self.domain else ""
+        secure = "; Secure" if self.always_secure or scheme in ("https", "wss") else ""
+        return f"; Path={self.path}{domain}; HttpOnly; SameSite={self.samesite}{secure}"

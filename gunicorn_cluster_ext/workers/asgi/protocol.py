@@ -1,0 +1,332 @@
+"""A connection of ``StickyASGI``: gunicorn's own protocol, which is given whole heads only.
+
+    bytes --> Entrance --> StickyProtocol --> gunicorn's ASGIProtocol
+                             holds them until it is known whose request they begin
+
+From a head to the end of its request all bytes are gunicorn's. What comes after that is held until
+the request has been answered. A connection is handed on between two requests only, when nothing of
+it is left in this process: no task of gunicorn's, no byte that was not sent.
+
+Closing our copy of a connection must not end it. asyncio and uvloop close the descriptor when a
+transport is aborted, and call shutdown(2) only for ``write_eof``; gunicorn, which does call that,
+leaves alone what it takes for closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from gunicorn.asgi.protocol import ASGIProtocol
+
+from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.workers.connection import Arrival, ip_of
+
+if TYPE_CHECKING:
+    from gunicorn_cluster_ext.workers.asgi.worker import StickyASGI
+
+#: Bytes read at once while a head is awaited. Nearly every head fits, and what follows it has
+#: to fit into a message to another worker.
+HEAD_SIZE: Final = 16 * 1024
+#: Bytes read at once otherwise, as asyncio does.
+READ_SIZE: Final = 256 * 1024
+#: Code and reason of the WebSocket close (RFC 6455 section 7.4 and the IANA registry).
+SERVICE_RESTART: Final = (1012, "service restart")
+
+
+class StickyProtocol(Arrival, ASGIProtocol):
+    """A connection from accept, or from its hand-off, to its end in this process.
+
+    At first it is a mere socket. ``serve`` or ``wait`` opens a transport. It has ``begun`` from
+    a request's head on until the request is answered, and for good where heads cannot be read or
+    HTTP/1 has ended (WebSocket, HTTP/2).
+    """
+
+    worker: StickyASGI
+
+    begun = False
+    #: Whether the request has been read to its end.
+    is_read = False
+    #: Whether its request asks for a WebSocket, and is served here.
+    is_websocket = False
+    #: Application calls in progress.
+    calls = 0
+
+    _is_opening = False
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, worker: StickyASGI, sock: socket.socket, client: Any, server: Any) -> None:
+        super().__init__(worker)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.client, self.server = client, server
+        self.address = ip_of(client)
+
+    @classmethod
+    def unpack(cls, worker: StickyASGI, message: HandOff, fd: int) -> StickyProtocol:
+        """The connection that another worker has packed."""
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        conn = cls(worker, sock, message.client, message.server)
+        conn.take(message)
+        return conn
+
+    # --- what the worker decides ----------------------------------------------------------
+
+    def wait(self) -> None:
+        """Wait for a request, or for the rest of its head."""
+        if self.received:
+            self._cancel_keepalive_timer()
+            self._await_rest()
+        self._open()
+        self._resume_reading()
+
+    def stop(self) -> None:
+        """Read nothing more for now: the request that is here can be served nowhere yet."""
+        self._cancel_timer()
+        self._open()
+        self._pause_reading()
+
+    def serve(self) -> None:
+        """Let gunicorn have the request."""
+        self._cancel_timer()
+        self._cancel_keepalive_timer()
+        self.begun, self.is_read = True, False
+        if self.transport is None:
+            self._open()
+        else:
+            self._feed()
+
+    def refuse(self, status: int, reason: str, headers: str = "") -> None:
+        """Answer in gunicorn's place, and close."""
+        self._cancel_timer()
+        headers += "Connection: close\r\nContent-Length: 0\r\n"
+        self._safe_write(f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode())
+        self._close_transport()
+
+    def leave(self) -> None:
+        """Close this process's copy of the connection, and leave nothing behind."""
+        self._cancel_timer()
+        if self.transport is None:
+            self._closed = True
+            if not self._is_opening:
+                self.sock.close()
+            return
+        self._cancel_keepalive_timer()
+        # Seeing this, gunicorn neither shuts the connection down nor counts it once more; and
+        # its task ends when what the application still does after its last answer is done.
+        self._closed = self._conn_lost_handled = True
+        self.worker.nr_conns -= 1
+        if self._request_ready is not None:
+            self._request_ready.set()
+        self.transport.abort()
+
+    def can_leave(self) -> bool:
+        """Whether the client has been sent all that was written, and may ask for more."""
+        transport = self.transport
+        if transport is None:
+            return True
+        return not (transport.is_closing() or transport.get_write_buffer_size())
+
+    async def restart(self) -> None:
+        """Tell a WebSocket's client to come again."""
+        websocket = self._websocket
+        if websocket is not None and websocket.accepted and not websocket.closed:
+            await websocket._send_close(*SERVICE_RESTART)
+
+    # --- called by the event loop -----------------------------------------------------------
+
+    def _open(self) -> None:
+        if not self._is_opening:
+            self._is_opening = True
+            self.worker.loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        worker = self.worker
+        if self._closed:
+            self.sock.close()
+            return
+        try:
+            await worker.loop.connect_accepted_socket(
+                lambda: Entrance(self, worker.buffer), self.sock, ssl=worker.ssl_context
+            )
+        except OSError as error:  # a TLS handshake that fails, too
+            self.log.debug("A connection ended before it began: %s", error)
+            self.sock.close()
+            worker.forget(self)
+
+    def connection_made(self, transport: Any) -> None:
+        if self._closed:  # it was handed on meanwhile
+            self._conn_lost_handled = True
+            transport.abort()
+            return
+        super().connection_made(transport)
+        if not self.worker.heads.are_readable:
+            self.begun = True
+            return
+        self._request_ready = Flag(self._answered)
+        if self.served:
+            self._go_on()
+        if self.begun:
+            self._feed()
+        elif self._reading_paused:
+            transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Others have served requests on the connection."""
+        # So no header of the PROXY protocol can follow.
+        self._callback_parser.reset()
+        if not self.begun:
+            # After gunicorn's task has begun, which (before 27) begins by cancelling it.
+            self.worker.loop.call_soon(self._await_next)
+
+    def _await_next(self) -> None:
+        if not (self.begun or self.received or self._closed):
+            self._arm_keepalive_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self.awaits_head():
+            self.received = self.received + data if self.received else data
+            if not self.begun:
+                self.worker.consider(self)
+            elif len(self.received) >= HEAD_SIZE:
+                self._pause_reading()
+        else:
+            super().data_received(data)
+
+    def awaits_head(self) -> bool:
+        """Whether what comes next belongs to the next request.
+
+        A client may have an answer before gunicorn has seen to it that it is complete.
+        """
+        if self.begun and (self.is_websocket or getattr(self, "_h2c_upgrade_ok", False)):
+            return False  # no more requests may follow
+        return self.is_read or not self.begun
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timer()
+        super().connection_lost(exc)
+        self.worker.forget(self)
+
+    # --- called by gunicorn -----------------------------------------------------------------
+
+    def _answered(self) -> None:
+        """A request has been answered, and the next one may come."""
+        if self.transport.is_closing():
+            return  # its descriptor may be another connection's by now
+        self._cancel_timer()
+        self.served += 1
+        self.hops = 0
+        self.begun = self.owned = False
+        self.worker.is_idle(self)
+        if self.received:
+            self.worker.loop.call_soon(self._consider)
+
+    def _consider(self) -> None:
+        if not (self.begun or self._closed):
+            self.worker.consider(self)
+
+    def _on_message_complete(self) -> None:
+        super()._on_message_complete()
+        self.is_read = True
+
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        """Called by gunicorn: its version 27 reads ahead, and comes here with what it has read."""
+        if self.transport.is_closing():
+            return False
+        if self.begun:
+            return bool(super()._feed_callback_parser(data))
+        self.received = data + self.received
+        self.worker.consider(self)
+        return not self._closed
+
+    def _effective_peername(self, peername: Any) -> Any:
+        """The client, which only the first request tells where the PROXY protocol is in use."""
+        if not self.served:
+            self.client = super()._effective_peername(peername)
+            self.address = ip_of(self.client)
+        return self.client
+
+    async def _handle_http_request(self, *args: Any, **kwargs: Any) -> Any:
+        self.worker.call_begins(self)
+        try:
+            return await super()._handle_http_request(*args, **kwargs)
+        finally:
+            self.worker.call_ends(self)
+
+    async def _handle_http2_request(self, *args: Any, **kwargs: Any) -> Any:
+        self.worker.call_begins(self)
+        try:
+            return await super()._handle_http2_request(*args, **kwargs)
+        finally:
+            self.worker.call_ends(self)
+
+    # --- pieces -----------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        if self._reading_paused:
+            self._resume_reading()
+        data, self.received = self.received, b""
+        super().data_received(data)
+        # What looked like an error, gunicorn may still want the rest of.
+        if not (self._request_ready.is_set() or self._closed):
+            self._await_rest()
+
+    def _await_rest(self) -> None:
+        """Let a head that has begun not take forever."""
+        if self._timer is None:
+            self._timer = self.worker.loop.call_later(self.worker.head_timeout, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not (self._closed or self._request_ready.is_set()):
+            self.worker.head_is_late(self)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Flag(asyncio.Event):
+    """Gunicorn's sign that a request's head is there, which it clears when it wants the next."""
+
+    def __init__(self, cleared: Callable[[], None]) -> None:
+        super().__init__()
+        self._cleared = cleared
+
+    def clear(self) -> None:
+        super().clear()
+        self._cleared()
+
+
+class Entrance(asyncio.BufferedProtocol):
+    """What the event loop knows of a connection: it decides how much is read at once.
+
+    uvloop asks only those for a buffer that are no ``asyncio.Protocol``, as gunicorn's is.
+    """
+
+    def __init__(self, conn: StickyProtocol, buffer: memoryview) -> None:
+        self._conn = conn
+        self._buffer = buffer
+        self._small = buffer[:HEAD_SIZE]
+
+    def connection_made(self, transport: Any) -> None:
+        self._conn.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._conn.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._conn.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._conn.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._small if self._conn.awaits_head() else self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._conn.data_received(bytes(self._buffer[:nbytes]))
