@@ -31,7 +31,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.board.board import Board, State
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import State
 from gunicorn_cluster_ext.runtime.directory import directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.redis import Redis

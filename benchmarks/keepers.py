@@ -13,9 +13,9 @@ import redis
 from gunicorn.dirty.stash import StashClient
 
 from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
+from gunicorn_cluster_ext.stores.handles import Stores
 
 VALUE = b"sixty bytes of a cached fragment of a page, or of a session."
 TTL = 300

@@ -17,16 +17,11 @@ from functools import partial
 
 import msgspec
 
+from gunicorn_cluster_ext.routing.balance import lightest
 from gunicorn_cluster_ext.routing.head import Head, scan
-from gunicorn_cluster_ext.routing.rules import (
-    Cookie,
-    EngineIO,
-    Owner,
-    find_owner,
-    lightest,
-    rendezvous,
-)
-from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, Board, State, Word
+from gunicorn_cluster_ext.routing.rules import Cookie, EngineIO, Owner, find_owner, rendezvous
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, State, Word
 from gunicorn_cluster_ext.runtime.inboxes import HandOff, Inboxes
 
 from . import machine, report

@@ -17,9 +17,10 @@ from flask.sessions import SecureCookieSession, SessionInterface
 from flask_session.redis import RedisSessionInterface
 
 from gunicorn_cluster_ext.flask import ClusterSession
-from gunicorn_cluster_ext.runtime.context import Stores
-from gunicorn_cluster_ext.session import KEY, SessionMiddleware
+from gunicorn_cluster_ext.session.middleware import KEY
+from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 from gunicorn_cluster_ext.settings import Settings
+from gunicorn_cluster_ext.stores.handles import Stores
 
 from .failure import Failure
 from .session_acts import ACTS, CONTENTS

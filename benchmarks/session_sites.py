@@ -52,7 +52,8 @@ def change(session: Session, query: Mapping[str, str], *, nested: bool) -> None:
 
 
 def middleware() -> Any:
-    from gunicorn_cluster_ext.session import KEY, SessionMiddleware
+    from gunicorn_cluster_ext.session.middleware import KEY
+    from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         session = environ[KEY]

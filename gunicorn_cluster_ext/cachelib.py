@@ -10,13 +10,12 @@ from typing import Any
 
 from cachelib import BaseCache
 
-from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.cache import http_responses as responses
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime.context import Stores
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.cache import Cache, http_responses
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.contract import StoreError
+from gunicorn_cluster_ext.stores.handles import Stores
 
-__all__ = ["ClusterCache", "flask_caching", "responses"]
+__all__ = ["ClusterCache", "flask_caching", "http_responses"]
 
 _MISS = object()
 
@@ -31,7 +30,7 @@ class ClusterCache(BaseCache):
         ignore_delete_many_errors: bool = True,
         *,
         namespace: str = "cachelib",
-        stores: Stores = process.default,
+        stores: Stores = handles.default,
     ) -> None:
         # Before 0.15 it takes one argument, and knows of no timedelta.
         super().__init__(default_timeout)  # type: ignore[arg-type,unused-ignore]

@@ -18,11 +18,12 @@ from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
 from gunicorn_cluster_ext.routing.responses import is_public
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime.context import Stores
-from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
+from gunicorn_cluster_ext.runtime import context
 from gunicorn_cluster_ext.session.cookie import SessionCookie
+from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
 from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.handles import Stores
 
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only
@@ -44,7 +45,7 @@ class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is
 class ClusterSession(SessionInterface):
     """Flask's session interface, over the store."""
 
-    def __init__(self, app: Flask | None = None, *, stores: Stores = process.default) -> None:
+    def __init__(self, app: Flask | None = None, *, stores: Stores = handles.default) -> None:
         self._stores = stores
         if app is not None:
             self.init_app(app)
@@ -61,7 +62,7 @@ class ClusterSession(SessionInterface):
     @functools.cached_property
     def _limits(self) -> Limits:
         """Found late: a preloaded application is made before there is a worker."""
-        return Limits.of(process.settings())
+        return Limits.of(context.settings())
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """An answer of the application below 500 is sent as it is, although the store is away."""

@@ -15,11 +15,8 @@ from gunicorn import util
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing import asgi, wsgi
 from gunicorn_cluster_ext.routing.responses import Tagging
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime import identity
-from gunicorn_cluster_ext.runtime import proctitle as titles
-from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
-from gunicorn_cluster_ext.runtime.board.board import DEAF, State, Word
+from gunicorn_cluster_ext.runtime import context, counters, identity, proctitle, prometheus_files
+from gunicorn_cluster_ext.runtime.board.layout import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
 from gunicorn_cluster_ext.supervisor.arbiter import adopt
 
@@ -61,7 +58,7 @@ def prepare(cfg: Any, log: Any) -> Settings:
 def install(cfg: Any, settings: Settings) -> None:
     """Chain our hooks with the user's in ``cfg``; a reload makes a new one."""
     cfg.cluster_settings = settings
-    process.use(settings)
+    context.use(settings)
     for name, (before, after) in _HOOKS.items():
         hook = getattr(cfg, name)
         hook = _chain(before, hook) if before else hook
@@ -101,11 +98,11 @@ def _about_to_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Name the worker in its title. Runs in the worker, before the user's."""
     server.in_worker()
-    board, seat = worker.cluster.board, worker.place.seat
+    board, seat = worker.shared.board, worker.place.seat
     board.set(seat, Word.PID, worker.pid)
-    process.join(worker.cluster.settings, board, seat)
-    multiproc.join(board.master_pid, seat)
-    titles.name(f"worker {worker.place.slot} [{server.proc_name}]")
+    context.join(worker.shared.settings, board, seat)
+    prometheus_files.join(board.master_pid, seat)
+    proctitle.name(f"worker {worker.place.slot} [{server.proc_name}]")
 
 
 def post_worker_init(worker: Any) -> None:
@@ -114,7 +111,7 @@ def post_worker_init(worker: Any) -> None:
     The arbiter counts its requests from here on: it has the replacement ready before the worker
     goes, which by itself would be gone first.
     """
-    board, seat = worker.cluster.board, worker.place.seat
+    board, seat = worker.shared.board, worker.place.seat
     _wrap_application(worker)
     board.set(seat, Word.THREADS, worker.cfg.threads)
     if worker.max_requests < sys.maxsize:
@@ -130,13 +127,13 @@ def _wrap_application(worker: Any) -> None:
     app = getattr(worker, name)
     if isinstance(app, wsgi.Tagged | asgi.Tagged) or compat.is_tornado(app):
         return
-    cookie = worker.cluster.settings.cookie if getattr(worker, "sets_cookie", False) else None
+    cookie = worker.shared.settings.cookie if getattr(worker, "sets_cookie", False) else None
     learner = getattr(worker, "learner", None)
-    tagging = Tagging(worker.place.slot, cookie, worker.cluster.board.serving, learner)
+    tagging = Tagging(worker.place.slot, cookie, worker.shared.board.serving, learner)
     if name == "asgi" or compat.is_asgi(app):
         setattr(worker, name, asgi.Tagged(app, tagging))
     else:
-        setattr(worker, name, wsgi.Tagged(app, tagging, process.websockets.add))
+        setattr(worker, name, wsgi.Tagged(app, tagging, counters.websockets.add))
 
 
 def _reads_inbox(worker: Any) -> bool:
@@ -149,13 +146,13 @@ def _publishing(worker: Any) -> Callable[[], None]:
 
     Its first beat comes when it serves: for the asgi worker after the application's startup.
     """
-    notify, board, seat = worker.notify, worker.cluster.board, worker.place.seat
+    notify, board, seat = worker.notify, worker.shared.board, worker.place.seat
 
     def notify_and_publish() -> None:
         notify()
         board.set(seat, Word.REQUESTS, worker.nr)
         if board.state(seat) is State.BOOTING and worker.alive:
-            titles.show(State.READY)
+            proctitle.show(State.READY)
             board.set(seat, Word.STATE, State.READY | DEAF)
 
     return notify_and_publish
@@ -164,7 +161,7 @@ def _publishing(worker: Any) -> Callable[[], None]:
 def worker_exit(server: Any, worker: Any) -> None:
     """Say whether somebody asked the worker to finish. Runs in the worker, before the user's."""
     if identity.current_worker() is not None and not _reads_inbox(worker) and not worker.alive:
-        worker.cluster.board.set(worker.place.seat, Word.STATE, State.DRAINING | DEAF)
+        worker.shared.board.set(worker.place.seat, Word.STATE, State.DRAINING | DEAF)
 
 
 def on_reload(server: Any) -> None:
@@ -189,4 +186,4 @@ _HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
 # Whichever way in is taken, this module is imported before the arbiter logs its first line or
 # loads an application.
 identity.watch()
-multiproc.watch()
+prometheus_files.watch()

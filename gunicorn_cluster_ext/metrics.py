@@ -27,10 +27,17 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
-from gunicorn_cluster_ext.runtime.board import exits as restarts
-from gunicorn_cluster_ext.runtime.board.board import COUNTERS, ROUTED, Board, RollState, State, Word
+from gunicorn_cluster_ext.runtime import context, prometheus_files
+from gunicorn_cluster_ext.runtime.board import exits, ledger
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import (
+    COUNTERS,
+    ROUTED,
+    WORD_NAMES,
+    RollState,
+    State,
+    Word,
+)
 
 __all__ = ["BoardCollector", "asgi_app", "wsgi_app"]
 
@@ -79,7 +86,7 @@ class BoardCollector(Collector):
         self._board = board
 
     def collect(self) -> Iterator[Metric]:
-        board = self._board or process.board()
+        board = self._board or context.board()
         if board is not None:
             yield InfoMetricFamily("gunicorn_cluster", "This pack.", {"version": __version__})
             yield from _workers(board)
@@ -110,7 +117,7 @@ def _load(board: Board) -> Iterator[Metric]:
     for word, (name, about) in _GAUGES.items():
         family = GaugeMetricFamily(f"{_PREFIX}worker_{name}", about, labels=["worker"])
         for slot in sorted({row.slot for row in rows}):
-            value = sum(row.words[word.name.lower()] for row in rows if row.slot == slot)
+            value = sum(row.words[WORD_NAMES[word]] for row in rows if row.slot == slot)
             family.add_metric([str(slot)], value)
         yield family
     loads = board.loads().values()
@@ -121,7 +128,7 @@ def _load(board: Board) -> Iterator[Metric]:
 
 
 def _counters(board: Board) -> Iterator[Metric]:
-    by_slot = board.counted()
+    by_slot = ledger.totals(board)
     for word, (name, about) in _BY_WORKER.items():
         family = CounterMetricFamily(_PREFIX + name, about, labels=["worker"])
         for slot in board.used_slots():
@@ -141,7 +148,7 @@ def _exits(board: Board) -> Metric:
     about = "Processes that have ended, by what kind of end it was."
     family = CounterMetricFamily(_PREFIX + "worker_exits", about, labels=["worker", "reason"])
     for slot in board.used_slots():
-        for cause, count in restarts.of_slot(board, slot).counts.items():
+        for cause, count in exits.of_slot(board, slot).counts.items():
             family.add_metric([str(slot), cause.name.lower()], count)
     return family
 
@@ -165,7 +172,7 @@ class _Files(Collector):
     """
 
     def collect(self) -> Iterator[Metric]:
-        if multiproc.ENVIRONMENT in os.environ:
+        if prometheus_files.ENVIRONMENT in os.environ:
             yield from self._read()
 
     def _read(self) -> list[Metric]:

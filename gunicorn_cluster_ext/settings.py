@@ -16,11 +16,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gunicorn_cluster_ext import setting_values as values
-from gunicorn_cluster_ext.routing import rules as routing
+from gunicorn_cluster_ext import setting_values
+from gunicorn_cluster_ext.routing import rules
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"
+_FEWEST_SLOTS = 16
 # Kubernetes gives every container such variables for a service called "gunicorn-cluster".
 _SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
@@ -42,22 +43,22 @@ class Settings:
 
     sticky: tuple[str, ...] = _setting(
         ("engineio", "cookie"),
-        values.rules,
+        setting_values.rules,
         "list of rules",
-        f"a list of {routing.ALLOWED}; in the environment separated by commas, or JSON",
+        f"a list of {rules.ALLOWED}; in the environment separated by commas, or JSON",
         "How the worker that owns a request is found. The first rule that finds one wins; "
         "a request of nobody goes to a worker that is free.",
     )
     cookie: str = _setting(
         "gunicorn_worker",
-        values.cookie_name,
+        setting_values.cookie_name,
         "name",
         "a cookie name (letters, digits and !#$%&'*+-.^_`|~)",
         "The cookie of the rule `cookie`.",
     )
     threads: int = _setting(
         100,
-        values.number(1, 10_000, int),
+        setting_values.number(1, 10_000, int),
         "integer",
         "1 to 10000",
         "Threads per worker where gunicorn's own `threads` is not set. Gunicorn's default of 1 "
@@ -67,7 +68,7 @@ class Settings:
     )
     slots: int = _setting(
         0,
-        values.number(0, 1_000, int),
+        setting_values.number(0, 1_000, int),
         "integer",
         "0 to 1000; 0 means twice `workers`, and at least 16",
         "The most workers that TTIN or a reload can ask for. Each costs four open files in "
@@ -76,7 +77,7 @@ class Settings:
     )
     head_timeout: float = _setting(
         10.0,
-        values.number(0.1, 3_600, float),
+        setting_values.number(0.1, 3_600, float),
         "number",
         "0.1 to 3600",
         "How long a client may take to send a request's head once it has begun; then it is "
@@ -85,7 +86,7 @@ class Settings:
     )
     handoff_timeout: float = _setting(
         2.0,
-        values.number(0, 3_600, float),
+        setting_values.number(0, 3_600, float),
         "number",
         "0 to 3600",
         "How long a request that only one process can serve waits for room in that process's "
@@ -94,7 +95,7 @@ class Settings:
     )
     learn_ttl: float = _setting(
         3_600.0,
-        values.number(1, 31_536_000, float),
+        setting_values.number(1, 31_536_000, float),
         "number",
         "1 to 31536000",
         "How long the rules `learn:...` remember a value that no request has brought.",
@@ -102,7 +103,7 @@ class Settings:
     )
     learn_size: int = _setting(
         65_536,
-        values.number(8, 1 << 24, int),
+        setting_values.number(8, 1 << 24, int),
         "integer",
         "8 to 16777216",
         "How many values they remember. When there are more, those go that were used least "
@@ -111,7 +112,7 @@ class Settings:
     )
     dir: str | None = _setting(
         None,
-        values.directory,
+        setting_values.directory,
         "path",
         "a directory that the server can write; none: $XDG_RUNTIME_DIR, /dev/shm or the "
         "temporary directory",
@@ -120,7 +121,7 @@ class Settings:
 
     startup_timeout: float = _setting(
         60.0,
-        values.number(0, 86_400, float),
+        setting_values.number(0, 86_400, float),
         "number",
         "0 to 86400; 0 means any time",
         "How long a worker may take from its start until it is ready. Until then gunicorn's "
@@ -129,7 +130,7 @@ class Settings:
     )
     roll_surge: int | str = _setting(
         1,
-        values.share,
+        setting_values.share,
         "number or percentage",
         "0 to 1000, or a percentage of `workers` (rounded up)",
         "How many workers more than `workers` a reload may start: Kubernetes' maxSurge. With 0, "
@@ -138,7 +139,7 @@ class Settings:
     )
     roll_unavailable: int | str = _setting(
         0,
-        values.share,
+        setting_values.share,
         "number or percentage",
         "0 to 1000, or a percentage of `workers` (rounded down)",
         "How many of `workers` may be missing during a reload: Kubernetes' maxUnavailable.",
@@ -146,7 +147,7 @@ class Settings:
     )
     roll_rollback: str = _setting(
         "keep",
-        values.one_of("keep", "full"),
+        setting_values.one_of("keep", "full"),
         "word",
         "keep or full",
         "What a failed reload leaves: `keep` those workers that it has replaced, or undo it in "
@@ -155,7 +156,7 @@ class Settings:
     )
     roll_observe: float = _setting(
         0.0,
-        values.number(0, 86_400, float),
+        setting_values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "A new worker that crashes, or fails its health checks, within this time after the last "
@@ -164,7 +165,7 @@ class Settings:
     )
     drain_timeout: float | None = _setting(
         None,
-        values.optional(values.number(0, 86_400, float)),
+        setting_values.optional(setting_values.number(0, 86_400, float)),
         "number",
         "0 to 86400; none: gunicorn's `graceful_timeout`",
         "How long a worker that was replaced may finish, and goes on answering the clients "
@@ -173,7 +174,7 @@ class Settings:
     )
     health_path: str | None = _setting(
         None,
-        values.optional(values.path),
+        setting_values.optional(setting_values.path),
         "path",
         "the path of a URL; none: no checks",
         "What each worker is asked for by itself. One that does not answer with a status from 200 "
@@ -182,7 +183,7 @@ class Settings:
     )
     health_interval: float = _setting(
         10.0,
-        values.number(0.1, 86_400, float),
+        setting_values.number(0.1, 86_400, float),
         "number",
         "0.1 to 86400",
         "How often.",
@@ -190,7 +191,7 @@ class Settings:
     )
     health_timeout: float = _setting(
         5.0,
-        values.number(0.1, 3_600, float),
+        setting_values.number(0.1, 3_600, float),
         "number",
         "0.1 to 3600",
         "How long an answer may take.",
@@ -198,7 +199,7 @@ class Settings:
     )
     health_failures: int = _setting(
         3,
-        values.number(1, 1_000, int),
+        setting_values.number(1, 1_000, int),
         "integer",
         "1 to 1000",
         "How many checks in a row must fail.",
@@ -206,7 +207,7 @@ class Settings:
     )
     restart_delay: float = _setting(
         0.1,
-        values.number(0, 3_600, float),
+        setting_values.number(0, 3_600, float),
         "number",
         "0 to 3600",
         "How long the replacement of a worker that ended unexpectedly waits. Each further such "
@@ -215,7 +216,7 @@ class Settings:
     )
     restart_delay_max: float = _setting(
         30.0,
-        values.number(0, 86_400, float),
+        setting_values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "The longest such delay.",
@@ -223,16 +224,16 @@ class Settings:
     )
     min_uptime: float = _setting(
         10.0,
-        values.number(0, 86_400, float),
+        setting_values.number(0, 86_400, float),
         "number",
         "0 to 86400",
         "A worker that was ready for so long is replaced at once, and the delay of its slot "
         "begins anew.",
         "seconds",
     )
-    restart_limit: values.Rate | None = _setting(
+    restart_limit: setting_values.Rate | None = _setting(
         "20/60",
-        values.optional(values.rate),
+        setting_values.optional(setting_values.rate),
         "rate",
         "exits/seconds; empty: no limit",
         "More unexpected exits than this, of all workers together, and `cluster_restart_policy` "
@@ -241,7 +242,7 @@ class Settings:
     )
     restart_policy: str = _setting(
         "backoff",
-        values.one_of("backoff", "halt"),
+        setting_values.one_of("backoff", "halt"),
         "word",
         "backoff or halt",
         "`backoff`: go on trying, at the longest delay. `halt`: end the server with exit code 1, "
@@ -249,7 +250,7 @@ class Settings:
     )
     max_memory: int | None = _setting(
         None,
-        values.optional(values.size),
+        setting_values.optional(setting_values.size),
         "size",
         "1M or more, with K, M or G; none: no limit",
         "A worker whose resident memory is larger in three samples in a row (one every two "
@@ -258,7 +259,7 @@ class Settings:
     )
     max_memory_hard: int | None = _setting(
         None,
-        values.optional(values.size),
+        setting_values.optional(setting_values.size),
         "size",
         "1M or more, with K, M or G; none: no limit",
         "A worker whose resident memory is larger is killed at once. Linux only.",
@@ -266,7 +267,7 @@ class Settings:
     )
     max_lifetime: float = _setting(
         0.0,
-        values.number(0, 31_536_000, float),
+        setting_values.number(0, 31_536_000, float),
         "number",
         "0 to 31536000; 0 means no limit",
         "A worker is replaced after this time, less up to a tenth at random.",
@@ -275,7 +276,7 @@ class Settings:
 
     store: str = _setting(
         "embedded",
-        values.store,
+        setting_values.store,
         "word or URL",
         "embedded, redis://host:port/db, rediss://..., unix:///socket?db=0, "
         "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port",
@@ -284,7 +285,7 @@ class Settings:
     )
     store_path: str | None = _setting(
         None,
-        values.directory,
+        setting_values.directory,
         "path",
         "a directory of the user that the workers run as, on a local disk; none: one for each "
         "`cluster_store_name`, in $STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp",
@@ -292,7 +293,7 @@ class Settings:
     )
     store_name: str | None = _setting(
         None,
-        values.optional(values.name),
+        setting_values.optional(setting_values.name),
         "text",
         "at most 1000 characters that can be seen; none: the server's `chdir`, application and "
         "`bind`, and in a process that is no server's its working directory",
@@ -301,7 +302,7 @@ class Settings:
     )
     store_prefix: str = _setting(
         "gunicorn_cluster:",
-        values.prefix,
+        setting_values.prefix,
         "text",
         "at most 100 letters, digits and visible characters of ASCII, or nothing",
         "What all keys in a Redis begin with. Two sites on one Redis need two prefixes; processes "
@@ -309,7 +310,7 @@ class Settings:
     )
     store_size: int = _setting(
         "256M",
-        values.size,
+        setting_values.size,
         "size",
         "1M or more, with K, M or G",
         "The size of the embedded store's file, at most. It holds values for about two thirds of "
@@ -318,7 +319,7 @@ class Settings:
     )
     store_timeout: float = _setting(
         1.0,
-        values.number(0.01, 60, float),
+        setting_values.number(0.01, 60, float),
         "number",
         "0.01 to 60",
         "How long a call to the store takes at most, connecting and trying again included.",
@@ -326,7 +327,7 @@ class Settings:
     )
     store_connections: int = _setting(
         50,
-        values.number(1, 10_000, int),
+        setting_values.number(1, 10_000, int),
         "integer",
         "1 to 10000",
         "Connections of each worker to a Redis (to each, in a Cluster), at most.",
@@ -334,7 +335,7 @@ class Settings:
     )
     cache_ttl: float = _setting(
         300.0,
-        values.number(0, 31_536_000, float),
+        setting_values.number(0, 31_536_000, float),
         "number",
         "0 to 31536000; 0 means as long as there is room",
         "How long the cache keeps what is stored without a `ttl` of its own.",
@@ -342,7 +343,7 @@ class Settings:
     )
     session_cookie: str = _setting(
         "gunicorn_session",
-        values.cookie_name,
+        setting_values.cookie_name,
         "name",
         "a cookie name; one that begins with `__Host-` (which browsers then hold to https, this "
         "host and the path /) makes the cookie so",
@@ -350,7 +351,7 @@ class Settings:
     )
     session_idle: float = _setting(
         86_400.0,
-        values.number(1, 31_536_000, float),
+        setting_values.number(1, 31_536_000, float),
         "number",
         "1 to 31536000",
         "How long a session lives without being used. It is written anew for that at most ten "
@@ -359,7 +360,7 @@ class Settings:
     )
     session_lifetime: float = _setting(
         1_209_600.0,
-        values.number(0, 315_360_000, float),
+        setting_values.number(0, 315_360_000, float),
         "number",
         "0 to 315360000; 0 means no limit, and a cookie that goes with the browser",
         "How long a session lives at most, used or not.",
@@ -367,14 +368,14 @@ class Settings:
     )
     session_samesite: str = _setting(
         "Lax",
-        values.one_of("Lax", "Strict", "None"),
+        setting_values.one_of("Lax", "Strict", "None"),
         "word",
         "Lax, Strict or None",
         "`SameSite` of the session's cookie. None makes it `Secure`, or browsers refuse it.",
     )
     session_secure: str = _setting(
         "auto",
-        values.one_of("auto", "always"),
+        setting_values.one_of("auto", "always"),
         "word",
         "auto or always",
         "`Secure` for the session's cookie: as the request's scheme is (see gunicorn's "
@@ -382,14 +383,14 @@ class Settings:
     )
     session_domain: str | None = _setting(
         None,
-        values.optional(values.domain),
+        setting_values.optional(setting_values.domain),
         "name",
         "a host name; none: the host that set it",
         "`Domain` of the session's cookie.",
     )
     session_path: str = _setting(
         "/",
-        values.cookie_path,
+        setting_values.cookie_path,
         "path",
         "the path of a URL, without `;`",
         "`Path` of the session's cookie.",
@@ -397,7 +398,7 @@ class Settings:
 
     bus_timeout: float = _setting(
         1.0,
-        values.number(0, 60, float),
+        setting_values.number(0, 60, float),
         "number",
         "0 to 60",
         "How long whoever publishes on the bus waits for a worker that does not read it and for "
@@ -422,6 +423,14 @@ class Settings:
                 f"{PREFIX}roll_surge and {PREFIX}roll_unavailable are both 0, so no worker could "
                 "be replaced. Set one of them to 1."
             )
+
+    def capacity(self, workers: int) -> int:
+        """Return for how many slots a server that starts with ``workers`` makes room."""
+        return max(self.slots or max(_FEWEST_SLOTS, 2 * workers), workers)
+
+    def drain(self, cfg: Any) -> float:
+        """Return how long, in seconds, a worker may drain; ``cfg`` is gunicorn's."""
+        return float(cfg.graceful_timeout if self.drain_timeout is None else self.drain_timeout)
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Settings))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gunicorn_cluster_ext.session import cookie as cookies
+from gunicorn_cluster_ext.session import cookie
 from tests.harness.browser import Browser
 from tests.harness.certificate import Certificate
 from tests.harness.gunicorn import Gunicorn
@@ -49,7 +49,7 @@ def interruptible() -> None:
 @pytest.fixture(autouse=True)
 def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said at most every ten seconds is said in each test."""
-    monkeypatch.setattr(cookies.complain_of_cookie, "_next", 0.0)
+    monkeypatch.setattr(cookie.complain_of_cookie, "_next", 0.0)
 
 
 @pytest.fixture

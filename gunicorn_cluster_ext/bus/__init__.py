@@ -22,8 +22,7 @@ from typing import Final, NamedTuple
 
 from gunicorn_cluster_ext.bus.publisher import Outbox
 from gunicorn_cluster_ext.bus.receiver import Receiver
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime import discovery as servers
+from gunicorn_cluster_ext.runtime import context, discovery
 
 __all__ = ["BusError", "apublish", "connect", "publish", "subscribe"]
 
@@ -88,7 +87,7 @@ def connect(
     Raises BusError when there is no such server, or there are several.
     """
     global _choice
-    if process.member() is None:
+    if context.worker() is None:
         with _lock:
             _choice = _Choice(pid, pidfile, directory)
             _forget_remote()
@@ -108,10 +107,12 @@ class _Remote:
 
     def __init__(self, choice: _Choice) -> None:
         """Raises BusError."""
-        settings = process.settings()
+        settings = context.settings()
         try:
-            self.server = servers.find(choice.pid, choice.pidfile, choice.directory or settings.dir)
-        except servers.NoServer as error:
+            self.server = discovery.find(
+                choice.pid, choice.pidfile, choice.directory or settings.dir
+            )
+        except discovery.NoServer as error:
             raise BusError(
                 f"{error} (bus.connect(pid=...), bus.connect(pidfile=...), or GUNICORN_CLUSTER_DIR "
                 "if it has a cluster_dir)"
@@ -133,17 +134,17 @@ _remote: _Remote | None = None
 
 def _outbox() -> Outbox:
     """This process's own, as a worker, or one to a server. Raises BusError."""
-    member = process.member()
+    member = context.worker()
     return _of_server() if member is None else _of_member(member)
 
 
-def _of_member(member: process.Member) -> Outbox:
+def _of_member(member: context.CurrentWorker) -> Outbox:
     global _sending
     with _lock:
         if _sending is None:
             # A process that a worker has forked is another one.
             own = member.seat if member.pid == os.getpid() else None
-            timeout = process.settings().bus_timeout
+            timeout = context.settings().bus_timeout
             _sending = Outbox(member.board, _directory(member), own, timeout)
             atexit.register(_sending.close)
         return _sending
@@ -171,7 +172,7 @@ def _forget_remote() -> None:
 
 def _receiver() -> Receiver:
     global _receiving
-    member = process.member()
+    member = context.worker()
     if member is None or member.pid != os.getpid():
         raise BusError(
             "only a worker can subscribe to the bus, and this process is none. With preload_app "
@@ -184,7 +185,7 @@ def _receiver() -> Receiver:
         return _receiving
 
 
-def _directory(member: process.Member) -> Path:
+def _directory(member: context.CurrentWorker) -> Path:
     if member.board.path is None:
         raise BusError(_NO_DIRECTORY)
     return member.board.path.parent

@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from gunicorn_cluster_ext.bus import framing as frames
-from gunicorn_cluster_ext.bus import links as lanes
+from gunicorn_cluster_ext.bus import framing, links
 from gunicorn_cluster_ext.bus.send_queue import CHUNK, OVERHEAD, Backlog, Parcel, Verdict
-from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, Board
-from gunicorn_cluster_ext.runtime.context import bus_lost, bus_sent, log
+from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT
+from gunicorn_cluster_ext.runtime.counters import bus_lost, bus_sent
 
 #: How often it is looked whether a worker that does not read still lives.
 _LOOK_MS: Final = 100
@@ -41,7 +42,7 @@ class Peer:
         self.backlog = Backlog()
         self.lane: socket.socket | None = None
         self.is_gone = self.has_pump = False
-        self._path = lanes.path(directory, seat, generation)
+        self._path = links.path(directory, seat, generation)
         self._unflushed = 0
         self._is_short = False
 
@@ -92,12 +93,12 @@ class Peer:
     def _write(self, buffers: Sequence[bytes | bytearray | memoryview], file: Any) -> int:
         try:
             if self.lane is None:
-                self.lane = lanes.connect(self._path)
-            return lanes.send(self.lane, buffers, file)
+                self.lane = links.connect(self._path)
+            return links.send(self.lane, buffers, file)
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno not in lanes.SHORTAGES:
+            if error.errno not in links.SHORTAGES:
                 raise Gone from error
             self._is_short = True
             return 0
@@ -188,12 +189,12 @@ class Outbox:
 
         Raises TypeError, ValueError, and OSError when a large message cannot be made.
         """
-        frames.check(channel, body)
+        framing.check(channel, body)
         with self._lock:
             self._look()
             waiting = peers = self._peers
-            if peers and len(body) <= frames.LARGE:
-                waiting = self._send_at_once(frames.frame(channel, body))
+            if peers and len(body) <= framing.LARGE:
+                waiting = self._send_at_once(framing.frame(channel, body))
             delivery = Delivery(len(peers) - len(waiting), waiting)
         if delivery.waiting:
             delivery.parcel = _parcel(channel, body)
@@ -314,9 +315,9 @@ _NOTHING: Final = Parcel(bytearray(), None, 0)
 
 def _parcel(channel: str, body: bytes) -> Parcel:
     """Raises OSError."""
-    if len(body) <= frames.LARGE:
-        return _small(frames.frame(channel, body))
-    return Parcel(frames.frame(channel, len(body)), lanes.File(body), len(body))
+    if len(body) <= framing.LARGE:
+        return _small(framing.frame(channel, body))
+    return Parcel(framing.frame(channel, len(body)), links.File(body), len(body))
 
 
 def _small(frame: bytearray) -> Parcel:

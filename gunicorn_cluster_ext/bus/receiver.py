@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import selectors
 import socket
 import sys
 import threading
@@ -18,99 +17,21 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gunicorn_cluster_ext.bus import framing as frames
-from gunicorn_cluster_ext.bus import links as lanes
-from gunicorn_cluster_ext.runtime.board.board import Board, Word
-from gunicorn_cluster_ext.runtime.context import bus_lost, bus_received, log
+from gunicorn_cluster_ext.bus import framing, links
+from gunicorn_cluster_ext.bus.drivers import _PAUSE_S, Driver, LoopDriver, ThreadDriver
+from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import Word
+from gunicorn_cluster_ext.runtime.counters import bus_lost, bus_received
 
 #: Read at once.
 _MOST: Final = 64 << 10
 #: How long an event loop is held by what came over one lane, at most (and by what is called).
 _TURN_S: Final = 0.005
-#: How long nothing is accepted when there are too many open files.
-_PAUSE_S: Final = 0.5
 
 Receive = Callable[[bytes], None]
-
-
-class Driver(Protocol):
-    """Calls back when a socket is readable."""
-
-    #: The event loop that it is, if it is one.
-    loop: Any
-
-    def watch(self, sock: socket.socket, callback: Callable[[], None]) -> None: ...
-
-    def forget(self, sock: socket.socket) -> None: ...
-
-    def later(self, seconds: float, callback: Callable[[], None]) -> None: ...
-
-    def start(self) -> None: ...
-
-    @property
-    def is_over(self) -> bool: ...
-
-
-class ThreadDriver:
-    """A thread; a greenlet where gevent has patched what is used here."""
-
-    loop = None
-    is_over = False
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._later: list[tuple[float, Callable[[], None]]] = []
-
-    def watch(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        self._selector.register(sock, selectors.EVENT_READ, callback)
-
-    def forget(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
-
-    def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self._later.append((time.monotonic() + seconds, callback))
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="bus", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            for key, _ in self._selector.select(_PAUSE_S if self._later else None):
-                key.data()
-            if self._later:
-                self._call_due()
-
-    def _call_due(self) -> None:
-        now = time.monotonic()
-        due = [callback for when, callback in self._later if when <= now]
-        self._later = [each for each in self._later if each[0] > now]
-        for callback in due:
-            callback()
-
-
-class LoopDriver:
-    """An event loop, asyncio's or uvloop's."""
-
-    def __init__(self, loop: Any) -> None:
-        self.loop = loop
-
-    def watch(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        self.loop.add_reader(sock.fileno(), callback)
-
-    def forget(self, sock: socket.socket) -> None:
-        self.loop.remove_reader(sock.fileno())
-
-    def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self.loop.call_later(seconds, callback)
-
-    def start(self) -> None:
-        pass
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self.loop.is_closed())
 
 
 class Subscription:
@@ -131,7 +52,7 @@ class Lane:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.splitter = frames.Splitter()
+        self.splitter = framing.Splitter()
         #: Of large messages; None for one that was lost.
         self.files: deque[int | None] = deque()
         #: Whether messages have been read that an event loop has left for its next turn.
@@ -150,7 +71,7 @@ class Receiver:
     def __init__(self, board: Board, directory: Path, seat: int) -> None:
         self._board, self._seat = board, seat
         self._generation = board.get(seat, Word.GENERATION)
-        self._path = lanes.path(directory, seat, self._generation)
+        self._path = links.path(directory, seat, self._generation)
         self._lock = threading.Lock()
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
         self._listener: socket.socket | None = None
@@ -162,7 +83,7 @@ class Receiver:
 
         Raises ValueError, and OSError when it cannot listen.
         """
-        frames.check(channel)
+        framing.check(channel)
         loop = _running_loop()
         subscription = Subscription(receive, loop)
         with self._lock:
@@ -186,7 +107,7 @@ class Receiver:
 
     def _attach(self, driver: Driver) -> None:
         if self._listener is None:
-            self._listener = lanes.listen(self._path)
+            self._listener = links.listen(self._path)
         self._driver = driver
         driver.watch(self._listener, self._accept)
         for lane in self._lanes:
@@ -213,7 +134,7 @@ class Receiver:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in lanes.SHORTAGES:
+            if error.errno in links.SHORTAGES:
                 log.error("The bus cannot take a sender's lane, and tries again: %s", error)
                 self._driver.forget(self._listener)
                 again = partial(self._driver.watch, self._listener, self._accept)
@@ -234,7 +155,7 @@ class Receiver:
         if lane.is_behind:
             return
         try:
-            data, fd, lost = lanes.receive(lane.sock, _MOST)
+            data, fd, lost = links.receive(lane.sock, _MOST)
         except BlockingIOError:
             return
         except OSError:  # its process was killed
@@ -260,17 +181,17 @@ class Receiver:
                     lane.is_behind = True
                     self._driver.later(0, partial(self._deliver, lane))
                     break
-        except frames.BadFrame as error:
+        except framing.BadFrame as error:
             log.error("The bus ends a sender's lane: %s", error)
             self._drop(lane)
         bus_received.add(count)
 
-    def _body(self, lane: Lane, letter: frames.Letter) -> bytes | None:
+    def _body(self, lane: Lane, letter: framing.Letter) -> bytes | None:
         """None if it was lost."""
         if isinstance(letter.body, bytes):
             return letter.body
         if not lane.files:
-            raise frames.BadFrame("a large message without its file")
+            raise framing.BadFrame("a large message without its file")
         fd = lane.files.popleft()
         try:
             if fd is None:
@@ -298,7 +219,7 @@ class Receiver:
 
 def _read_and_close(fd: int, size: int) -> bytes:
     try:
-        return lanes.read_file(fd, size)
+        return links.read_file(fd, size)
     finally:
         os.close(fd)
 

@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.context import Stores, log
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.drivers import Asynchronous, Blocking
+from gunicorn_cluster_ext.stores.handles import Stores
 from gunicorn_cluster_ext.stores.script import Script, arun, run, sleep
 
 _DAY_S = 86_400.0

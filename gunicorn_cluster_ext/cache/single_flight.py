@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.cache.locks import pauses
-from gunicorn_cluster_ext.runtime.context import cache_failed, log
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.runtime.counters import cache_failed
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.script import Script, sleep
 
 TURN_TTL = 3.0

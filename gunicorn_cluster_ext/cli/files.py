@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gunicorn_cluster_ext.cli.server import CommandError
 
@@ -19,3 +21,15 @@ def write(files: Mapping[Path, str], *, force: bool) -> None:
         except OSError as error:
             raise CommandError(f"cannot write {path}: {error.strerror}") from None
         print(f"wrote {path}")
+
+
+def load(arguments: Sequence[str]) -> Any:
+    """The application of ``gunicorn ARGUMENTS``, with its configuration, not loaded yet.
+
+    Executes the configuration file in this process, as gunicorn does. What cannot be read ends
+    the process: gunicorn says why.
+    """
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    sys.argv = ["gunicorn", *arguments]
+    return WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")

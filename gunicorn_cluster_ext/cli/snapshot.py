@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from gunicorn_cluster_ext.runtime.board import exits as restarts
-from gunicorn_cluster_ext.runtime.board.board import Board, Roll, Row
-from gunicorn_cluster_ext.runtime.board.exits import Restarts
+from gunicorn_cluster_ext.runtime.board import exits
+from gunicorn_cluster_ext.runtime.board.board import Board, Row
+from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
+from gunicorn_cluster_ext.runtime.board.layout import Roll
 from gunicorn_cluster_ext.runtime.discovery import Server
 from gunicorn_cluster_ext.runtime.server_info import Description
 from gunicorn_cluster_ext.runtime.usage import processor_time, resident_memory
@@ -27,7 +28,7 @@ class Worker(NamedTuple):
     seat: int
     state: str
     words: dict[str, int]
-    restarts: Restarts
+    exits: ExitCounts
     uptime: float = 0.0
     rate: float = 0.0
     memory: int | None = None
@@ -82,7 +83,7 @@ def _worker(board: Board, row: Row, now: float) -> Worker:
         row.seat,
         row.state.name.lower(),
         row.words,
-        restarts.of_slot(board, row.slot),
+        exits.of_slot(board, row.slot),
         uptime=uptime,
         rate=row.words["rate"] / 1000,
         memory=resident_memory(pid) or None,
@@ -92,7 +93,7 @@ def _worker(board: Board, row: Row, now: float) -> Worker:
 
 
 def _missing(board: Board, slot: int) -> Worker:
-    return Worker(slot, 2 * slot, WAITING, {}, restarts.of_slot(board, slot))
+    return Worker(slot, 2 * slot, WAITING, {}, exits.of_slot(board, slot))
 
 
 def as_json(server: Server, about: Description | None, reading: Reading) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def as_json(server: Server, about: Description | None, reading: Reading) -> dict
 
 
 def _worker_as_json(worker: Worker, now: float) -> dict[str, Any]:
-    ends = worker.restarts
+    ends = worker.exits
     last = {"reason": ends.reason, "seconds_ago": now - ends.at / 1e9} if ends.at else None
     return {
         "id": worker.slot,

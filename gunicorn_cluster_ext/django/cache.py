@@ -9,12 +9,12 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.cache import http_responses as responses
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime.context import Stores
+from gunicorn_cluster_ext.cache import Cache, http_responses
+from gunicorn_cluster_ext.runtime import context
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.handles import Stores
 
-__all__ = ["ClusterCache", "responses"]
+__all__ = ["ClusterCache", "http_responses"]
 
 
 class ClusterCache(BaseCache):
@@ -27,9 +27,9 @@ class ClusterCache(BaseCache):
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
-        stores = process.default
+        stores = handles.default
         if location:
-            stores = Stores(partial(process.with_settings, {"store": location}))
+            stores = Stores(partial(context.with_settings, {"store": location}))
         namespace = params.get("OPTIONS", {}).get("namespace", "django")
         self._cache = Cache(namespace, stores)
 

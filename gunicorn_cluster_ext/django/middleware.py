@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.sessions import middleware
 from django.http import HttpResponse
 
-from gunicorn_cluster_ext.session import UNAVAILABLE, UNAVAILABLE_HEADERS
+from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
 from gunicorn_cluster_ext.session.session import SessionAway
 
 

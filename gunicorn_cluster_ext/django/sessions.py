@@ -13,9 +13,9 @@ from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
-from gunicorn_cluster_ext.runtime import context as process
 from gunicorn_cluster_ext.session.cookie import is_id
 from gunicorn_cluster_ext.session.session import Limits, Session, store_key
+from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.drivers import Blocking
 from gunicorn_cluster_ext.stores.script import run
 
@@ -24,7 +24,7 @@ class _Record(Session):
     """The session itself, with Django's limits."""
 
     def __init__(self, owner: SessionStore, sid: str | None) -> None:
-        super().__init__(process.default, Limits(0, 0), sid)
+        super().__init__(handles.default, Limits(0, 0), sid)
         self._owner = owner
 
     @property
@@ -98,7 +98,7 @@ class SessionStore(SessionBase):
         return dict(self.record)
 
     def exists(self, session_key: str) -> bool:
-        return bool(process.default.store.fields(store_key(session_key)))
+        return bool(handles.default.store.fields(store_key(session_key)))
 
     def create(self) -> None:
         self.record.renew()
@@ -116,7 +116,7 @@ class SessionStore(SessionBase):
     def delete(self, session_key: str | None = None) -> None:
         session_key = session_key or self.session_key
         if session_key is not None:
-            process.default.store.delete([store_key(session_key)])
+            handles.default.store.delete([store_key(session_key)])
 
     def clear(self) -> None:
         """Without data, but still the same session; ``flush`` ends it."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from gunicorn_cluster_ext.routing.learner import Learner
-from gunicorn_cluster_ext.routing.responses import WORKER_ID, Tagging, is_public
+from gunicorn_cluster_ext.routing.responses import WORKER_ID, Learner, Tagging, is_public
 
 Scope = dict[str, Any]
 Message = dict[str, Any]

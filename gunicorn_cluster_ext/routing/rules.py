@@ -18,7 +18,6 @@ from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from gunicorn_cluster_ext.routing.head import Head, decode
-from gunicorn_cluster_ext.routing.load import Load
 from gunicorn_cluster_ext.routing.tags import ProcessTag, parse_sid, parse_slot_tag
 
 #: Finds what a hash rule hashes, or a value that was learned, in a head.
@@ -159,39 +158,6 @@ def begins_session(head: Head) -> bool:
 def asks_for_websocket(head: Head) -> bool:
     """Whether the request wants to become a WebSocket, whose worker is chosen for long as well."""
     return (head.header(b"upgrade") or b"").lower() == b"websocket"
-
-
-def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
-    """The seat that should take a request of nobody; ``me`` is the seat that holds it.
-
-    ``loads`` has the workers that serve; ``me`` is not among them while it drains.
-
-    Moving a request costs more than serving it, so it moves only when all threads here are
-    busy and a sibling has a free one, or when ``strictly`` the emptiest is wanted.
-    """
-    mine = loads.get(me)
-    if mine is not None and not strictly and mine.busy < mine.threads:
-        return me
-    free = [seat for seat, load in loads.items() if load.busy < load.threads]
-    if not free and (mine is not None or not loads):
-        return me
-    return min(free or loads, key=lambda seat: (loads[seat].busy, loads[seat].sessions, seat != me))
-
-
-def much_lighter(loads: dict[int, Load], me: int) -> int:
-    """The seat that should take a request that may begin a learned session; ``me`` holds it.
-
-    What a request without a value begins shows only in its response, if anything. So most are not
-    worth a hand-off: it moves when another worker has clearly less to do, or has begun clearly
-    fewer sessions, so that those end up even.
-    """
-    seat = lightest(loads, me, strictly=True)
-    mine, other = loads.get(me), loads.get(seat)
-    if mine is None or other is None:
-        return seat
-    if mine.busy > other.busy + 1 or mine.sessions > other.sessions * 9 // 8 + 1:
-        return seat
-    return me
 
 
 _MASK = (1 << 64) - 1

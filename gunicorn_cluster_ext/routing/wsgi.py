@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gunicorn_cluster_ext.routing.learner import Learner
-from gunicorn_cluster_ext.routing.responses import WORKER_ID, Tagging, is_public
+from gunicorn_cluster_ext.routing.responses import WORKER_ID, Learner, Tagging, is_public
 
 
 class Tagged:

@@ -13,9 +13,9 @@ import time
 from hashlib import blake2b
 from typing import Final
 
+from gunicorn_cluster_ext.logs import ThrottledLog
 from gunicorn_cluster_ext.routing.learned_table import Table, words_for
 from gunicorn_cluster_ext.routing.tags import ProcessTag
-from gunicorn_cluster_ext.runtime.context import Complaint
 
 #: An entry is renewed when this part of its time has passed, so that few uses write.
 _PART: Final = 16
@@ -24,7 +24,7 @@ _WORD: Final = 8
 _HELD_S: Final = 1.0
 
 
-class Memory:
+class LearnedSessions:
     """For ``size`` values at most, each for ``ttl`` seconds after its last use."""
 
     def __init__(self, size: int, ttl: float) -> None:
@@ -34,7 +34,7 @@ class Memory:
         self._secret = os.urandom(32)
         # Between the threads of one process. Processes do not wait for each other.
         self._writing = threading.Lock()
-        self._complain = Complaint()
+        self._complain = ThrottledLog()
 
     def join(self, process: ProcessTag, seat: int) -> None:
         """What is learned from now on, ``process`` knows. Called in the worker."""
@@ -54,7 +54,9 @@ class Memory:
         with self._writing:
             lost = self._table.put(key, self._process, self._expiry(now), int(now))
         if lost:
-            self._complain(FullMemory("cluster_learn_size is too small: a session was forgotten"))
+            self._complain(
+                LearnTableFull("cluster_learn_size is too small: a session was forgotten")
+            )
         return True
 
     def holds(self) -> bool:
@@ -85,5 +87,5 @@ class Memory:
         return int.from_bytes(blake2b(text, digest_size=_WORD, key=self._secret).digest(), "little")
 
 
-class FullMemory(Exception):
+class LearnTableFull(Exception):
     """A value that was in use had to go for another."""

@@ -12,7 +12,7 @@ import sys
 
 from gunicorn import util
 
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState, State
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, State
 
 _DOING = {
     State.BOOTING: "booting",

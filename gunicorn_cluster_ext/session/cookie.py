@@ -8,11 +8,11 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from gunicorn_cluster_ext.runtime.context import Complaint
+from gunicorn_cluster_ext.logs import ThrottledLog
 from gunicorn_cluster_ext.settings import SettingError, Settings
 
 #: Of a client's: said, but not with each request, for anybody can send one.
-complain_of_cookie = Complaint(logging.INFO)
+complain_of_cookie = ThrottledLog(logging.INFO)
 
 #: 256 random bits.
 _ID = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -23,11 +23,9 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from gunicorn_cluster_ext import codec
-from gunicorn_cluster_ext.runtime.context import (
+from gunicorn_cluster_ext.logs import log, warn_throttled
+from gunicorn_cluster_ext.runtime.counters import (
     Count,
-    Stores,
-    complain,
-    log,
     session_errors,
     session_reads,
     session_writes,
@@ -35,8 +33,9 @@ from gunicorn_cluster_ext.runtime.context import (
 from gunicorn_cluster_ext.session.cookie import complain_of_cookie, new_id
 from gunicorn_cluster_ext.session.tracked_fields import Changes, Fields
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from gunicorn_cluster_ext.stores.drivers import Asynchronous, Blocking
+from gunicorn_cluster_ext.stores.handles import Stores
 from gunicorn_cluster_ext.stores.script import Script, Step, arun, run
 
 #: Fields that are not the application's: when the session was made, and last written (Unix time).
@@ -243,7 +242,7 @@ class Session(MutableMapping[str, Any]):
         except StoreError as error:
             self.failure = error
             session_errors.add()
-            complain(error)
+            warn_throttled(error)
             raise SessionAway(_AWAY) from error
         count.add()
         return answer

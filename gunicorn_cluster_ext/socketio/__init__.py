@@ -23,7 +23,7 @@ from weakref import WeakSet
 from socketio.async_pubsub_manager import AsyncPubSubManager
 from socketio.pubsub_manager import PubSubManager
 
-from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime import context
 
 
 class _Cluster:
@@ -68,7 +68,7 @@ class _Cluster:
             return self._found
 
     def _find_way(self) -> Any:
-        settings = process.settings()
+        settings = context.settings()
         if settings.store == "embedded":
             from gunicorn_cluster_ext.socketio.bus_transport import AsyncBusWay, BusWay
 

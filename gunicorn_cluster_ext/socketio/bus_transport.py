@@ -14,7 +14,7 @@ from typing import Any
 
 from gunicorn_cluster_ext import bus
 from gunicorn_cluster_ext.codec import UnknownType, decode, encode
-from gunicorn_cluster_ext.runtime.context import Complaint, log
+from gunicorn_cluster_ext.logs import ThrottledLog, log
 
 #: So many messages wait for a handler of the application at most.
 MOST = 10_000
@@ -38,7 +38,7 @@ class _Way:
     def __init__(self, manager: Any) -> None:
         self._manager = manager
         self._channel = f"socketio:{manager.channel}"
-        self._complain = Complaint()
+        self._complain = ThrottledLog()
 
     def start(self) -> None:
         """Listen to what is published from now on."""

@@ -22,7 +22,7 @@ from socketio.async_redis_manager import AsyncRedisManager
 from socketio.redis_manager import RedisManager
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 
 try:
     import redis.asyncio

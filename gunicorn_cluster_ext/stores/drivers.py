@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.context import Stores
-from gunicorn_cluster_ext.stores import Store, StoreError
+from gunicorn_cluster_ext.stores.contract import Store, StoreError
+from gunicorn_cluster_ext.stores.handles import Stores
 
 #: How often what is kept is given its time to live anew, which must be a few times longer.
 _BEAT_S = 1.0

@@ -5,7 +5,7 @@ A running arbiter is *adopted*: its class becomes a subclass of what it was, bec
 
     reap, read the board  -->  Supervisor (no I/O)  -->  actions  -->  fork, signals
 
-and nothing in it waits: an answer of a worker is looked for in the next turn.
+and nothing in it waits: an reply of a worker is looked for in the next turn.
 """
 
 from __future__ import annotations
@@ -20,16 +20,10 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from gunicorn_cluster_ext.runtime import proctitle as titles
-from gunicorn_cluster_ext.runtime.board.board import Order, Roll, RollState, State, Word
+from gunicorn_cluster_ext.runtime import proctitle
+from gunicorn_cluster_ext.runtime.board.layout import Order, Roll, RollState, State, Word
 from gunicorn_cluster_ext.settings import Settings, of_config
-from gunicorn_cluster_ext.supervisor.cluster import Cluster, roll_policy
-from gunicorn_cluster_ext.supervisor.control import Steering
-from gunicorn_cluster_ext.supervisor.exits import SERVER_ENDS, Exit
-from gunicorn_cluster_ext.supervisor.monitor import Checkup
-from gunicorn_cluster_ext.supervisor.reload import Deployment
-from gunicorn_cluster_ext.supervisor.reporter import Once
-from gunicorn_cluster_ext.supervisor.rolling import (
+from gunicorn_cluster_ext.supervisor.actions import (
     Abort,
     Action,
     Ended,
@@ -40,6 +34,12 @@ from gunicorn_cluster_ext.supervisor.rolling import (
     Spawn,
     Tell,
 )
+from gunicorn_cluster_ext.supervisor.cluster import Cluster, roll_policy
+from gunicorn_cluster_ext.supervisor.control import ControlRequests
+from gunicorn_cluster_ext.supervisor.exits import SERVER_ENDS, Exit
+from gunicorn_cluster_ext.supervisor.monitor import Checkup
+from gunicorn_cluster_ext.supervisor.reload import Deployment
+from gunicorn_cluster_ext.supervisor.reporter import Once
 from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 Install = Callable[[Any, Settings], None]
@@ -74,7 +74,7 @@ class ClusterArbiter(Arbiter):
         self._to_reopen: set[int] = set()
         self._deployment = Deployment(self)
         self._published: Roll | None = None
-        self._steering = Steering(self)
+        self._control = ControlRequests(self)
         self._told = self._stopped = 0.0
         self._turn_began: float | None = None  # the start is no turn
         self._forking = 0.0
@@ -121,7 +121,7 @@ class ClusterArbiter(Arbiter):
     @num_workers.setter
     def num_workers(self, value: int) -> None:
         """Set by TTIN, TTOU, a reload and the control socket alike."""
-        capacity = self.cluster.capacity
+        capacity = self.cluster.shared.capacity
         if value > capacity:
             self.log.error(
                 "%d workers wanted, but there are %d slots: set cluster_slots and restart.",
@@ -160,7 +160,7 @@ class ClusterArbiter(Arbiter):
         now = time.monotonic()
         self.cluster.observe(now)
         self._drop_vanished(now)
-        self._steering.turn()
+        self._control.turn()
         self._check(self._policy(), now)
         self._act(self.cluster.supervisor.turn(self._policy(), now))
         self._tell_again(now)
@@ -183,7 +183,7 @@ class ClusterArbiter(Arbiter):
             seen = Roll(roll.state, roll.version, roll.replaced, roll.total, roll.reason)
             if seen != self._published:
                 self._published = self.cluster.board.roll = seen
-                titles.show_roll(f"master [{self.proc_name}]", seen)
+                proctitle.show_roll(f"master [{self.proc_name}]", seen)
         self.cluster.describe(self)
 
     def _say_that_all_serve(self, now: float) -> None:
@@ -347,7 +347,7 @@ class ClusterArbiter(Arbiter):
     def seat(self, worker: Any) -> None:
         """Called by ``pre_fork``: give the worker its place."""
         slot = self._slot if self._slot is not None else self._empty_slot()
-        worker.cluster = self.cluster
+        worker.shared = self.cluster.shared
         worker.place = self.cluster.seat(worker.age, slot or 0)
         self.cluster.describe(self)  # before it serves, so who sees it serve can read what it is
         process = self.cluster.supervisor.table.get(worker.age)
@@ -420,7 +420,7 @@ class ClusterArbiter(Arbiter):
         self.cluster.take(of_config(app.cfg))
         self.install(app.cfg, self.cluster.settings)
         super().setup(app)
-        app.cfg.set("workers", min(app.cfg.workers, self.cluster.capacity))
+        app.cfg.set("workers", min(app.cfg.workers, self.cluster.shared.capacity))
         self._warn_of_limits()
 
     def reload(self) -> None:

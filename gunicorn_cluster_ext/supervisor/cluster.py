@@ -1,4 +1,4 @@
-"""What all processes of a server share, made by the arbiter before the first fork."""
+"""Between the board and the life cycle of the workers, in the arbiter."""
 
 from __future__ import annotations
 
@@ -12,77 +12,54 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from gunicorn_cluster_ext.bus import links as lanes
-from gunicorn_cluster_ext.routing.rules import learn_rules
-from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
-from gunicorn_cluster_ext.runtime import server_info as description
-from gunicorn_cluster_ext.runtime.board import exits as restarts
-from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, Board, State, Word
+from gunicorn_cluster_ext.bus import links
+from gunicorn_cluster_ext.runtime import prometheus_files, server_info
+from gunicorn_cluster_ext.runtime.board import exits, ledger
+from gunicorn_cluster_ext.runtime.board.layout import Place, State, Word
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.runtime.event_log import Journal
-from gunicorn_cluster_ext.runtime.inboxes import Inboxes
-from gunicorn_cluster_ext.runtime.learned import Memory
+from gunicorn_cluster_ext.runtime.shared import Shared
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.embedded import location
 from gunicorn_cluster_ext.stores.embedded.shared_state import settle
+from gunicorn_cluster_ext.supervisor.actions import RollPolicy
 from gunicorn_cluster_ext.supervisor.backoff import RestartPolicy
 from gunicorn_cluster_ext.supervisor.exits import Exit
 from gunicorn_cluster_ext.supervisor.lifecycle import Supervisor, Verdict
 from gunicorn_cluster_ext.supervisor.reporter import Reporter
-from gunicorn_cluster_ext.supervisor.rolling import RollPolicy
-from gunicorn_cluster_ext.supervisor.slots import Place, Process
+from gunicorn_cluster_ext.supervisor.slots import Process
 
-_FEWEST_SLOTS = 16
 #: How long killed workers may take to be gone.
 _KILLED_S = 0.5
 
 
 class Cluster:
-    """Board, inboxes, memory and supervisor of one server."""
-
-    #: What the learn rules remember, once there is one. Workers have what was there at their fork.
-    memory: Memory | None = None
+    """The arbiter's view of its server: what it shares with the workers, and their life cycle."""
 
     def __init__(self, settings: Settings, cfg: Any, log: Any) -> None:
         self._store_name = f"{cfg.chdir} {cfg.default_proc_name} {' '.join(cfg.bind)}"
-        self.settings = self._with_store(settings)
-        self.capacity = max(settings.slots or max(_FEWEST_SLOTS, 2 * cfg.workers), cfg.workers)
-        self.supervisor = Supervisor(self.capacity, restart_policy(settings), random.random)
-        self.directory = self._make_directory(cfg, log)
-        path = self.directory / "board" if self.directory else None
-        self.board = Board.create(self.capacity, path)
+        settings = self._with_store(settings)
+        capacity = settings.capacity(cfg.workers)
+        self.supervisor = Supervisor(capacity, restart_policy(settings), random.random)
+        self.shared = Shared(settings, capacity, _make_directory(settings, cfg, log))
+        self.board, self.directory = self.shared.board, self.shared.directory
         self.board.target = cfg.workers
         self.reporter = Reporter(log, Journal(self.directory, log))
         self._log = log
         self._described: Any = None
-        self.inboxes = Inboxes(self.capacity * SEATS_PER_SLOT)
-        self._remember(settings)
         self._pid, self._user = os.getpid(), (cfg.uid, cfg.gid)
         # Not gunicorn's on_exit, which does not run when the address is taken, for instance.
         atexit.register(self.close)
 
-    def _make_directory(self, cfg: Any, log: Any) -> Path | None:
-        try:
-            return make_directory(self.settings.dir, cfg.uid, cfg.gid)
-        except OSError as error:
-            log.warning(
-                "No directory for the board: gunicorn-cluster finds nothing, and workers send each "
-                "other no messages. Set cluster_dir to one that can be written. (%s)",
-                error,
-            )
-            return None
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.shared.settings
 
     def take(self, settings: Settings) -> None:
         """Use other settings from now on. Those of what exists already need a restart."""
-        self.settings = self._with_store(settings)
         self.supervisor.limits.policy = restart_policy(settings)
-        self._remember(settings)
-
-    def _remember(self, settings: Settings) -> None:
-        if self.memory is not None:
-            self.memory.ttl = settings.learn_ttl
-        elif learn_rules(settings.sticky):
-            self.memory = Memory(settings.learn_size, settings.learn_ttl)
+        self.shared.take(self._with_store(settings))
 
     def _with_store(self, settings: Settings) -> Settings:
         """An embedded store that nobody has named stays the same as long as the server lives, over
@@ -104,7 +81,7 @@ class Cluster:
         if self.directory is not None and self._described is not arbiter.cfg:
             self._described = arbiter.cfg
             try:
-                description.write(self.directory, description.of(arbiter, self.settings))
+                server_info.write(self.directory, server_info.of(arbiter, self.settings))
             except OSError as error:
                 self._log.warning("The server's description cannot be written: %s", error)
 
@@ -150,17 +127,29 @@ class Cluster:
             delay = f"; its replacement waits {verdict.delay:.1f} s"
         self.reporter.ended(process, pid, exit, f"{verdict.words}{delay}")
         now = time.monotonic_ns()
-        restarts.note(self.board, seat, exit.cause(process), exit.reason(process), now)
+        exits.note(self.board, seat, exit.cause(process), exit.reason(process), now)
         self.vacate(process.place)
 
     def vacate(self, place: Place) -> None:
         """Nobody sits there any more."""
-        self.board.enter(place.seat)
-        multiproc.forget_live(self.board.master_pid, place.seat)
+        ledger.settle(self.board, place.seat)
+        prometheus_files.forget_live(self.board.master_pid, place.seat)
         self.board.set(place.seat, Word.STATE, State.GONE)
         if self.board.get(place.seat, Word.BUS_LISTENS) and self.directory is not None:
             self.board.set(place.seat, Word.BUS_LISTENS, 0)
-            lanes.path(self.directory, place.seat, place.generation).unlink(missing_ok=True)
+            links.path(self.directory, place.seat, place.generation).unlink(missing_ok=True)
+
+
+def _make_directory(settings: Settings, cfg: Any, log: Any) -> Path | None:
+    try:
+        return make_directory(settings.dir, cfg.uid, cfg.gid)
+    except OSError as error:
+        log.warning(
+            "No directory for the board: gunicorn-cluster finds nothing, and workers send each "
+            "other no messages. Set cluster_dir to one that can be written. (%s)",
+            error,
+        )
+        return None
 
 
 def restart_policy(settings: Settings) -> RestartPolicy:
@@ -179,7 +168,6 @@ def roll_policy(settings: Settings, cfg: Any, target: int, *, probing: bool) -> 
     """``target`` workers are wanted."""
     surge = _workers(settings.roll_surge, target, ceil)
     unavailable = _workers(settings.roll_unavailable, target, floor)
-    drain = settings.drain_timeout
     return RollPolicy(
         target=target,
         surge=surge,
@@ -188,7 +176,7 @@ def roll_policy(settings: Settings, cfg: Any, target: int, *, probing: bool) -> 
         full=settings.roll_rollback == "full",
         observe=settings.roll_observe,
         startup=settings.startup_timeout,
-        drain=cfg.graceful_timeout if drain is None else drain,
+        drain=settings.drain(cfg),
         probing=probing,
     )
 

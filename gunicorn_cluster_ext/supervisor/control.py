@@ -1,17 +1,17 @@
-"""What the command line wishes for is done, or refused. Runs in the arbiter."""
+"""Carries out control requests, or refuses them. Runs in the arbiter."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.board import control as wishes
-from gunicorn_cluster_ext.runtime.board.control import Answer, Kind, Wish
+from gunicorn_cluster_ext.runtime.board import control
+from gunicorn_cluster_ext.runtime.board.control import Kind, Reply, Request
 from gunicorn_cluster_ext.supervisor.exits import RESTART
 
 
-class Steering:
-    """Looks for a wish in each turn of ``arbiter``'s loop."""
+class ControlRequests:
+    """Looks for a control request in each turn of ``arbiter``'s loop."""
 
     def __init__(self, arbiter: Any) -> None:
         self._arbiter = arbiter
@@ -19,61 +19,61 @@ class Steering:
 
     def turn(self) -> None:
         board = self._cluster.board
-        wish = wishes.pending(board)
-        if wish is not None:
-            answer = self._do(wish)
-            if wish.kind != Kind.ROLL:  # of a reload enough is said
-                self._cluster.reporter.wish(answer.text, granted=answer.granted)
-            wishes.answer(board, wish, answer)
+        request = control.pending(board)
+        if request is not None:
+            reply = self._do(request)
+            if request.kind != Kind.ROLL:  # of a reload enough is said
+                self._cluster.reporter.control(reply.text, ok=reply.ok)
+            control.reply(board, request, reply)
 
-    def _do(self, wish: Wish) -> Answer:
-        match wish.kind:
+    def _do(self, request: Request) -> Reply:
+        match request.kind:
             case Kind.ROLL:
                 return self._roll()
             case Kind.ABORT_ROLL:
                 return self._abort_roll()
             case Kind.RESTART:
-                return self._restart(wish.of)
+                return self._restart(request.argument)
             case Kind.SCALE:
-                return self._scale(wish.of)
+                return self._scale(request.argument)
             case Kind.SCALE_BY:
-                return self._scale(self._arbiter.num_workers + wish.of)
-        return Answer(False, f"this version knows no wish {wish.kind}")
+                return self._scale(self._arbiter.num_workers + request.argument)
+        return Reply(False, f"this version knows no request {request.kind}")
 
-    def _roll(self) -> Answer:
-        """As HUP does. The answer is the number of the roll that has begun or was refused."""
+    def _roll(self) -> Reply:
+        """As HUP does. The reply is the number of the roll that has begun or was refused."""
         replacer, before = self._cluster.supervisor.replacer, self._cluster.supervisor.replacer.roll
         self._arbiter.handle_hup()
         self._arbiter.publish()
         roll = replacer.roll
         if roll is None or roll is before:
-            return Answer(False, "the configuration was refused; the roll under way goes on")
-        return Answer(roll.is_active, roll.reason or f"roll {roll.version}", roll.version)
+            return Reply(False, "the configuration was refused; the roll under way goes on")
+        return Reply(roll.is_active, roll.reason or f"roll {roll.version}", roll.version)
 
-    def _abort_roll(self) -> Answer:
+    def _abort_roll(self) -> Reply:
         roll = self._cluster.supervisor.replacer.roll
         if roll is None or not roll.is_active:
-            return Answer(False, "no roll is under way")
+            return Reply(False, "no roll is under way")
         self._arbiter.fail_roll("it was aborted", time.monotonic())
         self._arbiter.publish()
-        return Answer(True, f"roll {roll.version} aborted", roll.version)
+        return Reply(True, f"roll {roll.version} aborted", roll.version)
 
-    def _restart(self, slot: int) -> Answer:
+    def _restart(self, slot: int) -> Reply:
         supervisor = self._cluster.supervisor
         process = supervisor.table.current(slot) if 0 <= slot < self._arbiter.num_workers else None
         roll = supervisor.replacer.roll
         if process is None:
-            return Answer(False, f"there is no worker {slot}")
+            return Reply(False, f"there is no worker {slot}")
         if roll is not None and roll.is_active:
-            return Answer(False, "a roll is under way, and replaces every worker")
+            return Reply(False, "a roll is under way, and replaces every worker")
         supervisor.recycle(process, RESTART, time.monotonic())
-        return Answer(True, f"worker {slot} is replaced", process.place.generation)
+        return Reply(True, f"worker {slot} is replaced", process.place.generation)
 
-    def _scale(self, count: int) -> Answer:
-        before, capacity = self._arbiter.num_workers, self._cluster.capacity
+    def _scale(self, count: int) -> Reply:
+        before, capacity = self._arbiter.num_workers, self._cluster.shared.capacity
         if count < 1:
-            return Answer(False, "a server has one worker at least; see stop")
+            return Reply(False, "a server has one worker at least; see stop")
         if count > capacity:
-            return Answer(False, f"there are {capacity} slots: set cluster_slots and restart")
+            return Reply(False, f"there are {capacity} slots: set cluster_slots and restart")
         self._arbiter.num_workers = count
-        return Answer(True, f"{count} workers instead of {before}", count)
+        return Reply(True, f"{count} workers instead of {before}", count)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 
 if TYPE_CHECKING:
     from gunicorn_cluster_ext.supervisor.slots import Process
+from gunicorn_cluster_ext.runtime.board.layout import Cause
 
 #: What gunicorn's workers exit with when they cannot boot, and when the application cannot load.
 BOOT_ERROR = 3
@@ -24,17 +24,6 @@ REPLACED = "it was replaced"
 RESTART = "gunicorn-cluster restart"
 FEWER = "fewer workers are wanted"
 SERVER_ENDS = "the server ends"
-
-
-class Cause(enum.IntEnum):
-    """What kind of end a process had. Nobody wanted the first three."""
-
-    BOOT = 0  # it was never ready
-    CRASH = 1  # by itself, or by a signal
-    FORCE = 2  # by the arbiter: it hung, or used far too much memory
-    ROLL = 3
-    RECYCLE = 4  # requests, memory, age, health
-    REQUEST = 5  # somebody asked for it
 
 
 _CAUSES = {

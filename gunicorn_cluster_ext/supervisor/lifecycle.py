@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
+from gunicorn_cluster_ext.supervisor.actions import Abort, Action, Kill, RollPolicy
 from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
 from gunicorn_cluster_ext.supervisor.exits import ASKED, Exit
-from gunicorn_cluster_ext.supervisor.rolling import Abort, Action, Kill, Replacer, RollPolicy
+from gunicorn_cluster_ext.supervisor.rolling import Replacer
 from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
 

@@ -6,13 +6,12 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.board.board import Word
+from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.runtime.usage import resident_memory
+from gunicorn_cluster_ext.supervisor.actions import Action
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.health import Prober
-from gunicorn_cluster_ext.supervisor.rates import Rates
 from gunicorn_cluster_ext.supervisor.recycling import SAMPLE_INTERVAL, Recycler
-from gunicorn_cluster_ext.supervisor.rolling import Action
 from gunicorn_cluster_ext.supervisor.slots import Process
 
 
@@ -21,7 +20,7 @@ class Checkup:
 
     def __init__(self, cluster: Cluster, log: Any) -> None:
         self._cluster, self._log = cluster, log
-        self._prober = Prober(cluster.inboxes)
+        self._prober = Prober(cluster.shared.inboxes)
         self._sampled = 0.0
         self._rates = Rates()
 
@@ -92,3 +91,24 @@ class Checkup:
 def _plain(address: Any) -> Any:
     """An address as a message can carry it: abstract Unix names are bytes."""
     return address.decode("latin-1") if isinstance(address, bytes) else address
+
+
+#: Seconds over which they are counted.
+INTERVAL = 5.0
+
+
+class Rates:
+    """Counts again every INTERVAL seconds. The caller passes ``now``, and keys for processes."""
+
+    def __init__(self) -> None:
+        self._counted = 0.0
+        self._before: Mapping[int, int] = {}
+
+    def is_due(self, now: float) -> bool:
+        return now - self._counted >= INTERVAL
+
+    def turn(self, requests: Mapping[int, int], now: float) -> dict[int, float]:
+        """Requests per second, of each."""
+        passed, self._counted = now - self._counted, now
+        before, self._before = self._before, requests
+        return {key: (count - before.get(key, 0)) / passed for key, count in requests.items()}

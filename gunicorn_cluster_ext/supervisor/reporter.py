@@ -10,10 +10,10 @@ import signal
 import time
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from gunicorn_cluster_ext.runtime.event_log import Journal
+from gunicorn_cluster_ext.supervisor.actions import Ended, RollPolicy
 from gunicorn_cluster_ext.supervisor.exits import Exit
-from gunicorn_cluster_ext.supervisor.rolling import Ended, RollPolicy
 from gunicorn_cluster_ext.supervisor.slots import Process
 
 
@@ -55,11 +55,11 @@ class Reporter:
         slot, _, generation = process.place
         self._journal.write(event, text, worker=slot, generation=generation, pid=pid, **fields)
 
-    def wish(self, text: str, *, granted: bool) -> None:
-        """The answer that the command line gets."""
-        text = text if granted else f"refused: {text}"
+    def control(self, text: str, *, ok: bool) -> None:
+        """Report the reply to a control request."""
+        text = text if ok else f"refused: {text}"
         self._log.info("gunicorn-cluster: %s", text)
-        self._journal.write("wish", text)
+        self._journal.write("control", text)
 
     # --- rolls ----------------------------------------------------------------------------
 

@@ -18,17 +18,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, State
-
-
-class Place(NamedTuple):
-    """Where a process sits: its slot, its seat on the board, its generation."""
-
-    slot: int
-    seat: int
-    generation: int
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, Place, State
 
 
 class Role(enum.Enum):

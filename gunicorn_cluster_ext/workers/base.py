@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any, Final
 
 from gunicorn_cluster_ext import compat, hooks
+from gunicorn_cluster_ext.routing.balance import lightest, much_lighter
 from gunicorn_cluster_ext.routing.head import Head, blind
-from gunicorn_cluster_ext.routing.learner import Learner
 from gunicorn_cluster_ext.routing.proxy_headers import Trust
+from gunicorn_cluster_ext.routing.responses import Learner
 from gunicorn_cluster_ext.routing.rules import (
     Learned,
     Means,
@@ -22,15 +23,12 @@ from gunicorn_cluster_ext.routing.rules import (
     build_rule,
     find_owner,
     learn_rules,
-    lightest,
-    much_lighter,
 )
 from gunicorn_cluster_ext.routing.tags import ProcessTag
-from gunicorn_cluster_ext.runtime.board.board import Word, counted_in
+from gunicorn_cluster_ext.runtime.board.layout import Place, Word, counted_in
 from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED
-from gunicorn_cluster_ext.supervisor.cluster import Cluster
-from gunicorn_cluster_ext.supervisor.slots import Place
-from gunicorn_cluster_ext.workers import engineio as sids
+from gunicorn_cluster_ext.runtime.shared import Shared
+from gunicorn_cluster_ext.workers import engineio
 from gunicorn_cluster_ext.workers.connection import Arrival
 from gunicorn_cluster_ext.workers.handoff import Post
 from gunicorn_cluster_ext.workers.head_reader import Heads
@@ -76,7 +74,7 @@ class StickyWorker:
     leaving = False
 
     #: The arbiter sets these two in ``pre_fork``.
-    cluster: Cluster
+    shared: Shared
     place: Place
 
     #: What a worker class makes when its application is loaded.
@@ -123,22 +121,22 @@ class StickyWorker:
     @property
     def sets_cookie(self) -> bool:
         """Whether responses set our cookie; read by the hook that wraps the application."""
-        return "cookie" in self.cluster.settings.sticky and compat.can_read_heads(self.cfg)
+        return "cookie" in self.shared.settings.sticky and compat.can_read_heads(self.cfg)
 
     @property
     def learner(self) -> Learner | None:
         """What hears the responses for the learn rules; read by the same hook."""
-        memory, rules = self.cluster.memory, learn_rules(self.cluster.settings.sticky)
+        memory, rules = self.shared.learned, learn_rules(self.shared.settings.sticky)
         if memory is None or not rules or not compat.can_read_heads(self.cfg):
             return None
         return Learner(rules, memory.learn, self._session_begins)
 
     def init_process(self) -> None:
         process = ProcessTag(self.place.slot, self.place.generation)
-        if "engineio" in self.cluster.settings.sticky:
-            sids.tag_sids(*process, self._session_begins)
-        if self.cluster.memory is not None:
-            self.cluster.memory.join(process, self.place.seat)
+        if "engineio" in self.shared.settings.sticky:
+            engineio.tag_sids(*process, self._session_begins)
+        if self.shared.learned is not None:
+            self.shared.learned.join(process, self.place.seat)
         super().init_process()  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
@@ -148,18 +146,18 @@ class StickyWorker:
     def notify(self) -> None:
         """Called in each turn of the worker's loop, or once a second."""
         super().notify()  # type: ignore[misc]
-        self.cluster.board.beat(self.place.seat)
+        self.shared.board.beat(self.place.seat)
 
     def _session_begins(self) -> None:
         # Several threads may add at once and lose one: it only breaks ties between workers.
-        board, seat = self.cluster.board, self.place.seat
+        board, seat = self.shared.board, self.place.seat
         board.set(seat, Word.SESSIONS, board.get(seat, Word.SESSIONS) + 1)
 
     # --- whose is it? -------------------------------------------------------------------
 
     def _build_rules(self) -> Sequence[Rule]:
         """The sticky rules; after the application is loaded, for a rule may be in it."""
-        cookie = self.cluster.settings.cookie
+        cookie = self.shared.settings.cookie
         trust = Trust(self.cfg.forwarded_allow_networks(), "*" in self.cfg.forwarded_allow_ips)
         means = Means(cookie, trust.client_ip, self._recall, self._rule_failed)
         return [build_rule(rule, means) for rule in self._rule_words]
@@ -167,18 +165,18 @@ class StickyWorker:
     @property
     def _rule_words(self) -> list[str]:
         """The rules that can work here, as they are set."""
-        rules = self.cluster.settings.sticky
+        rules = self.shared.settings.sticky
         reads_heads = compat.can_read_heads(self.cfg)
         return [rule for rule in rules if reads_heads or rule == "hash:ip"]
 
     @cached_property
     def _tally(self) -> list[int]:
         """The words of the board that count decisions: one for each rule, the last for none."""
-        row = self.cluster.board.row(self.place.seat)
+        row = self.shared.board.row(self.place.seat)
         return [row + counted_in(words) for words in (*self._rule_words, "none")]
 
     def _recall(self, words: str, value: bytes) -> ProcessTag | None:
-        memory = self.cluster.memory
+        memory = self.shared.learned
         return None if memory is None else memory.recall(words, value)
 
     def _rule_failed(self, words: str, error: Exception) -> None:
@@ -186,7 +184,7 @@ class StickyWorker:
 
     def owner_of(self, head: Head) -> Owner | None:
         """Who owns the request; None when it is anybody's."""
-        board = self.cluster.board
+        board = self.shared.board
         owner, rule = find_owner(self.rules, head, board)
         board.words[self._tally[rule]] += 1
         return owner
@@ -205,7 +203,7 @@ class StickyWorker:
         if not all(rule.may_begin(head) for rule in learned):
             return seat
         # What is on its way to others costs system calls: they are asked only before it moves.
-        if much_lighter(self.cluster.board.loads(), seat) == seat:
+        if much_lighter(self.shared.board.loads(), seat) == seat:
             return seat
         return much_lighter(self.post.loads(), seat)
 
@@ -221,7 +219,7 @@ class StickyWorker:
 
     @cached_property
     def _balances_sessions(self) -> bool:
-        return "engineio" in self.cluster.settings.sticky
+        return "engineio" in self.shared.settings.sticky
 
     def has_room(self) -> bool:
         """Whether a request can be served here at once."""
@@ -234,7 +232,7 @@ class StickyWorker:
         """
         if calls < FEW:
             return True
-        least = min(load.busy for load in self.cluster.board.loads().values())
+        least = min(load.busy for load in self.shared.board.loads().values())
         return calls <= 2 * least + FEW
 
     def route(self, conn: Arrival, head: Head) -> Way:
@@ -250,7 +248,7 @@ class StickyWorker:
             return Way.HERE
         if self.post.hand_over(conn, seat):
             return Way.SENT
-        board, me = self.cluster.board, self.place.seat
+        board, me = self.shared.board, self.place.seat
         board.set(me, Word.INBOX_FULL, board.get(me, Word.INBOX_FULL) + 1)
         return Way.WAIT if is_hard else Way.HERE
 

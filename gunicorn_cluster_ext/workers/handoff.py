@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from gunicorn_cluster_ext.routing.load import Load
-from gunicorn_cluster_ext.runtime.board.board import State, Word
+from gunicorn_cluster_ext.routing.balance import Load
+from gunicorn_cluster_ext.runtime.board.layout import GONE, Word
 from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandOff, LostDescriptor
 from gunicorn_cluster_ext.workers.connection import Arrival
 from gunicorn_cluster_ext.workers.membership import Member
@@ -37,7 +37,7 @@ class Post(Generic[C]):
     ) -> None:
         self._member, self._log = member, log
         self._unpack, self._consider, self._drop = unpack, consider, drop
-        self._inboxes = member.cluster.inboxes
+        self._inboxes = member.shared.inboxes
         self._words, self._row = member.board.words, member.board.row(member.seat)
         self._swept = 0.0
         self._abandoned: set[int] = set()
@@ -66,7 +66,7 @@ class Post(Generic[C]):
         """
         if not self._send(conn, seat):
             return False
-        if self._words[self._member.board.row(seat) + _STATE] == _GONE:
+        if self._words[self._member.board.row(seat) + Word.STATE] == GONE:
             self._take_all(seat)
         return True
 
@@ -75,7 +75,7 @@ class Post(Generic[C]):
             return False
         if not self._inboxes.send(seat, conn.pack(), conn.fd):
             return False
-        self._words[self._row + _HANDED_OUT] += 1
+        self._words[self._row + Word.HANDED_OUT] += 1
         self._drop(conn)  # the connection lives on: the other worker has it too
         return True
 
@@ -93,7 +93,7 @@ class Post(Generic[C]):
             return self._receive(seat)
         if arrived is None:
             return None
-        self._words[self._row + _HANDED_IN] += 1
+        self._words[self._row + Word.HANDED_IN] += 1
         return self._unpack(*arrived)
 
     def sweep(self, now: float) -> None:
@@ -158,10 +158,3 @@ class Post(Generic[C]):
         if is_lost or not self._send(conn, self._member.seat):
             self._drop(conn)
         return False
-
-
-# Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
-_STATE: Final = int(Word.STATE)
-_GONE: Final = int(State.GONE)
-_HANDED_IN: Final = int(Word.HANDED_IN)
-_HANDED_OUT: Final = int(Word.HANDED_OUT)

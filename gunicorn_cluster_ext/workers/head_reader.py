@@ -5,14 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.routing.head import (
-    NEED_MORE,
-    NOT_PROXIED,
-    OPAQUE,
-    Proxied,
-    scan,
-    scan_proxy,
-)
+from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, scan
+from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, Proxied, scan_proxy
 from gunicorn_cluster_ext.workers.connection import Arrival
 
 

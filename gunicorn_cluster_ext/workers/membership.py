@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gunicorn_cluster_ext.runtime import proctitle as titles
-from gunicorn_cluster_ext.runtime.board.board import Order, State, Word
-from gunicorn_cluster_ext.supervisor.cluster import Cluster
-from gunicorn_cluster_ext.supervisor.slots import Place
+from gunicorn_cluster_ext.runtime import proctitle
+from gunicorn_cluster_ext.runtime.board.layout import Order, Place, State, Word
+from gunicorn_cluster_ext.runtime.shared import Shared
 
 #: How long kept-alive connections stay open in a stopping worker (gthread in gunicorn 27).
 STOP_TIMEOUT: Final = 2.0
@@ -26,14 +25,14 @@ class Member:
     #: is parked.
     serves = False
 
-    def __init__(self, cluster: Cluster, place: Place, cfg: Any) -> None:
-        self.cluster, self.place, self.cfg = cluster, place, cfg
-        self.board, self.seat = cluster.board, place.seat
-        self._order = self.board.row(self.seat) + int(Word.ORDER)
+    def __init__(self, shared: Shared, place: Place, cfg: Any) -> None:
+        self.shared, self.place, self.cfg = shared, place, cfg
+        self.board, self.seat = shared.board, place.seat
+        self._order = self.board.row(self.seat) + Word.ORDER
 
     def become(self, state: State) -> None:
         self.serves = state is State.READY
-        titles.show(state)
+        proctitle.show(state)
         self.board.set(self.seat, Word.STATE, state)
 
     def obey(self) -> None:
@@ -41,7 +40,7 @@ class Member:
 
         A parked worker is one that drains without an end, and can be called back.
         """
-        serve = self.board.words[self._order] == _SERVE
+        serve = self.board.words[self._order] == Order.SERVE
         if serve != self.serves:
             self.become(State.READY if serve else State.PARKED)
 
@@ -81,10 +80,9 @@ class Member:
 
     def drain_timeout(self) -> float:
         """Seconds in which what was begun is to be finished."""
-        timeout = self.cluster.settings.drain_timeout
-        if timeout is None or self.board.stopping:
-            timeout = self.cfg.graceful_timeout
-        return float(timeout)
+        if self.board.stopping:
+            return float(self.cfg.graceful_timeout)
+        return self.shared.settings.drain(self.cfg)
 
     def is_expected(self, since: float, now: float) -> bool:
         """Whether sessions that only this process knows may still go on here.
@@ -94,7 +92,7 @@ class Member:
         """
         if not self.board.get(self.seat, Word.SESSIONS):
             return False
-        memory = self.cluster.memory
+        memory = self.shared.learned
         return now - since < HARD_QUIET or (memory is not None and memory.holds())
 
     def lingers(self) -> bool:
@@ -127,6 +125,3 @@ class Drain:
         if connections > unbegun:
             return False
         return now >= self._begun + STOP_TIMEOUT or not unbegun or not self._member.lingers()
-
-
-_SERVE: Final = int(Order.SERVE)

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from gunicorn_cluster_ext import cache
-from gunicorn_cluster_ext.session import Session, SessionMiddleware
+from gunicorn_cluster_ext.session import Session
+from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 
 Query = dict[str, str]
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gunicorn_cluster_ext.session import ASGISessionMiddleware
+from gunicorn_cluster_ext.session.asgi import ASGISessionMiddleware
 
 
 def said(what: Any) -> JSONResponse:

@@ -13,7 +13,8 @@ from signal import SIGKILL, SIGSTOP
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import Store, StoreAway, StoreError, open_async_store, open_store
+from gunicorn_cluster_ext.stores import open_async_store, open_store
+from gunicorn_cluster_ext.stores.contract import Store, StoreAway, StoreError
 from tests.harness.process import Process
 from tests.harness.waiting import wait_until
 from tests.stores.conformance import in_threads

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from tests.conftest import StartRedis
 from tests.harness.process import Process
 from tests.harness.redis import Redis

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.context import Stores
 from gunicorn_cluster_ext.settings import Settings
+from gunicorn_cluster_ext.stores.handles import Stores
 from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn

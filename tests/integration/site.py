@@ -7,7 +7,7 @@ from typing import Any
 
 import gunicorn
 
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
 from tests.harness.deploy import APP, GOOD, deploy

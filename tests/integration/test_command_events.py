@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from gunicorn_cluster_ext.runtime.event_log import FILE
 from tests.harness.command import run_command
 from tests.harness.deploy import GOOD
@@ -82,7 +82,7 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     assert "every worker serves on as before" in seen["roll failed"]
     assert seen["reload refused"] == "RuntimeError: not today"
     assert seen["workers"] == "4 are wanted instead of 3"
-    assert seen["wish"] == "4 workers instead of 3"
+    assert seen["control"] == "4 workers instead of 3"
     causes = Counter(each.get("cause") for each in events(told) if each["event"] == "exit")
     assert causes["roll"] == 3 and causes["boot"] == 1
 

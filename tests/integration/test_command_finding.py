@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.runtime import discovery as servers
+from gunicorn_cluster_ext.runtime import discovery
 from gunicorn_cluster_ext.runtime.board.board import Board
 from tests.conftest import StartGunicorn
 from tests.harness.command import Done, run_command
@@ -129,8 +129,8 @@ def test_another_user(site: StartSite) -> None:
 
 def _not_found(pid: int | None, base: str | None) -> str:
     try:
-        servers.find(pid, None, base)
-    except servers.NoServer as error:
+        discovery.find(pid, None, base)
+    except discovery.NoServer as error:
         return str(error)
     return "found"
 

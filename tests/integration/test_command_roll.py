@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.command import Done, run_command
 from tests.harness.deploy import GOOD, IMPORTING, slow
 from tests.harness.gunicorn import environment

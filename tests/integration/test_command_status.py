@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from gunicorn_cluster_ext import __version__
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.command import run_command
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite, for_each

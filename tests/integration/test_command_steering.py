@@ -7,7 +7,7 @@ from functools import partial
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.command import Done, run_command
 from tests.harness.deploy import GOOD, slow
 from tests.harness.waiting import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
 from tests.harness.command import Done, run_command
 from tests.harness.connection import Connection

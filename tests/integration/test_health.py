@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.harness.connection import request_bytes
 from tests.harness.waiting import wait_until
 from tests.integration.site import StartSite

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn
 from tests.harness.certificate import Certificate
 from tests.harness.gunicorn import Gunicorn

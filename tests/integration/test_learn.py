@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn, StartNginx
 from tests.harness.connection import Answer
 from tests.harness.gunicorn import Gunicorn

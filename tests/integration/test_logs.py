@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
 from tests.harness.waiting import wait_until
 from tests.integration.site import Site, StartSite

@@ -13,7 +13,7 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from gunicorn_cluster_ext.runtime.board.board import RollState, State
+from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from tests.conftest import StartGunicorn
 from tests.harness.gunicorn import Gunicorn
 from tests.integration.view import View

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import ROUTED, State, Word
+from gunicorn_cluster_ext.runtime.board.layout import ROUTED, WORD_NAMES, State, Word
 from tests.conftest import StartGunicorn
 from tests.harness.connection import Connection, request_bytes
 from tests.harness.scrape import Scrape, Series
@@ -94,12 +94,12 @@ def test_which_rules_find_an_owner(site: StartSite, kind: str) -> None:
     measured.server.get("/?room=4")
     for _ in range(4):
         measured.server.get("/")
-    decisions = {word.name: measured.view.counted(word) for word in ROUTED.values()}
+    decisions = {WORD_NAMES[word]: measured.view.counted(word) for word in ROUTED.values()}
     assert {name: number for name, number in decisions.items() if number} == {
-        "ROUTED_COOKIE": 2,
-        "ROUTED_HASH_HEADER": 3,
-        "ROUTED_HASH_QUERY": 1,
-        "ROUTED_NONE": 4,
+        "routed_cookie": 2,
+        "routed_hash_header": 3,
+        "routed_hash_query": 1,
+        "routed_none": 4,
     }
 
 

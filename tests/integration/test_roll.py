@@ -11,7 +11,7 @@ from threading import Event
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState, State
+from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from tests.conftest import StartGunicorn
 from tests.harness.callers import Caller, new_client, note
 from tests.harness.connection import request_bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from tests.harness.deploy import GOOD, only_in
 from tests.harness.load import Load
 from tests.harness.waiting import wait_until

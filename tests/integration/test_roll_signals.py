@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.connection import Connection
 from tests.harness.deploy import only_in, slow
 from tests.harness.load import Load

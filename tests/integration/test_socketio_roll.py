@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartNode
 from tests.harness.guests import Client
 from tests.harness.waiting import wait_until

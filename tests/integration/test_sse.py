@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until

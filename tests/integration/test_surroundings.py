@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.cli import main
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
 from tests.harness.command import run_command
 from tests.harness.gunicorn import Gunicorn

@@ -5,7 +5,7 @@ import signal
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState
+from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
 from tests.harness.connection import request_bytes
 from tests.harness.deploy import slow

@@ -6,8 +6,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gunicorn_cluster_ext.routing.load import Load
-from gunicorn_cluster_ext.runtime.board.board import Board, Roll, RollState, Row, State, Word
+from gunicorn_cluster_ext.routing.balance import Load
+from gunicorn_cluster_ext.runtime.board import ledger
+from gunicorn_cluster_ext.runtime.board.board import Board, Row
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, State
 from gunicorn_cluster_ext.runtime.directory import directories
 from tests.harness.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
@@ -91,9 +93,9 @@ class View:
         """The sum of a word, such as "handed_in", over all workers."""
         return sum(row.words[word] for row in self.rows)
 
-    def counted(self, word: Word) -> int:
+    def counted(self, word: int) -> int:
         """What all processes have counted since the server's start."""
-        return sum(counted[word] for counted in self._board.counted())
+        return sum(counted[word] for counted in ledger.totals(self._board))
 
     def slots(self) -> dict[int, Row]:
         """The workers that serve, by slot."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import NotANumber, StoreError, open_async_store, open_store
+from gunicorn_cluster_ext.stores import open_async_store, open_store
+from gunicorn_cluster_ext.stores.contract import NotANumber, StoreError
 from tests.harness.waiting import wait_until
 
 #: Short enough to wait for, long enough for a machine that is busy.

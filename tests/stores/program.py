@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import Store, open_store
+from gunicorn_cluster_ext.stores import open_store
+from gunicorn_cluster_ext.stores.contract import Store
 from tests.stores.conformance import in_threads
 
 #: Of an embedded store.

@@ -7,7 +7,8 @@ import pytest
 import redis
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import Store, open_store
+from gunicorn_cluster_ext.stores import open_store
+from gunicorn_cluster_ext.stores.contract import Store
 from tests.harness.redis import Redis
 from tests.harness.redis_fake import FakeRedis
 from tests.harness.waiting import wait_until

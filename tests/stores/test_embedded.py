@@ -11,9 +11,9 @@ import lmdb
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import Store, StoreError, open_store
-from gunicorn_cluster_ext.stores.embedded import environment
-from gunicorn_cluster_ext.stores.embedded import shared_state as state
+from gunicorn_cluster_ext.stores import open_store
+from gunicorn_cluster_ext.stores.contract import Store, StoreError
+from gunicorn_cluster_ext.stores.embedded import environment, shared_state
 from tests.stores.conformance import Conformance
 
 MEGABYTE = 1 << 20
@@ -38,7 +38,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(state, "since_boot", clock)
+    monkeypatch.setattr(shared_state, "since_boot", clock)
     return clock
 
 
@@ -222,7 +222,7 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Calla
     """Boots the machine: another id, and the clock begins anew."""
     file = tmp_path / "boot_id"
     file.write_text("00000000-0000-0000-0000-000000000001\n")
-    monkeypatch.setattr(state, "_BOOT_ID", str(file))
+    monkeypatch.setattr(shared_state, "_BOOT_ID", str(file))
 
     def boot() -> None:
         file.write_text(f"{time.perf_counter_ns():032x}\n")
@@ -334,7 +334,7 @@ def test_what_the_killed_have_left_is_settled(
     store = opened()
     store.set(b"a", b"1")
     crash(store)
-    state.settle(str(directory), 0)
+    shared_state.settle(str(directory), 0)
     boot()
     assert opened().get(b"a") == b"1"
 
@@ -344,7 +344,7 @@ def test_what_somebody_uses_is_not_settled(
 ) -> None:
     store = opened()
     store.set(b"a", b"1")
-    state.settle(str(directory), 0.05)
+    shared_state.settle(str(directory), 0.05)
     crash(store)
     boot()
     assert opened().get(b"a") is None
@@ -357,14 +357,14 @@ def test_what_was_used_before_a_power_cut_is_not_settled(
     store.set(b"a", b"1")
     crash(store)
     boot()
-    state.settle(str(directory), 0)
+    shared_state.settle(str(directory), 0)
     assert opened().get(b"a") is None
 
 
 def test_nothing_is_made_where_nothing_is(directory: Path) -> None:
-    state.settle(str(directory), 0)
+    shared_state.settle(str(directory), 0)
     directory.mkdir()
-    state.settle(str(directory), 0)
+    shared_state.settle(str(directory), 0)
     assert list(directory.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.embedded import location
 
 

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 )
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError, open_store
-from gunicorn_cluster_ext.stores.embedded import environment
-from gunicorn_cluster_ext.stores.embedded import shared_state as state
+from gunicorn_cluster_ext.stores import open_store
+from gunicorn_cluster_ext.stores.contract import StoreError
+from gunicorn_cluster_ext.stores.embedded import environment, shared_state
 from tests.harness.redis import Redis
 
 NAMES = [b"a", b"a:1", b"\xff", b"k" * 700, b"k" * 701]
@@ -217,7 +217,7 @@ def opened_embedded() -> Iterator[tuple[Any, Callable[[float], None]]]:
         nonlocal now
         now += seconds
 
-    with mock.patch.object(state, "since_boot", lambda: now):
+    with mock.patch.object(shared_state, "since_boot", lambda: now):
         store = open_store(Settings(store_path=directory))
         try:
             yield store, put_forward

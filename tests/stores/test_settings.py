@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.settings import SettingError, Settings
-from gunicorn_cluster_ext.stores import StoreError, open_async_store, open_store
+from gunicorn_cluster_ext.stores import open_async_store, open_store
+from gunicorn_cluster_ext.stores.contract import StoreError
 
 
 def test_the_defaults() -> None:

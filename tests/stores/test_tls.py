@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreAway
+from gunicorn_cluster_ext.stores.contract import StoreAway
 from tests.harness.certificate import Certificate
 from tests.harness.redis import Redis
 from tests.harness.redis_cluster import Cluster

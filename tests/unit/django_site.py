@@ -10,7 +10,7 @@ from django.core.cache import caches
 from django.core.signals import request_finished
 from django.db import close_old_connections
 
-from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.stores import handles
 from tests.unit.memory import MemoryStores
 
 BACKEND = "gunicorn_cluster_ext.django.cache.ClusterCache"
@@ -57,7 +57,7 @@ def key_func(key: str, key_prefix: str, version: int) -> str:
 def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryStores]:
     configure()
     stores = MemoryStores()
-    monkeypatch.setattr(process, "default", stores)
+    monkeypatch.setattr(handles, "default", stores)
     forget()
     yield stores
     forget()

@@ -26,8 +26,8 @@ def some_bytes(alphabet: bytes, max_size: int = 8) -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(alphabet), max_size=max_size).map(bytes)
 
 
-def _but(alphabet: bytes, *unwanted: bytes) -> bytes:
-    return bytes(byte for byte in alphabet if byte not in b"".join(unwanted))
+def _but(alphabet: bytes, *unexpected: bytes) -> bytes:
+    return bytes(byte for byte in alphabet if byte not in b"".join(unexpected))
 
 
 def any_case(name: bytes) -> st.SearchStrategy[bytes]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any
 
-from gunicorn_cluster_ext.runtime.context import Stores
-from gunicorn_cluster_ext.stores import NotANumber, StoreAway
+from gunicorn_cluster_ext.stores.contract import NotANumber, StoreAway
+from gunicorn_cluster_ext.stores.handles import Stores
 
 Item = bytes | dict[bytes, bytes]
 

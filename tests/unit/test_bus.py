@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext import bus
-from gunicorn_cluster_ext.bus import links as lanes
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime.board.board import Board, Word
+from gunicorn_cluster_ext import bus, logs
+from gunicorn_cluster_ext.bus import links
+from gunicorn_cluster_ext.runtime import context, counters
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.settings import Settings
 from tests.harness.waiting import wait_until
 from tests.unit.processes import in_child, in_fresh_interpreter, spawn, status_of
@@ -43,7 +44,7 @@ class Cluster:
     def join(self, seat: int, generation: int = 1, **settings: Any) -> None:
         """This process becomes the worker in that seat."""
         self.board.clear(seat, generation, 0)
-        process.join(Settings(**settings), self.board, seat)
+        context.join(Settings(**settings), self.board, seat)
 
     def ask(self, work: Callable[[], Any], seat: int = 0, **settings: Any) -> Any:
         """What `work` answers in the worker in that seat."""
@@ -76,7 +77,7 @@ class Cluster:
     def wait_step(self, step: int) -> None:
         wait_until(lambda: self.board.target >= step, PATIENCE_S, f"step {step}")
 
-    def count(self, seat: int, word: Word) -> int:
+    def count(self, seat: int, word: int) -> int:
         return self.board.get(seat, word)
 
     def wait_received(self, seat: int, count: int) -> None:
@@ -342,7 +343,7 @@ def test_bytes_of_a_stranger_end_its_lane_only(cluster: Cluster) -> None:
     def listen() -> Any:
         log, ear = Log(), Ear()
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(str(lanes.path(cluster.directory, 0, 1)))
+            stranger.connect(str(links.path(cluster.directory, 0, 1)))
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert stranger.recv(1) == b""
         cluster.reach(1)
@@ -380,7 +381,7 @@ def test_a_large_message_for_which_there_is_no_open_file_is_counted_and_logged(
         use_up_files()
         cluster.reach(1)
         ear.wait(2)
-        return [len(message) for message in ear.heard], log.lines, process.bus_lost.value
+        return [len(message) for message in ear.heard], log.lines, counters.bus_lost.value
 
     def tell() -> None:
         cluster.join(2)
@@ -439,7 +440,7 @@ def test_a_worker_that_is_stopped_holds_up_only_once_and_what_it_loses_is_counte
         cluster.wait_received(2, sent.count(2))
         wait_until(lambda: len(log.lines) == 2, PATIENCE_S, "two lines")
         sent.append(bus.publish("news", b"again"))
-        return slow, sent, log.lines, process.bus_lost.value
+        return slow, sent, log.lines, counters.bus_lost.value
 
     slow, sent, lines, lost = cluster.ask(publish, bus_timeout=0.5)
     assert len(slow) == 1 and 0.5 <= slow[0] < 1.5
@@ -585,7 +586,7 @@ def test_without_a_server_there_is_nothing_to_publish_to(
 
 def test_a_server_without_a_directory_has_no_bus() -> None:
     def publish() -> Any:
-        process.join(Settings(), Board.create(2), 0)
+        context.join(Settings(), Board.create(2), 0)
         with pytest.raises(bus.BusError, match="set cluster_dir"):
             bus.publish("news", b"")
         with pytest.raises(bus.BusError, match="set cluster_dir"):
@@ -632,4 +633,4 @@ class Log:
         self.lines: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
-        process.log.addHandler(handler)
+        logs.log.addHandler(handler)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.bus import framing as frames
+from gunicorn_cluster_ext.bus import framing
 from gunicorn_cluster_ext.bus.framing import BadFrame, Letter, Splitter, frame
 
 channels = st.text(max_size=20)
@@ -32,21 +32,21 @@ def test_every_message_comes_out_once_and_in_order(sent: list[Letter], cuts: lis
 
 
 def test_the_largest_message_fits() -> None:
-    body = bytes(frames.LARGE)
-    channel = "\N{GRINNING FACE}" * frames.MAX_CHANNEL
+    body = bytes(framing.LARGE)
+    channel = "\N{GRINNING FACE}" * framing.MAX_CHANNEL
     assert feed(Splitter(), bytes(frame(channel, body))) == [Letter(channel, body)]
 
 
 def test_a_channel_has_a_longest_name() -> None:
-    frames.check("x" * frames.MAX_CHANNEL)
+    framing.check("x" * framing.MAX_CHANNEL)
     with pytest.raises(ValueError, match="256 characters: 255 are allowed"):
-        frames.check("x" * 256)
+        framing.check("x" * 256)
 
 
 @pytest.mark.parametrize(("channel", "body"), [("x", "text"), (b"x", b""), ("x", None), (1, b"")])
 def test_what_is_no_message_is_not_sent(channel: Any, body: Any) -> None:
     with pytest.raises(TypeError, match="a channel is a str and a message is bytes, not "):
-        frames.check(channel, body)
+        framing.check(channel, body)
 
 
 @pytest.mark.parametrize(

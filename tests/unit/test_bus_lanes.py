@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.bus import links as lanes
+from gunicorn_cluster_ext.bus import links
 
 
 @pytest.fixture
 def where(new_directory: Callable[[], Path]) -> Path:
-    return lanes.path(new_directory(), 3, 7)
+    return links.path(new_directory(), 3, 7)
 
 
 @pytest.fixture
 def lane(where: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends: the sender's, and the receiver's."""
-    with lanes.listen(where) as listener, lanes.connect(where) as sender:
+    with links.listen(where) as listener, links.connect(where) as sender:
         receiver, _ = listener.accept()
         with receiver:
             receiver.setblocking(False)
@@ -31,23 +31,23 @@ def open_files() -> set[str]:
 
 
 def test_each_process_listens_at_a_path_of_its_own() -> None:
-    paths = {lanes.path(Path("/d"), seat, generation) for seat in (1, 11) for generation in (1, 11)}
+    paths = {links.path(Path("/d"), seat, generation) for seat in (1, 11) for generation in (1, 11)}
     assert len(paths) == 4
 
 
 def test_bytes_go_over_it(lane: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = lane
-    assert lanes.send(sender, [b"ab", bytearray(b"cd"), memoryview(b"ef")], None) == 6
-    assert lanes.receive(receiver, 100) == (b"abcdef", None, False)
+    assert links.send(sender, [b"ab", bytearray(b"cd"), memoryview(b"ef")], None) == 6
+    assert links.receive(receiver, 100) == (b"abcdef", None, False)
 
 
 def test_nothing_ever_blocks(lane: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = lane
     with pytest.raises(BlockingIOError):
-        lanes.receive(receiver, 100)
+        links.receive(receiver, 100)
     with pytest.raises(BlockingIOError):
         while True:
-            lanes.send(sender, [bytes(60_000)], None)
+            links.send(sender, [bytes(60_000)], None)
 
 
 def test_connecting_does_not_block_when_the_listener_accepts_nobody(where: Path) -> None:
@@ -56,42 +56,42 @@ def test_connecting_does_not_block_when_the_listener_accepts_nobody(where: Path)
         listener.listen(0)
         first.connect(str(where))
         with pytest.raises(BlockingIOError):
-            lanes.connect(where)
+            links.connect(where)
 
 
 def test_who_does_not_listen_cannot_be_reached(where: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        lanes.connect(where)
-    lanes.listen(where).close()
+        links.connect(where)
+    links.listen(where).close()
     with pytest.raises(ConnectionRefusedError):
-        lanes.connect(where)
+        links.connect(where)
 
 
 def test_a_path_that_is_too_long_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cluster_dir is too long") as caught:
-        lanes.listen(lanes.path(tmp_path / ("x" * 100), 0, 1))
+        links.listen(links.path(tmp_path / ("x" * 100), 0, 1))
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
 def test_a_file_goes_with_a_frame(lane: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = lane
     body = os.urandom(300_000)
-    lanes.send(sender, [b"before"], None)
-    lanes.send(sender, [b"frame"], lanes.File(body))
-    lanes.send(sender, [b"after"], None)
-    data, fd, lost = lanes.receive(receiver, 100)
+    links.send(sender, [b"before"], None)
+    links.send(sender, [b"frame"], links.File(body))
+    links.send(sender, [b"after"], None)
+    data, fd, lost = links.receive(receiver, 100)
     assert (data, lost) == (b"beforeframe", False)
     assert fd is not None
     try:
         assert not os.get_inheritable(fd)
-        assert lanes.read_file(fd, len(body)) == body
+        assert links.read_file(fd, len(body)) == body
     finally:
         os.close(fd)
-    assert lanes.receive(receiver, 100) == (b"after", None, False)
+    assert links.receive(receiver, 100) == (b"after", None, False)
 
 
 def test_nobody_can_change_a_file(lane: tuple[socket.socket, socket.socket]) -> None:
-    file = lanes.File(b"sealed")
+    file = links.File(b"sealed")
     for change in (
         lambda: os.pwrite(file.fd, b"X", 0),
         lambda: os.ftruncate(file.fd, 3),
@@ -99,27 +99,27 @@ def test_nobody_can_change_a_file(lane: tuple[socket.socket, socket.socket]) -> 
     ):
         with pytest.raises(PermissionError):
             change()
-    assert lanes.read_file(file.fd, 6) == b"sealed"
+    assert links.read_file(file.fd, 6) == b"sealed"
 
 
 @pytest.mark.parametrize("size", [0, 4, 6, 1 << 62])
 def test_a_file_of_another_size_is_an_error(size: int) -> None:
-    file = lanes.File(b"5 bytes"[:5])
+    file = links.File(b"5 bytes"[:5])
     with pytest.raises(OSError, match="its file has 5 bytes"):
-        lanes.read_file(file.fd, size)
+        links.read_file(file.fd, size)
 
 
 def test_a_file_without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS."""
-    monkeypatch.setattr(lanes, "_SEALS", 0)
-    file = lanes.File(b"on disk")
-    assert lanes.read_file(file.fd, 7) == b"on disk"
+    monkeypatch.setattr(links, "_SEALS", 0)
+    file = links.File(b"on disk")
+    assert links.read_file(file.fd, 7) == b"on disk"
     assert os.fstat(file.fd).st_nlink == 0
 
 
 def test_files_are_closed_with_their_last_user() -> None:
     before = open_files()
-    file = lanes.File(b"x")
+    file = links.File(b"x")
     again = [file, file]
     assert open_files() != before
     del file, again

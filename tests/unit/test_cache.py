@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext import cache as module
-from gunicorn_cluster_ext.cache import Cache
-from gunicorn_cluster_ext.cache import single_flight as flight
+from gunicorn_cluster_ext import logs
+from gunicorn_cluster_ext.cache import Cache, single_flight
 from gunicorn_cluster_ext.cache.locks import LockTimeout
 from gunicorn_cluster_ext.cache.single_flight import Entry, pack
 from gunicorn_cluster_ext.codec import UnknownType
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from gunicorn_cluster_ext.runtime import counters
+from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from tests.harness.waiting import wait_until
 from tests.unit.memory import MemoryStore, MemoryStores
 
@@ -382,7 +382,7 @@ def test_the_turn_of_a_dead_worker_ends_soon(
 
 def test_the_turn_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> None:
     """For longer than it lives by itself."""
-    cache.get_or_set("warm", lambda: time.sleep(flight.TURN_TTL + 1))
+    cache.get_or_set("warm", lambda: time.sleep(single_flight.TURN_TTL + 1))
     touched = memory.calls.count("touch")
     assert touched >= 3
     asyncio.run(cache.aget_or_set("async", lambda: asyncio.sleep(2.5)))
@@ -548,7 +548,7 @@ def test_a_lock_that_cannot_be_given_back_ends_by_itself(
 def test_what_is_wrong_with_the_store_is_said_now_and_then(
     cache: Cache, memory: MemoryStore, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process.complain, "_next", 0.0)
+    monkeypatch.setattr(logs.warn_throttled, "_next", 0.0)
     memory.away = True
     for _ in range(20):
         cache.get("key")
@@ -623,13 +623,14 @@ def test_the_module_is_a_cache() -> None:
 
     assert gunicorn_cluster_ext.__name__ == "gunicorn_cluster_ext"
     public = {name for name in vars(Cache) if not name.startswith("_")}
-    assert all(getattr(module, name).__self__ is module._cache for name in public)
+    assert all(getattr(module, name).__self__ is module._default for name in public)
 
 
 def test_counts_are_published_on_the_board() -> None:
-    from gunicorn_cluster_ext.runtime.board.board import Board, Word
+    from gunicorn_cluster_ext.runtime.board.board import Board
+    from gunicorn_cluster_ext.runtime.board.layout import Word
 
-    board, count = Board.create(2), process.Count(Word.CACHE_HITS)
+    board, count = Board.create(2), counters.Count(Word.CACHE_HITS)
     count.add()
     count.publish(board, 3)
     count.add(2)

@@ -9,7 +9,7 @@ from flask import Flask, Response, jsonify
 from flask_caching import Cache as FlaskCaching
 
 from gunicorn_cluster_ext.cachelib import ClusterCache
-from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.stores import handles
 from tests.unit.memory import MemoryStore, MemoryStores
 
 
@@ -173,4 +173,4 @@ def test_flask_caching_memoizes(site: tuple[Flask, FlaskCaching]) -> None:
 
 
 def test_by_default_it_uses_the_servers_store() -> None:
-    assert ClusterCache()._cache._stores is process.default
+    assert ClusterCache()._cache._stores is handles.default

@@ -14,8 +14,8 @@ from django.test import Client
 from django.utils.safestring import SafeString, mark_safe
 
 from gunicorn_cluster_ext.codec import UnknownType
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.stores import StoreAway
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.contract import StoreAway
 from tests.unit.django_site import BACKEND, cache_of, configure, key_func, stores
 from tests.unit.memory import MemoryStores
 
@@ -351,7 +351,7 @@ def test_a_store_of_its_own() -> None:
     from gunicorn_cluster_ext.django.cache import ClusterCache
 
     own = ClusterCache("redis://127.0.0.1:1/3", {})
-    assert own._cache._stores is not process.default
+    assert own._cache._stores is not handles.default
     assert own._cache._stores._settings().store == "redis://127.0.0.1:1/3"
 
 

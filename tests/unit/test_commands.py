@@ -5,21 +5,28 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.cli.snapshot import WAITING, Reading, Worker
-from gunicorn_cluster_ext.cli.view import summary as head
+from gunicorn_cluster_ext.cli.view import summary
 from gunicorn_cluster_ext.cli.view.history import LENGTH, History, sparkline
-from gunicorn_cluster_ext.cli.view.table import COLUMNS, Column, fitted, table
-from gunicorn_cluster_ext.cli.view.units import amount, duration, rate, size
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState, Word
-from gunicorn_cluster_ext.runtime.board.exits import Restarts
+from gunicorn_cluster_ext.cli.view.table import (
+    COLUMNS,
+    Column,
+    amount,
+    duration,
+    fitted,
+    rate,
+    size,
+    table,
+)
+from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
+from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause, Roll, RollState
 from gunicorn_cluster_ext.runtime.server_info import Description
-from gunicorn_cluster_ext.supervisor.exits import Cause
 from tests.unit.processes import in_fresh_interpreter
 
-NONE = Restarts(dict.fromkeys(Cause, 0), "", 0)
+NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
 
 
 def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int) -> Worker:
-    every = {word.name.lower(): 0 for word in Word}
+    every = dict.fromkeys(WORD_NAMES.values(), 0)
     return Worker(
         slot,
         2 * slot,
@@ -104,15 +111,15 @@ def test_without_a_terminal_there_is_everything() -> None:
 
 
 def test_a_slot_without_a_process() -> None:
-    ended = Restarts({**NONE.counts, Cause.BOOT: 7}, "could not load the application", 5)
+    ended = ExitCounts({**NONE.counts, Cause.BOOT: 7}, "could not load the application", 5)
     row = table([Worker(3, 6, WAITING, {}, ended)], None).lines()[1]
     assert row.split(maxsplit=3) == ["3", WAITING, "7", "could not load the application"]
 
 
 @pytest.mark.parametrize("width", range(9, 200, 7))
 def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
-    ended = Restarts(NONE.counts, "finished (max_requests: it has served 1000)", 5)
-    shown = table([worker(0)._replace(restarts=ended), worker(1)], width)
+    ended = ExitCounts(NONE.counts, "finished (max_requests: it has served 1000)", 5)
+    shown = table([worker(0)._replace(exits=ended), worker(1)], width)
     assert max(map(len, shown.lines())) <= width
 
 
@@ -182,7 +189,7 @@ ABOUT = Description(
 
 def test_the_head() -> None:
     seen = reading(0.0, worker(0), worker(1), recent_exits=3)
-    assert head.lines(99, ABOUT, seen, 1_065.0) == [
+    assert summary.lines(99, ABOUT, seen, 1_065.0) == [
         "gunicorn 27.0.1, gunicorn-cluster-ext 1.0, Python 3.11.7, master 99, up 1m 05s",
         "app:app at http://127.0.0.1:8000, worker class Sticky, store embedded",
         "2 of 2 workers serve, 3 of 20 crashes in 60 s, no roll yet",
@@ -191,7 +198,7 @@ def test_the_head() -> None:
 
 def test_a_server_that_has_not_said_what_it_is() -> None:
     seen = reading(0.0, worker(0), stopping=True)
-    assert head.lines(99, None, seen, 0.0) == [
+    assert summary.lines(99, None, seen, 0.0) == [
         "master 99",
         "the server ends, 1 of 2 workers serve, 0 recent crashes, no roll yet",
     ]
@@ -207,4 +214,4 @@ def test_a_server_that_has_not_said_what_it_is() -> None:
     ],
 )
 def test_how_a_roll_stands(roll: Roll, words: str) -> None:
-    assert head.roll_words(roll) == words
+    assert summary.roll_words(roll) == words

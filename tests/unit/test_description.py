@@ -3,17 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.runtime import server_info as description
+from gunicorn_cluster_ext.runtime import server_info
 from gunicorn_cluster_ext.runtime.server_info import FILE
 from tests.unit.test_commands import ABOUT
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    assert description.read(tmp_path) is None
-    description.write(tmp_path, ABOUT)
+    assert server_info.read(tmp_path) is None
+    server_info.write(tmp_path, ABOUT)
     newer = ABOUT._replace(restart_limit=None, settings={"cluster_sticky": ["cookie"]})
-    description.write(tmp_path, newer)
-    assert description.read(tmp_path) == newer
+    server_info.write(tmp_path, newer)
+    assert server_info.read(tmp_path) == newer
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
@@ -22,14 +22,14 @@ def test_nobody_leads_the_server_to_another_file(tmp_path: Path) -> None:
     other = tmp_path / "passwd"
     other.write_text("root\n")
     os.symlink(other, tmp_path / f"{FILE}.new")
-    description.write(tmp_path, ABOUT)
+    server_info.write(tmp_path, ABOUT)
     assert other.read_text() == "root\n"
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"pack": "1.0"}', b'{"other": 1}', b"\xff"])
 def test_one_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
     (tmp_path / FILE).write_bytes(data)
-    assert description.read(tmp_path) is None
+    assert server_info.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_one_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
     ],
 )
 def test_no_password_is_written(store: str, shown: str) -> None:
-    assert description._without_secret(store) == shown
+    assert server_info._without_secret(store) == shown

@@ -9,7 +9,7 @@ import pytest
 
 from gunicorn_cluster_ext import settings
 from gunicorn_cluster_ext.cli import _COMMANDS
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import State
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gunicorn_cluster_ext"

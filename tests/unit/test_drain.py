@@ -16,13 +16,12 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext.routing.tags import ProcessTag
-from gunicorn_cluster_ext.runtime.board.board import Board, Order, State, Word
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import Order, Place, State, Word
 from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandOff, Inboxes
-from gunicorn_cluster_ext.runtime.learned import Memory
+from gunicorn_cluster_ext.runtime.learned import LearnedSessions
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.supervisor.slots import Place
-from gunicorn_cluster_ext.workers import handoff as post
-from gunicorn_cluster_ext.workers import membership as member
+from gunicorn_cluster_ext.workers import handoff, membership
 from gunicorn_cluster_ext.workers.thread.worker import Sticky
 from tests.harness.connection import Answer, Connection, request_bytes
 from tests.harness.waiting import wait_until
@@ -101,7 +100,7 @@ class Site:
         self.cfg = config(threads=4, keepalive=60, graceful_timeout=15, worker_connections=5000)
         self.settings = Settings(head_timeout=60, drain_timeout=15)
         self.members: list[Member] = []
-        self.memory: Memory | None = None
+        self.memory: LearnedSessions | None = None
 
     def start(self, seat: int, generation: int = 2) -> Member:
         """A worker in ``seat`` that is ready."""
@@ -115,9 +114,9 @@ class Site:
         log = Logger(self.cfg)
         ThreadWorker.__init__(worker, 1, os.getppid(), sockets, None, 30, self.cfg, log)
         shared: Any = SimpleNamespace(
-            settings=self.settings, board=self.board, inboxes=self.inboxes, memory=self.memory
+            settings=self.settings, board=self.board, inboxes=self.inboxes, learned=self.memory
         )
-        worker.cluster, worker.place, worker.wsgi = shared, place, member.app
+        worker.shared, worker.place, worker.wsgi = shared, place, member.app
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
         worker.method_queue.init()
         worker.rules = worker._build_rules()
@@ -261,7 +260,7 @@ def test_the_end_of_the_drain(site: Site, connect: Connect) -> None:
 def test_a_session_goes_on_where_it_is(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "HARD_QUIET", 0.5)
+    monkeypatch.setattr(membership, "HARD_QUIET", 0.5)
     leaving, connection = site.start(2), connect()
     site.board.set(2, Word.SESSIONS, 1)
     site.start(3, generation=3)
@@ -280,8 +279,8 @@ def test_a_learned_session_is_waited_for_until_it_is_forgotten(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However quiet it is."""
-    monkeypatch.setattr(member, "HARD_QUIET", 0)
-    site.memory, connection = Memory(8, ttl=2), connect()
+    monkeypatch.setattr(membership, "HARD_QUIET", 0)
+    site.memory, connection = LearnedSessions(8, ttl=2), connect()
     leaving = site.start(2)
     site.memory.join(ProcessTag(1, 2), 2)
     site.memory.learn("learn:header:X-Key", b"abc")
@@ -301,7 +300,7 @@ def test_without_sessions_nothing_is_waited_for(site: Site, connect: Connect) ->
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < member.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.HARD_QUIET / 2
 
 
 def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
@@ -311,7 +310,7 @@ def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < member.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.HARD_QUIET / 2
 
 
 # --- parking ----------------------------------------------------------------------------------
@@ -374,7 +373,7 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
         return send(seat, *args)
 
     monkeypatch.setattr(site.inboxes, "send", send_late)
-    monkeypatch.setattr(post, "SWEEP_INTERVAL", 1_000)
+    monkeypatch.setattr(handoff, "SWEEP_INTERVAL", 1_000)
     site.board.clear(2, generation=2, now=1)
     site.board.set(2, Word.STATE, State.READY)
     assert ask(connection, slot=1) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.runtime import event_log as events
+from gunicorn_cluster_ext.runtime import event_log
 from gunicorn_cluster_ext.runtime.event_log import FILE, LIMIT, OLDER, Event, Journal, Tail
 
 LOG = logging.getLogger("test.events")
@@ -26,7 +26,7 @@ def journal(tmp_path: Path) -> Journal:
 
 def everything(directory: Path) -> list[Event]:
     with closing(Tail(directory)) as tail:
-        return [*events.older(directory), *tail.read()]
+        return [*event_log.older(directory), *tail.read()]
 
 
 def texts(directory: Path) -> list[str]:
@@ -48,7 +48,7 @@ def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_each_is_one_line(journal: Journal, tmp_path: Path) -> None:
-    journal.write("wish", "two\nlines \u2028 and quotes \"'")
+    journal.write("control", "two\nlines \u2028 and quotes \"'")
     assert len((tmp_path / FILE).read_text().split("\n")) == 2
     assert texts(tmp_path) == ["two\nlines \u2028 and quotes \"'"]
 
@@ -68,7 +68,7 @@ def test_they_are_bounded(journal: Journal, tmp_path: Path) -> None:
     """The newest stay, and not a line is lost between the two files."""
     line = "x" * 4_000
     for number in range(400):
-        journal.write("wish", f"{number} {line}")
+        journal.write("control", f"{number} {line}")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([FILE, OLDER])
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * (LIMIT + 5_000)
     numbers = [int(text.split()[0]) for text in texts(tmp_path)]
@@ -140,7 +140,7 @@ def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> N
 def test_what_is_new_is_read_once(journal: Journal, tail: Tail) -> None:
     assert tail.read() == []
     for text in ("first", "second"):
-        journal.write("wish", text)
+        journal.write("control", text)
         assert [each.text for each in tail.read()] == [text]
     assert tail.read() == []
 
@@ -148,7 +148,7 @@ def test_what_is_new_is_read_once(journal: Journal, tail: Tail) -> None:
 def test_an_event_that_is_being_written_is_waited_for(
     journal: Journal, tail: Tail, tmp_path: Path
 ) -> None:
-    journal.write("wish", "all of it")
+    journal.write("control", "all of it")
     data = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(data[:20])
     assert tail.read() == []
@@ -159,7 +159,7 @@ def test_an_event_that_is_being_written_is_waited_for(
 def test_another_file_takes_its_place(journal: Journal, tail: Tail, tmp_path: Path) -> None:
     seen: list[Event] = []
     for number in range(300):
-        journal.write("wish", f"{number} {'x' * 4_000}")
+        journal.write("control", f"{number} {'x' * 4_000}")
         if number % 7 == 0:
             seen += tail.read()
     seen += tail.read()

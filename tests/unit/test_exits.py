@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import State
+from gunicorn_cluster_ext.runtime.board.layout import Cause, Place, State
 from gunicorn_cluster_ext.supervisor.exits import (
     BOOT_ERROR,
     FEWER,
@@ -12,10 +12,9 @@ from gunicorn_cluster_ext.supervisor.exits import (
     RESTART,
     ROLL,
     ROLL_FAILED,
-    Cause,
     Exit,
 )
-from gunicorn_cluster_ext.supervisor.slots import Place, Process, Role
+from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 
 def process(

@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.routing.head import (
-    NEED_MORE,
-    NOT_PROXIED,
-    OPAQUE,
-    Head,
-    Partial,
-    blind,
-    decode,
-    scan,
-    scan_proxy,
-)
+from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, Head, Partial, blind, decode, scan
+from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, scan_proxy
 from tests.unit import grammar
 
 

@@ -8,7 +8,8 @@ from gunicorn.config import Config
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.routing.head import NEED_MORE, NOT_PROXIED, OPAQUE, Head, scan, scan_proxy
+from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, Head, scan
+from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, scan_proxy
 from tests.unit import grammar
 from tests.unit.reference import CLIENT, Accepted, Incomplete, config, judge
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing import asgi, wsgi
-from gunicorn_cluster_ext.routing.learner import Learner
-from gunicorn_cluster_ext.routing.responses import Tagging
+from gunicorn_cluster_ext.routing.responses import Learner, Tagging
 
 HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing.tags import ProcessTag
-from gunicorn_cluster_ext.runtime.learned import Memory
+from gunicorn_cluster_ext.runtime.learned import LearnedSessions
 from tests.unit.processes import in_child, spawn, status_of
 
 HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"
@@ -29,8 +29,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def joined(size: int = 1024, ttl: float = 60, process: ProcessTag = ME) -> Memory:
-    memory = Memory(size, ttl)
+def joined(size: int = 1024, ttl: float = 60, process: ProcessTag = ME) -> LearnedSessions:
+    memory = LearnedSessions(size, ttl)
     memory.join(process, process.slot * 2)
     return memory
 
@@ -120,7 +120,7 @@ def test_a_full_memory_says_so(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_processes_share_it() -> None:
-    memory = Memory(1024, 60)
+    memory = LearnedSessions(1024, 60)
 
     def learn() -> list[Any]:
         memory.join(ME, 2)
@@ -142,7 +142,7 @@ def test_another_servers_keys_are_others() -> None:
 
 def test_processes_learn_at_once() -> None:
     """Each value is with its process afterwards, and meanwhile with nobody else."""
-    memory = Memory(WRITERS * VALUES * 3, ttl=60)
+    memory = LearnedSessions(WRITERS * VALUES * 3, ttl=60)
     begin, go = os.pipe()
 
     def learn(slot: int) -> None:

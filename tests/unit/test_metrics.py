@@ -8,15 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gunicorn_cluster_ext import metrics
 from gunicorn_cluster_ext.metrics import BoardCollector
-from gunicorn_cluster_ext.runtime.board.board import (
-    COUNTERS,
-    ROUTED,
-    Board,
-    Roll,
-    RollState,
-    State,
-    Word,
-)
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import COUNTERS, ROUTED, Roll, RollState, State, Word
 from tests.harness.scrape import Scrape
 
 

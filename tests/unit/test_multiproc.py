@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.processes import in_fresh_interpreter
 
-START = "import json, os\nfrom gunicorn_cluster_ext.runtime import prometheus_files as multiproc\n"
+START = "import json, os\nfrom gunicorn_cluster_ext.runtime import prometheus_files\n"
 COUNT = """
 from prometheus_client import Counter
 counter = Counter("seen", "Seen")
@@ -30,26 +30,27 @@ def run(code: str) -> Any:
 
 
 def test_a_worker_counts_in_the_files_of_its_seat(directory: Path) -> None:
-    _, files = run("multiproc.watch()\nmultiproc.join(4711, 5)\n" + COUNT)
+    _, files = run("prometheus_files.watch()\nprometheus_files.join(4711, 5)\n" + COUNT)
     assert files == ["counter_4711-seat5.db"]
 
 
 def test_so_does_one_whose_application_was_preloaded(directory: Path) -> None:
     code = """
 if not (pid := os.fork()):
-    multiproc.join(4711, 5)
+    prometheus_files.join(4711, 5)
     counter.inc()
     os._exit(0)
 os.waitpid(pid, 0)
 """
-    pid, files = run("multiproc.watch()\n" + COUNT + code)
+    pid, files = run("prometheus_files.watch()\n" + COUNT + code)
     assert set(files) == {f"counter_{pid}.db", "counter_4711-seat5.db"}
 
 
 def test_so_does_one_whose_configuration_has_imported_the_client(directory: Path) -> None:
     """For mark_process_dead, as its documentation says."""
     code = (
-        "from prometheus_client import multiprocess\nmultiproc.watch()\nmultiproc.join(4711, 5)\n"
+        "from prometheus_client import multiprocess\n"
+        "prometheus_files.watch()\nprometheus_files.join(4711, 5)\n"
     )
     assert run(code + COUNT)[1] == ["counter_4711-seat5.db"]
 
@@ -65,28 +66,37 @@ os.environ["CHILD"] = str(pid)
 """
     child = "print(os.environ['CHILD'])"
     lines = in_fresh_interpreter(
-        START + "multiproc.watch()\nmultiproc.join(4711, 5)\n" + COUNT + code + child + REPORT
+        START
+        + "prometheus_files.watch()\nprometheus_files.join(4711, 5)\n"
+        + COUNT
+        + code
+        + child
+        + REPORT
     )
     pid, report = lines.splitlines()
     assert set(json.loads(report)[1]) == {f"counter_{pid}.db", "counter_4711-seat5.db"}
 
 
 def test_without_a_directory_nothing_changes() -> None:
-    code = "multiproc.watch()\nmultiproc.join(1, 5)\n" + COUNT + "print(type(counter._value))"
+    code = (
+        "prometheus_files.watch()\nprometheus_files.join(1, 5)\n"
+        + COUNT
+        + "print(type(counter._value))"
+    )
     assert "MutexValue" in in_fresh_interpreter(START + code)
 
 
 def test_the_gauges_of_the_living_go_with_their_process(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
+    from gunicorn_cluster_ext.runtime import prometheus_files
 
     gone = {"gauge_livesum_7-seat5.db", "gauge_liveall_7-seat5.db"}
     stay = {"gauge_livesum_7-seat55.db", "gauge_sum_7-seat5.db", "counter_7-seat5.db"}
     for name in gone | stay:
         (directory / name).touch()
-    multiproc.forget_live(7, 5)
+    prometheus_files.forget_live(7, 5)
     assert {path.name for path in directory.iterdir()} == stay
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
-    multiproc.forget_live(7, 55)
+    prometheus_files.forget_live(7, 55)
     assert {path.name for path in directory.iterdir()} == stay

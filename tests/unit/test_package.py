@@ -4,7 +4,7 @@ import pytest
 
 import gunicorn_cluster_ext
 from gunicorn_cluster_ext.runtime import identity
-from gunicorn_cluster_ext.workers.asgi import worker as asgi
+from gunicorn_cluster_ext.workers.asgi import worker
 from gunicorn_cluster_ext.workers.gevent import worker as gevent
 from gunicorn_cluster_ext.workers.thread import worker as thread
 from tests.unit.processes import in_fresh_interpreter
@@ -12,7 +12,7 @@ from tests.unit.processes import in_fresh_interpreter
 
 def test_it_exports_what_an_application_needs() -> None:
     assert gunicorn_cluster_ext.Sticky is thread.Sticky
-    assert gunicorn_cluster_ext.StickyASGI is asgi.StickyASGI
+    assert gunicorn_cluster_ext.StickyASGI is worker.StickyASGI
     assert gunicorn_cluster_ext.StickyGevent is gevent.StickyGevent
     assert gunicorn_cluster_ext.Identity is identity.Identity
     assert gunicorn_cluster_ext.worker_id is identity.worker_id

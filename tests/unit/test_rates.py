@@ -1,4 +1,4 @@
-from gunicorn_cluster_ext.supervisor.rates import INTERVAL, Rates
+from gunicorn_cluster_ext.supervisor.monitor import INTERVAL, Rates
 
 
 def test_requests_per_second_since_the_last_count() -> None:

@@ -1,40 +1,40 @@
-from gunicorn_cluster_ext.runtime.board import exits as restarts
-from gunicorn_cluster_ext.runtime.board.board import Board, Word
-from gunicorn_cluster_ext.runtime.board.exits import Restarts
-from gunicorn_cluster_ext.supervisor.exits import Cause
+from gunicorn_cluster_ext.runtime.board import exits
+from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
+from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause
 
 NONE = dict.fromkeys(Cause, 0)
 
 
 def test_nothing_has_ended() -> None:
-    assert restarts.of_slot(Board.create(2), 1) == Restarts(NONE, "", 0)
+    assert exits.of_slot(Board.create(2), 1) == ExitCounts(NONE, "", 0)
 
 
 def test_both_seats_count_and_the_last_is_the_later() -> None:
     board = Board.create(3)
-    restarts.note(board, 2, Cause.CRASH, "was ended by SIGKILL", 30)
-    restarts.note(board, 3, Cause.ROLL, "the reload replaced it", 20)
-    restarts.note(board, 2, Cause.CRASH, "was ended by SIGSEGV", 40)
-    found = restarts.of_slot(board, 1)
+    exits.note(board, 2, Cause.CRASH, "was ended by SIGKILL", 30)
+    exits.note(board, 3, Cause.ROLL, "the reload replaced it", 20)
+    exits.note(board, 2, Cause.CRASH, "was ended by SIGSEGV", 40)
+    found = exits.of_slot(board, 1)
     counts = NONE | {Cause.CRASH: 2, Cause.ROLL: 1}
-    assert found == Restarts(counts, "was ended by SIGSEGV", 40)
+    assert found == ExitCounts(counts, "was ended by SIGSEGV", 40)
     assert found.total == 3
-    assert restarts.of_slot(board, 0) == restarts.of_slot(board, 2) == Restarts(NONE, "", 0)
+    assert exits.of_slot(board, 0) == exits.of_slot(board, 2) == ExitCounts(NONE, "", 0)
 
 
 def test_the_next_process_in_the_seat_leaves_it() -> None:
     board = Board.create(1)
-    restarts.note(board, 1, Cause.BOOT, "could not load the application", 5)
+    exits.note(board, 1, Cause.BOOT, "could not load the application", 5)
     board.clear(1, generation=2, now=6)
-    for word in Word:
+    for word in WORD_NAMES:
         board.set(1, word, 99)
-    assert restarts.of_slot(board, 0) == Restarts(
+    assert exits.of_slot(board, 0) == ExitCounts(
         NONE | {Cause.BOOT: 1}, "could not load the application", 5
     )
 
 
 def test_a_long_reason_is_cut_and_the_row_after_it_untouched() -> None:
     board = Board.create(2)
-    restarts.note(board, 0, Cause.FORCE, "x" * 1_000, 5)
-    assert restarts.of_slot(board, 0).reason == "x" * 56
+    exits.note(board, 0, Cause.FORCE, "x" * 1_000, 5)
+    assert exits.of_slot(board, 0).reason == "x" * 56
     assert list(board.words[board.row(1) :]) == [0] * 3 * 64

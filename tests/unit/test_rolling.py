@@ -5,21 +5,20 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.board import RollState, State
-from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
-from gunicorn_cluster_ext.supervisor.rolling import (
-    ROLL,
+from gunicorn_cluster_ext.runtime.board.layout import RollState, State
+from gunicorn_cluster_ext.supervisor.actions import (
     Action,
     Ended,
     Kill,
     Park,
-    Replacer,
     Resume,
     RollPolicy,
     RollProgress,
     Spawn,
     Tell,
 )
+from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
+from gunicorn_cluster_ext.supervisor.rolling import ROLL, Replacer
 from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
 RESTARTS = RestartPolicy(

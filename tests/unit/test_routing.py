@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gunicorn_cluster_ext.routing.balance import Load, lightest, much_lighter
 from gunicorn_cluster_ext.routing.head import Head, blind, scan
 from gunicorn_cluster_ext.routing.rules import (
     Cookie,
     EngineIO,
     Hash,
     Learned,
-    Load,
     Means,
     Owner,
     Rule,
@@ -21,8 +21,6 @@ from gunicorn_cluster_ext.routing.rules import (
     build_rule,
     check_rule,
     find_owner,
-    lightest,
-    much_lighter,
     rendezvous,
 )
 from gunicorn_cluster_ext.routing.tags import ProcessTag

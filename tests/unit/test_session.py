@@ -11,12 +11,9 @@ from wsgiref.validate import validator
 import pytest
 
 from gunicorn_cluster_ext.codec import UnknownType
-from gunicorn_cluster_ext.session import (
-    ASGISessionMiddleware,
-    Session,
-    SessionAway,
-    SessionMiddleware,
-)
+from gunicorn_cluster_ext.session import Session, SessionAway
+from gunicorn_cluster_ext.session.asgi import ASGISessionMiddleware
+from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 from gunicorn_cluster_ext.settings import SettingError
 from tests.unit.memory import MemoryStore, MemoryStores
 

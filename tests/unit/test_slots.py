@@ -11,8 +11,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from gunicorn_cluster_ext.runtime.board.board import SEATS_PER_SLOT, State
-from gunicorn_cluster_ext.supervisor.slots import Place, Process, Role, SlotTable
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, Place, State
+from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
 
 def seat(table: SlotTable, key: int, slot: int = 0) -> Process:

@@ -14,11 +14,10 @@ import pytest
 import socketio  # type: ignore[import-untyped]
 from socketio import pubsub_manager
 
-from gunicorn_cluster_ext.runtime import context as process
+from gunicorn_cluster_ext.runtime import context
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.socketio import AsyncClusterManager, ClusterManager
-from gunicorn_cluster_ext.socketio import bus_transport as over_bus
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.socketio import AsyncClusterManager, ClusterManager, bus_transport
+from gunicorn_cluster_ext.stores.contract import StoreError
 from tests.unit.processes import in_child, in_fresh_interpreter
 
 REDIS = Settings(store="redis://127.0.0.1:1/0", store_timeout=0.2)
@@ -27,9 +26,9 @@ REDIS = Settings(store="redis://127.0.0.1:1/0", store_timeout=0.2)
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Those of a server with the embedded store; what a test has listening stops after it."""
-    monkeypatch.setattr(process, "_server", Settings())
+    monkeypatch.setattr(context, "_server", Settings())
     yield
-    over_bus.here.forget()
+    bus_transport.here.forget()
 
 
 def server(manager: Any, **options: Any) -> socketio.Server:
@@ -129,7 +128,7 @@ def test_values_are_what_they_were(value: Any) -> None:
     """``data`` as python-socketio before 5.14 leaves it, with bytes and tuples."""
     queue = heard("values")
     ClusterManager("values", write_only=True)._publish({"method": "emit", "data": value})
-    assert over_bus.decode(queue.get_nowait()) == {"method": "emit", "data": value}
+    assert bus_transport.decode(queue.get_nowait()) == {"method": "emit", "data": value}
 
 
 def test_what_only_the_servers_json_knows() -> None:
@@ -137,7 +136,7 @@ def test_what_only_the_servers_json_knows() -> None:
     manager = ClusterManager("json")
     server(manager, json=Json)
     manager._publish({"method": "emit", "data": [Point(3)]})
-    assert over_bus.decode(queue.get_nowait())["data"] == [{"x": 3}]
+    assert bus_transport.decode(queue.get_nowait())["data"] == [{"x": 3}]
 
 
 def test_what_nobody_knows() -> None:
@@ -149,7 +148,7 @@ def test_managers_of_one_process_hear_each_other_by_channel() -> None:
     """A task that runs in a worker may use a write-only manager there."""
     one, other = heard("one"), heard("other")
     ClusterManager("one", write_only=True).emit("event", "text")
-    assert over_bus.decode(one.get_nowait())["event"] == "event"
+    assert bus_transport.decode(one.get_nowait())["event"] == "event"
     assert one.empty() and other.empty()
 
 
@@ -184,12 +183,12 @@ def test_what_is_initialized_before_the_loop_runs_hears_in_the_loop() -> None:
 def test_a_handler_that_hangs_costs_messages_but_no_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(over_bus, "MOST", 3)
+    monkeypatch.setattr(bus_transport, "MOST", 3)
     queue = heard("full")
     writer = ClusterManager("full", write_only=True)
     for number in range(5):
         writer.emit(str(number), None)
-    assert [over_bus.decode(queue.get_nowait())["event"] for _ in range(3)] == ["0", "1", "2"]
+    assert [bus_transport.decode(queue.get_nowait())["event"] for _ in range(3)] == ["0", "1", "2"]
     assert queue.empty()
     assert caplog.text.count("a message is lost") == 1
 
@@ -198,7 +197,7 @@ def test_a_handler_that_hangs_costs_messages_but_no_memory(
 
 
 def test_old_versions_would_read_pickles_from_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_server", REDIS)
+    monkeypatch.setattr(context, "_server", REDIS)
     monkeypatch.setattr(pubsub_manager, "pickle", None, raising=False)
     for manager in (ClusterManager(), AsyncClusterManager()):
         with pytest.raises(StoreError, match="python-socketio before 5.14"):
@@ -211,7 +210,7 @@ def test_a_redis_that_is_away_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As python-socketio has it: an emit does not fail."""
-    monkeypatch.setattr(process, "_server", REDIS)
+    monkeypatch.setattr(context, "_server", REDIS)
     ClusterManager(write_only=True).emit("event", "text")
     assert "Cannot publish to redis... giving up" in caplog.text
 
@@ -225,7 +224,7 @@ def test_flask_socketio_outside_of_workers() -> None:
     queue = heard("flask")
     manager = ClusterManager("flask", write_only=True)
     SocketIO(message_queue=None, client_manager=manager).emit("event", "text", to="room")
-    message = over_bus.decode(queue.get_nowait())
+    message = bus_transport.decode(queue.get_nowait())
     assert (message["event"], message["data"], message["room"]) == ("event", ["text"], "room")
 
 

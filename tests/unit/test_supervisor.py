@@ -12,13 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gunicorn_cluster_ext.runtime.board.board import RollState, State
-from gunicorn_cluster_ext.supervisor.backoff import RestartPolicy
-from gunicorn_cluster_ext.supervisor.exits import LOAD_ERROR, Exit
-from gunicorn_cluster_ext.supervisor.lifecycle import Supervisor, Verdict
-from gunicorn_cluster_ext.supervisor.rolling import (
-    BOOTING_LEAVES,
-    DRAIN_SLACK,
+from gunicorn_cluster_ext.runtime.board.layout import RollState, State
+from gunicorn_cluster_ext.supervisor.actions import (
     Abort,
     Action,
     Ended,
@@ -29,6 +24,10 @@ from gunicorn_cluster_ext.supervisor.rolling import (
     Spawn,
     Tell,
 )
+from gunicorn_cluster_ext.supervisor.backoff import RestartPolicy
+from gunicorn_cluster_ext.supervisor.exits import LOAD_ERROR, Exit
+from gunicorn_cluster_ext.supervisor.lifecycle import Supervisor, Verdict
+from gunicorn_cluster_ext.supervisor.rolling import BOOTING_LEAVES, DRAIN_SLACK
 from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 CAPACITY = 5

@@ -25,10 +25,8 @@ import msgspec
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
 from gunicorn_cluster_ext.cli.check.inspection import first_line, look
-from gunicorn_cluster_ext.cli.configuration import load
-from gunicorn_cluster_ext.runtime import context as process
-from gunicorn_cluster_ext.runtime import identity
-from gunicorn_cluster_ext.runtime import prometheus_files as multiproc
+from gunicorn_cluster_ext.cli.files import load
+from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.session.cookie import SessionCookie
 from gunicorn_cluster_ext.settings import SettingError, Settings, executed_config, of_config
@@ -160,7 +158,7 @@ def _cookie_error(settings: Settings) -> str:
 
 
 def _needed_files(cfg: Any, settings: Settings) -> int:
-    slots: int = max(settings.slots or max(16, 2 * cfg.workers), cfg.workers)
+    slots: int = settings.capacity(cfg.workers)
     return int(cfg.worker_connections) + 4 * slots + _SOME_FILES
 
 
@@ -187,8 +185,8 @@ def _prepare(app: Any, settings: Settings) -> None:
     for path in filter(None, (app.cfg.pythonpath or "").split(",")):
         sys.path.insert(0, os.path.abspath(path))
     # An application may count as it is loaded: this is no worker of a server that it counts for.
-    os.environ.pop(multiproc.ENVIRONMENT, None)
-    process.use(settings)
+    os.environ.pop(prometheus_files.ENVIRONMENT, None)
+    context.use(settings)
     identity.watch()
 
 

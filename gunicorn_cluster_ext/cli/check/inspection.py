@@ -10,8 +10,9 @@ from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
 from gunicorn_cluster_ext.cli.check.findings import Loaded
-from gunicorn_cluster_ext.routing import rules as routing
+from gunicorn_cluster_ext.routing import rules
 from gunicorn_cluster_ext.settings import Settings
+from gunicorn_cluster_ext.stores import contract
 
 _SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
 _WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
@@ -73,10 +74,10 @@ def _in_memory() -> Iterator[str]:
 
 
 def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
-    means = routing.Means(settings.cookie, _nothing, _nothing, _nothing)
+    means = rules.Means(settings.cookie, _nothing, _nothing, _nothing)
     for words in settings.sticky:
         try:
-            routing.build_rule(words, means)
+            rules.build_rule(words, means)
         except Exception as error:
             yield words, first_line(error)
 
@@ -91,14 +92,14 @@ def _has_lonely_socketio() -> bool:
 
 
 def _store_error(settings: Settings) -> str:
-    """Why a Redis does not answer. The embedded store is not looked at, for that would make it."""
+    """Why a Redis does not reply. The embedded store is not looked at, for that would make it."""
     if settings.store == "embedded":
         return ""
     try:
         store = stores.open_store(settings)
         store.get(b"gunicorn-cluster check")
         store.close()
-    except stores.StoreError as error:
+    except contract.StoreError as error:
         return str(error)
     return ""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _USAGE = "gunicorn-cluster check GUNICORN_ARGUMENTS"
 #: Seconds for the configuration to be read, and for what is looked at after the application.
-_PATIENCE = 60.0
+REPLY_TIMEOUT_S = 60.0
 
 
 def add(commands: Any) -> None:
@@ -78,13 +78,13 @@ def _read(reader: int, output: IO[str]) -> Facts:
     from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
 
     lines = Lines(reader)
-    line = lines.next(_PATIENCE)
+    line = lines.next(REPLY_TIMEOUT_S)
     if line is None:
         return Facts(Configuration("", _complaint(output)))
     configuration = msgspec.json.decode(line, type=Configuration)
     limit = configuration.startup_timeout
     # Twice, for a preloaded application that hangs is the examiner's own.
-    line = lines.next(_PATIENCE + 2 * limit if limit else None)
+    line = lines.next(REPLY_TIMEOUT_S + 2 * limit if limit else None)
     if line is None:
         return Facts(configuration, [Loaded(hung=True)])
     return msgspec.json.decode(line, type=Facts)

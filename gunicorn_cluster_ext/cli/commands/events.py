@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
-from gunicorn_cluster_ext.runtime import event_log as events
+from gunicorn_cluster_ext.runtime import event_log
 from gunicorn_cluster_ext.runtime.discovery import Server
 from gunicorn_cluster_ext.runtime.event_log import Event
 
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     server = choose(options)
     told = _json if options.json else _words
-    with closing(events.Tail(server.directory)) as tail:
+    with closing(event_log.Tail(server.directory)) as tail:
         try:
             for event in _events(server, tail, options):
                 print(told(event), flush=options.follow)
@@ -40,9 +40,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _events(server: Server, tail: events.Tail, options: argparse.Namespace) -> Iterator[Event]:
+def _events(server: Server, tail: event_log.Tail, options: argparse.Namespace) -> Iterator[Event]:
     try:
-        seen = [*events.older(server.directory), *tail.read()]
+        seen = [*event_log.older(server.directory), *tail.read()]
     except OSError as error:
         raise CommandError(f"the events of server {server.pid} cannot be read: {error}") from None
     yield from seen if options.lines is None else seen[len(seen) - options.lines :]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gunicorn_cluster_ext.cli.failures import Failures
-from gunicorn_cluster_ext.cli.patience import Patience, add_timeout
-from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
-from gunicorn_cluster_ext.cli.wish import wish
-from gunicorn_cluster_ext.runtime.board.board import Board, State
+from gunicorn_cluster_ext.cli.server import (
+    CommandError,
+    Failures,
+    Wait,
+    add_choice,
+    add_timeout,
+    choose,
+    request,
+)
+from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.layout import State
 
 
 def add(commands: Any) -> None:
@@ -25,12 +31,12 @@ def run(options: argparse.Namespace) -> int:
     server, slot = choose(options), options.id
     if not 0 <= slot < server.board.capacity:
         raise CommandError(f"there is no worker {slot}")
-    patience, failures = Patience(server, options.timeout), Failures(server.board, [slot])
-    generation = wish(server, Kind.RESTART, slot).result
+    wait, failures = Wait(server, options.timeout), Failures(server.board, [slot])
+    generation = request(server, Kind.RESTART, slot).result
     while (pid := _successor(server.board, slot, generation)) is None:
         failures.check()
-        patience.wait(f"worker {slot} is not replaced")
-    print(f"Worker {slot} was replaced in {patience.passed:.1f} s, its pid is {pid}")
+        wait.pause(f"worker {slot} is not replaced")
+    print(f"Worker {slot} was replaced in {wait.passed:.1f} s, its pid is {pid}")
     return 0
 
 

@@ -6,13 +6,20 @@ import argparse
 import sys
 from typing import Any
 
-from gunicorn_cluster_ext.cli.patience import Patience, add_timeout
-from gunicorn_cluster_ext.cli.server import INTERRUPTED, CommandError, add_choice, choose
-from gunicorn_cluster_ext.cli.view.progress import Progress
-from gunicorn_cluster_ext.cli.wish import ask, wish
-from gunicorn_cluster_ext.runtime import server_info as description
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState
+from gunicorn_cluster_ext.cli.server import (
+    INTERRUPTED,
+    CommandError,
+    Wait,
+    add_choice,
+    add_timeout,
+    ask,
+    choose,
+    request,
+)
+from gunicorn_cluster_ext.cli.view.terminal import Progress
+from gunicorn_cluster_ext.runtime import server_info
 from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from gunicorn_cluster_ext.runtime.discovery import Server
 
 _PRELOAD = (
@@ -33,13 +40,13 @@ def run(options: argparse.Namespace) -> int:
     server = choose(options)
     if options.abort:
         return _abort(server)
-    patience = Patience(server, options.timeout)
-    about = description.read(server.directory)
+    wait = Wait(server, options.timeout)
+    about = server_info.read(server.directory)
     if about is not None and about.settings.get("preload_app"):
         print(_PRELOAD, file=sys.stderr)
     number = _begin(server, options.timeout)
     try:
-        return _follow(server, number, patience)
+        return _follow(server, number, wait)
     except KeyboardInterrupt:
         hint = "it goes on (roll --abort ends it)"
         print(f"gunicorn-cluster: roll {number} is not followed any more; {hint}", file=sys.stderr)
@@ -48,15 +55,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _begin(server: Server, timeout: float | None) -> int:
     """The number of the roll. Reading the configuration may take some time."""
-    answer = ask(server, Kind.ROLL, patience=timeout)
-    if answer.granted:
-        return answer.result
+    reply = ask(server, Kind.ROLL, timeout=timeout)
+    if reply.ok:
+        return reply.result
     roll = server.board.roll
-    reason = roll.reason if roll.number == answer.result else answer.text
+    reason = roll.reason if roll.number == reply.result else reply.text
     raise CommandError(f"no roll: {reason}")
 
 
-def _follow(server: Server, number: int, patience: Patience) -> int:
+def _follow(server: Server, number: int, wait: Wait) -> int:
     with Progress(f"roll {number}") as progress:
         while True:
             roll = server.board.roll
@@ -67,8 +74,8 @@ def _follow(server: Server, number: int, patience: Patience) -> int:
             if roll.state is RollState.FAILED:
                 raise CommandError(f"roll {number} failed: {roll.reason}{_kept(roll)}")
             progress.show(roll.replaced, roll.total, _doing(roll))
-            patience.wait(f"roll {number} is not over, {roll.replaced} of {roll.total} replaced")
-    print(f"Replaced {roll.replaced} workers in {patience.passed:.1f} s (roll {number})")
+            wait.pause(f"roll {number} is not over, {roll.replaced} of {roll.total} replaced")
+    print(f"Replaced {roll.replaced} workers in {wait.passed:.1f} s (roll {number})")
     return 0
 
 
@@ -81,5 +88,5 @@ def _kept(roll: Roll) -> str:
 
 
 def _abort(server: Server) -> int:
-    print(f"Roll {wish(server, Kind.ABORT_ROLL).result} aborted")
+    print(f"Roll {request(server, Kind.ABORT_ROLL).result} aborted")
     return 0

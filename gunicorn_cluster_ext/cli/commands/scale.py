@@ -6,12 +6,17 @@ import argparse
 import re
 from typing import Any
 
-from gunicorn_cluster_ext.cli.failures import Failures
-from gunicorn_cluster_ext.cli.patience import Patience, add_timeout
-from gunicorn_cluster_ext.cli.server import add_choice, choose
-from gunicorn_cluster_ext.cli.wish import wish
-from gunicorn_cluster_ext.runtime.board.board import Board, State
+from gunicorn_cluster_ext.cli.server import (
+    Failures,
+    Wait,
+    add_choice,
+    add_timeout,
+    choose,
+    request,
+)
+from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.layout import State
 
 
 def add(commands: Any) -> None:
@@ -31,14 +36,14 @@ def _count(text: str) -> tuple[Kind, int]:
 def run(options: argparse.Namespace) -> int:
     server = choose(options)
     kind, number = options.workers
-    board, patience = server.board, Patience(server, options.timeout)
+    board, wait = server.board, Wait(server, options.timeout)
     failures = Failures(board, set(range(board.capacity)) - set(_serving(board)))
-    answer = wish(server, kind, number)
-    wanted = answer.result
+    reply = request(server, kind, number)
+    wanted = reply.result
     while _serving(board) != list(range(wanted)):
         failures.check()
-        patience.wait(f"{len(_serving(board))} workers serve instead of {wanted}")
-    print(f"{answer.text}, after {patience.passed:.1f} s")
+        wait.pause(f"{len(_serving(board))} workers serve instead of {wanted}")
+    print(f"{reply.text}, after {wait.passed:.1f} s")
     return 0
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from gunicorn_cluster_ext.cli.server import add_choice, choose
 from gunicorn_cluster_ext.cli.snapshot import as_json, read
-from gunicorn_cluster_ext.cli.view import summary as head
-from gunicorn_cluster_ext.cli.view import terminal as screen
+from gunicorn_cluster_ext.cli.view import summary, terminal
 from gunicorn_cluster_ext.cli.view.table import table
-from gunicorn_cluster_ext.runtime import server_info as description
+from gunicorn_cluster_ext.runtime import server_info
 
 
 def add(commands: Any) -> None:
@@ -23,10 +22,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     server = choose(options)
-    about, reading = description.read(server.directory), read(server)
+    about, reading = server_info.read(server.directory), read(server)
     if options.json:
-        screen.print_json(as_json(server, about, reading))
+        terminal.print_json(as_json(server, about, reading))
         return 0
-    lines = head.lines(server.pid, about, reading, time.time())
-    screen.show(lines, table(reading.workers, screen.width()))
+    lines = summary.lines(server.pid, about, reading, time.time())
+    terminal.show(lines, table(reading.workers, terminal.width()))
     return 0

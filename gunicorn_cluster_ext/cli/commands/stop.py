@@ -7,9 +7,7 @@ import signal
 import time
 from typing import Any
 
-from gunicorn_cluster_ext.cli.patience import add_timeout
-from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
-from gunicorn_cluster_ext.cli.wish import send
+from gunicorn_cluster_ext.cli.server import CommandError, add_choice, add_timeout, choose, send
 
 
 def add(commands: Any) -> None:

@@ -95,7 +95,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gunicorn_cluster_ext.cli.configuration import load
+    from gunicorn_cluster_ext.cli.files import load
 
     directory = os.getcwd()
     cfg = load(options.arguments).cfg
@@ -140,7 +140,7 @@ def _times(cfg: Any) -> dict[str, Any]:
     from gunicorn_cluster_ext.settings import of_config
 
     settings = of_config(cfg)
-    drain = cfg.graceful_timeout if settings.drain_timeout is None else settings.drain_timeout
+    drain = settings.drain(cfg)
     # Without a surge each worker finishes before its successor starts.
     each = settings.startup_timeout + (0 if settings.roll_surge else drain)
     roll = cfg.workers * each + settings.roll_observe + _MARGIN

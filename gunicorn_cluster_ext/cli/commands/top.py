@@ -11,12 +11,11 @@ from typing import Any
 
 from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
 from gunicorn_cluster_ext.cli.snapshot import Reading, Worker, read
-from gunicorn_cluster_ext.cli.view import summary as head
-from gunicorn_cluster_ext.cli.view import terminal as screen
+from gunicorn_cluster_ext.cli.view import summary, terminal
 from gunicorn_cluster_ext.cli.view.history import BLOCKS, PLAIN_BLOCKS, History
-from gunicorn_cluster_ext.cli.view.keyboard import QUIT, Keyboard
 from gunicorn_cluster_ext.cli.view.table import COLUMNS, Column, Table, table
-from gunicorn_cluster_ext.runtime import server_info as description
+from gunicorn_cluster_ext.cli.view.terminal import QUIT, Keyboard
+from gunicorn_cluster_ext.runtime import server_info
 from gunicorn_cluster_ext.runtime.discovery import Server
 
 #: By the key that sorts so: what it is called, and a number to sort by.
@@ -26,7 +25,7 @@ _ORDERS: dict[str, tuple[str, Callable[[Worker], float]]] = {
     "b": ("busy", lambda worker: -worker.words.get("busy", 0)),
     "c": ("cpu", lambda worker: -(worker.load or 0.0)),
     "m": ("memory", lambda worker: -(worker.memory or 0)),
-    "n": ("restarts", lambda worker: -worker.restarts.total),
+    "n": ("restarts", lambda worker: -worker.exits.total),
 }
 
 
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     shown = _Top(choose(options))
     # So that the terminal is as it was, whoever ends this.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = screen.console() if sys.stdin.isatty() else None
+    console = terminal.console() if sys.stdin.isatty() else None
     interval = max(options.interval, 0.1)
     try:
         if console is None:
@@ -84,8 +83,8 @@ class _Top:
         return self._head(reading), table(workers, width, self._columns)
 
     def _head(self, reading: Reading) -> list[str]:
-        about = description.read(self._server.directory)
-        return head.lines(self._server.pid, about, reading, time.time())
+        about = server_info.read(self._server.directory)
+        return summary.lines(self._server.pid, about, reading, time.time())
 
     def keys(self) -> str:
         """What can be pressed."""
@@ -96,7 +95,7 @@ class _Top:
 def _print(shown: _Top, interval: float) -> None:
     """Without a terminal that can show it, one table after the other."""
     while True:
-        lines, rows = shown.look(screen.width())
+        lines, rows = shown.look(terminal.width())
         print("\n".join([*lines, "", *rows.lines(), ""]), flush=True)
         time.sleep(interval)
 
@@ -108,5 +107,5 @@ def _show(shown: _Top, interval: float, console: Any) -> None:
     with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         while goes_on:
             lines, rows = shown.look(console.size.width)
-            live.update(screen.page([*lines, shown.keys()], rows), refresh=True)
+            live.update(terminal.page([*lines, shown.keys()], rows), refresh=True)
             goes_on = shown.press(keyboard.wait(interval))

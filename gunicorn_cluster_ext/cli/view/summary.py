@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gunicorn_cluster_ext.cli.snapshot import Reading
-from gunicorn_cluster_ext.cli.view.units import duration
-from gunicorn_cluster_ext.runtime.board.board import Roll, RollState
+from gunicorn_cluster_ext.cli.view.table import duration
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from gunicorn_cluster_ext.runtime.server_info import Description
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.cli.snapshot import Worker
-from gunicorn_cluster_ext.cli.view.units import amount, duration, rate, size
 
 GAP = 2
 
@@ -53,8 +52,8 @@ COLUMNS = (
     Column("OUT", 9, _word("handed_out")),
     Column("CPU", 4, _load),
     Column("RSS", 3, lambda worker: size(worker.memory) if worker.memory else ""),
-    Column("RESTARTS", 3, lambda worker: str(worker.restarts.total)),
-    Column("LAST REASON", 5, lambda worker: worker.restarts.reason, is_text=True, least=16),
+    Column("RESTARTS", 3, lambda worker: str(worker.exits.total)),
+    Column("LAST REASON", 5, lambda worker: worker.exits.reason, is_text=True, least=16),
 )
 
 
@@ -109,3 +108,34 @@ def fitted(widths: Mapping[Column, int], width: int) -> dict[Column, int]:
 
 def _needed(widths: Mapping[Column, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: ``12s``, ``3m 05s``, ``2h 03m``, ``5d 04h``."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3_600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3_600}h {whole % 3_600 // 60:02}m"
+    return f"{whole // 86_400}d {whole % 86_400 // 3_600:02}h"
+
+
+def size(count: int) -> str:
+    """Bytes in MB, or GB."""
+    megabytes = count / (1 << 20)
+    return f"{megabytes:.0f}M" if megabytes < 10_000 else f"{megabytes / 1024:.1f}G"
+
+
+def amount(number: float) -> str:
+    """Six characters at most."""
+    for unit in ("", "k", "M", "G"):
+        if number < 10_000 or unit == "G":
+            return f"{number:.0f}{unit}"
+        number /= 1_000
+    raise AssertionError
+
+
+def rate(per_second: float) -> str:
+    return f"{per_second:.1f}" if per_second < 100 else amount(per_second)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+import termios
+import tty
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
+from gunicorn_cluster_ext.cli.view import terminal
 from gunicorn_cluster_ext.cli.view.table import GAP, Table
 
 _STYLES = {
@@ -77,3 +82,86 @@ def print_json(value: Any) -> None:
     import json
 
     print(json.dumps(value, indent=2))
+
+
+class Keyboard:
+    """A context in which keys are read as they are pressed, and not shown."""
+
+    def __enter__(self) -> Keyboard:
+        self._file = sys.stdin.fileno()
+        self._before = termios.tcgetattr(self._file)
+        tty.setcbreak(self._file)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        termios.tcsetattr(self._file, termios.TCSAFLUSH, self._before)
+
+    def wait(self, seconds: float) -> str:
+        """The keys that are pressed; "" if none is in that time."""
+        ready, _, _ = select.select([self._file], [], [], seconds)
+        if not ready:
+            return ""
+        # Nothing to read means that the terminal is gone.
+        return os.read(self._file, 64).decode(errors="replace") or QUIT
+
+
+QUIT = "q"
+
+
+class Progress:
+    """A context in which ``show`` says how many of how many are done."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._last = ""
+        self._bar = _bar()
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._task = self._bar.add_task(self._title, total=None, doing="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, total: int, doing: str) -> None:
+        """``doing``: what is done at present."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, doing=doing)
+            return
+        line = f"{self._title}: {doing}, {done} of {total}"
+        if line != self._last:
+            self._last = line
+            print(line, flush=True)
+
+
+def _bar() -> Any:
+    console = terminal.console()
+    if console is None:
+        return None
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    doing = TextColumn("{task.fields[doing]}")
+    title = TextColumn("{task.description}")
+    return RichProgress(
+        title,
+        BarColumn(),
+        MofNCompleteColumn(),
+        doing,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,13 +1,7 @@
-"""Wishes: what the command line wants of a running server, and its answer, on the board.
+"""Control requests: what a command asks of a running server, and the reply, on the board.
 
-    48      number of the wish; none is used twice
-    49, 50  what it is (``Kind``; 0: nothing, it was withdrawn or is being written; written last),
-            and of what (as a signed number)
-    51      number of the last wish that was answered; written last
-    52, 53  whether it was granted, and a number that goes with that (of the roll)
-    55-63   what is to be said of it, as text
-
-A command writes 48 to 50, the arbiter the others. Commands take turns by a lock on the file.
+A command writes the request's number, kind and argument, the arbiter the reply. Commands take
+turns by a lock on the board's file. ``layout.Server`` numbers the words.
 """
 
 from __future__ import annotations
@@ -24,18 +18,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
+from gunicorn_cluster_ext.runtime.board.layout import Server
 from gunicorn_cluster_ext.runtime.directory import is_alive
 
-_NUMBER, _KIND, _OF = 48, 49, 50
-_ANSWERED, _GRANTED, _RESULT = 51, 52, 53
-_TEXT, _TEXT_END = 55, 64
-_NOTHING = 0
+#: The kind of a request that was withdrawn, or is being written.
+_NONE = 0
 _POLL_S = 0.02
 _SIGN = 1 << 64
 
 
 class Kind(enum.IntEnum):
-    """What can be wished for, and of what."""
+    """The control requests, and their argument."""
 
     ROLL = 1
     ABORT_ROLL = 2
@@ -44,74 +37,83 @@ class Kind(enum.IntEnum):
     SCALE_BY = 5  # how many more
 
 
-class Wish(NamedTuple):
+class Request(NamedTuple):
     number: int
     kind: int
-    of: int
+    argument: int
 
 
-class Answer(NamedTuple):
-    """``result`` is the number of the roll that has begun, or that was refused; else 0."""
+class Reply(NamedTuple):
+    """The arbiter's reply. ``result``: number of the roll that began or was refused, else 0."""
 
-    granted: bool
+    ok: bool
     text: str
     result: int = 0
 
 
-class Unanswered(Exception):
-    """The message says why."""
+class NoReply(Exception):
+    """The server does not reply. The message says why."""
 
 
 # --- in the arbiter -----------------------------------------------------------------------------
 
 
-def pending(board: Board) -> Wish | None:
-    """The wish that is not answered yet."""
+def pending(board: Board) -> Request | None:
+    """Return the request that has no reply yet, or None."""
     words = board.words
-    number, kind, of = words[_NUMBER], words[_KIND], words[_OF]
-    if number <= words[_ANSWERED] or kind == _NOTHING:
+    number, kind, argument = (
+        words[Server.REQUEST_NUMBER],
+        words[Server.REQUEST_KIND],
+        words[Server.REQUEST_ARGUMENT],
+    )
+    if number <= words[Server.REPLY_NUMBER] or kind == _NONE:
         return None
-    if (words[_NUMBER], words[_KIND]) != (number, kind):
+    if (words[Server.REQUEST_NUMBER], words[Server.REQUEST_KIND]) != (number, kind):
         return None  # another command writes: the next turn will see
-    return Wish(number, kind, _signed(of))
+    return Request(number, kind, _signed(argument))
 
 
-def answer(board: Board, wish: Wish, answer: Answer) -> None:
+def reply(board: Board, request: Request, reply: Reply) -> None:
+    """Publish the reply to ``request``."""
     words = board.words
-    words[_GRANTED], words[_RESULT] = answer.granted, answer.result
-    board.set_text(_TEXT, _TEXT_END, answer.text)
-    words[_ANSWERED] = wish.number
+    words[Server.REPLY_OK], words[Server.REPLY_RESULT] = reply.ok, reply.result
+    board.set_text(Server.REPLY_TEXT, reply.text)
+    words[Server.REPLY_NUMBER] = request.number
 
 
 # --- in a command -------------------------------------------------------------------------------
 
 
-def ask(path: Path, kind: Kind, of: int = 0, patience: float | None = 10.0) -> Answer:
-    """Wish for something of the server whose board is ``path``, and wait for its answer.
+def ask(path: Path, kind: Kind, argument: int = 0, timeout: float | None = 10.0) -> Reply:
+    """Send a request to the server whose board is ``path``, and wait for its reply.
 
-    ``patience`` in seconds; None: as long as the server runs. Raises Unanswered, and OSError
+    ``timeout`` is in seconds; None waits as long as the server runs. Raises NoReply, and OSError
     when the board cannot be written.
     """
-    deadline = None if patience is None else time.monotonic() + patience
+    deadline = None if timeout is None else time.monotonic() + timeout
     with _opened(path, deadline) as board:
         words = board.words
-        number = max(words[_NUMBER], words[_ANSWERED]) + 1
-        words[_KIND] = _NOTHING
-        words[_OF], words[_NUMBER] = of % _SIGN, number
-        words[_KIND] = kind
+        number = max(words[Server.REQUEST_NUMBER], words[Server.REPLY_NUMBER]) + 1
+        words[Server.REQUEST_KIND] = _NONE
+        words[Server.REQUEST_ARGUMENT], words[Server.REQUEST_NUMBER] = argument % _SIGN, number
+        words[Server.REQUEST_KIND] = kind
         try:
             _wait(board, number, deadline)
         except BaseException:
-            words[_KIND] = _NOTHING  # nobody waits for it any more
+            words[Server.REQUEST_KIND] = (
+                _NONE  # so the arbiter does not carry out what nobody waits for
+            )
             raise
-        return Answer(bool(words[_GRANTED]), board.text(_TEXT, _TEXT_END), words[_RESULT])
+        return Reply(
+            bool(words[Server.REPLY_OK]), board.text(Server.REPLY_TEXT), words[Server.REPLY_RESULT]
+        )
 
 
 @contextmanager
 def _opened(path: Path, deadline: float | None) -> Iterator[Board]:
     with path.open("r+b") as file:
         while not _lock(file.fileno()):
-            _pause(deadline, "another command waits for an answer")
+            _pause(deadline, "another command waits for a reply")
         yield Board(mmap.mmap(file.fileno(), 0), path)
 
 
@@ -126,19 +128,19 @@ def _lock(file: int) -> bool:
 def _wait(board: Board, number: int, deadline: float | None) -> None:
     master = board.master_pid
     try:
-        # A turn of the arbiter's loop begins when a child ends, or seems to; it harms nobody.
+        # SIGCHLD is harmless, and begins a turn of the arbiter's loop.
         os.kill(master, signal.SIGCHLD)
     except (PermissionError, ProcessLookupError):
         pass  # the next turn begins within a second, or never
-    while board.words[_ANSWERED] != number:
+    while board.words[Server.REPLY_NUMBER] != number:
         if not is_alive(master):
-            raise Unanswered("the server has ended")
-        _pause(deadline, "the server does not answer")
+            raise NoReply("the server has ended")
+        _pause(deadline, "the server does not reply")
 
 
 def _pause(deadline: float | None, complaint: str) -> None:
     if deadline is not None and time.monotonic() >= deadline:
-        raise Unanswered(complaint)
+        raise NoReply(complaint)
     time.sleep(_POLL_S)
 
 

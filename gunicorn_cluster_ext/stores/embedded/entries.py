@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 
 HEADER = struct.Struct("<ddB")
 _INDEX = struct.Struct(">cQ")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import lmdb
 
-from gunicorn_cluster_ext.stores import StoreAway, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from gunicorn_cluster_ext.stores.embedded.shared_state import State, Word
 
 log = logging.getLogger("gunicorn.error")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 
 _NAME = "gunicorn-cluster"
 

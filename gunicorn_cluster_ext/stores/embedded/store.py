@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import NotANumber, StoreError
+from gunicorn_cluster_ext.stores.contract import NotANumber, StoreError
 from gunicorn_cluster_ext.stores.embedded import location
 from gunicorn_cluster_ext.stores.embedded.entries import (
     LONGEST,

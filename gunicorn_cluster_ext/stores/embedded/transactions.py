@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from gunicorn_cluster_ext.stores import StoreError
 from gunicorn_cluster_ext.stores.circuit_breaker import Breaker
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.embedded.entries import (
     HEADER,
     KEY,

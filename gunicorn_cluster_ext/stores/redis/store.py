@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores import NotANumber, StoreAway, StoreError
 from gunicorn_cluster_ext.stores.circuit_breaker import Breaker
-from gunicorn_cluster_ext.stores.redis import lua as scripts
+from gunicorn_cluster_ext.stores.contract import NotANumber, StoreAway, StoreError
+from gunicorn_cluster_ext.stores.redis import lua
 from gunicorn_cluster_ext.stores.script import Script, Step, arun, run, sleep
 from gunicorn_cluster_ext.stores.sync_async import Asynchronous, Blocking, immediate, operation
 
@@ -192,7 +192,7 @@ class _Operations:
                 raise self._failure(answer) from answer
         return [None if isinstance(answer, Exception) else answer for answer in answers]
 
-    def _run_script(self, script: scripts.Script, *args: Any, again: bool = True) -> Script[Any]:
+    def _run_script(self, script: lua.Script, *args: Any, again: bool = True) -> Script[Any]:
         """By its digest; a server that does not know it (any more) gets it."""
         try:
             return (yield from self._one("EVALSHA", script.digest, 1, *args, again=again))
@@ -243,7 +243,7 @@ class _Operations:
     @operation
     def touch(self, key: bytes, ttl: float | None) -> Script[bool]:
         if ttl is None:
-            return bool((yield from self._run_script(scripts.PERSIST, self._prefix + key)))
+            return bool((yield from self._run_script(lua.PERSIST, self._prefix + key)))
         return bool((yield from self._one("PEXPIRE", self._prefix + key, _ms(ttl))))
 
     @operation
@@ -262,16 +262,12 @@ class _Operations:
         if ttl is None:
             return int((yield from self._one("INCRBY", self._prefix + key, by, again=False)))
         return int(
-            (
-                yield from self._run_script(
-                    scripts.INCR, self._prefix + key, by, _ms(ttl), again=False
-                )
-            )
+            (yield from self._run_script(lua.INCR, self._prefix + key, by, _ms(ttl), again=False))
         )
 
     @operation
     def compare_and_delete(self, key: bytes, value: bytes) -> Script[bool]:
-        script = scripts.COMPARE_AND_DELETE
+        script = lua.COMPARE_AND_DELETE
         return bool((yield from self._run_script(script, self._prefix + key, value, again=False)))
 
     @operation
@@ -307,7 +303,7 @@ class _Operations:
         gone = list(remove)
         pairs = [each for pair in put.items() for each in pair]
         args = (0 if ttl is None else _ms(ttl), int(must_exist), len(gone), *gone, *pairs)
-        return bool((yield from self._run_script(scripts.CHANGE, self._prefix + key, *args)))
+        return bool((yield from self._run_script(lua.CHANGE, self._prefix + key, *args)))
 
 
 class RedisStore(_Operations, Blocking):

@@ -24,7 +24,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
 from gunicorn_cluster_ext.routing.rules import asks_for_websocket
-from gunicorn_cluster_ext.runtime.board.board import State, Word
+from gunicorn_cluster_ext.runtime.board.layout import State, Word
 from gunicorn_cluster_ext.runtime.inboxes import HandOff
 from gunicorn_cluster_ext.workers.asgi.protocol import HEAD_SIZE, READ_SIZE, StickyProtocol
 from gunicorn_cluster_ext.workers.base import (
@@ -102,9 +102,9 @@ class StickyASGI(StickyWorker, ASGIWorker):
             self.log.error("ASGI lifespan shutdown error: %s", error)
 
     def _open(self) -> None:
-        board = self.cluster.board
+        board = self.shared.board
         self._words, self._row = board.words, board.row(self.place.seat)
-        self._words[self._row + _THREADS] = self.worker_connections
+        self._words[self._row + Word.THREADS] = self.worker_connections
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         self._conns: set[StickyProtocol] = set()
         self._idle: set[StickyProtocol] = set()
@@ -116,9 +116,9 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._finished = 0.0
         self.buffer = memoryview(bytearray(READ_SIZE))
         self.ssl_context = self._get_ssl_context()
-        self.head_timeout = self.cluster.settings.head_timeout
+        self.head_timeout = self.shared.settings.head_timeout
         self.heads = Heads(self.cfg)
-        self.member = Member(self.cluster, self.place, self.cfg)
+        self.member = Member(self.shared, self.place, self.cfg)
         self.post = Post(
             self.member, self.log, unpack=self._unpack, consider=self.consider, drop=self._drop
         )
@@ -322,7 +322,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
 
     def head_is_late(self, conn: StickyProtocol) -> None:
         """A head did not end in time."""
-        self._words[self._row + _TIMED_OUT] += 1
+        self._words[self._row + Word.TIMED_OUT] += 1
         conn.refuse(408, "Request Timeout")
 
     # --- where it goes ----------------------------------------------------------------------
@@ -352,7 +352,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         if conn.is_websocket:  # it was refused
             self._count_websocket(conn, False)
         self._idle.add(conn)
-        self._words[self._row + _REQUESTS] = self.nr
+        self._words[self._row + Word.REQUESTS] = self.nr
         self._publish_busy()
 
     def call_begins(self, conn: StickyProtocol) -> None:
@@ -370,18 +370,18 @@ class StickyASGI(StickyWorker, ASGIWorker):
         if conn.is_websocket != is_websocket:
             conn.is_websocket = is_websocket
             self._websockets += 1 if is_websocket else -1
-            self._words[self._row + _WEBSOCKETS] = self._websockets
+            self._words[self._row + Word.WEBSOCKETS] = self._websockets
 
     def _publish(self) -> None:
         words, row = self._words, self._row
-        words[row + _CONNECTIONS] = len(self._conns)
-        words[row + _REQUESTS] = self.nr
+        words[row + Word.CONNECTIONS] = len(self._conns)
+        words[row + Word.REQUESTS] = self.nr
         self._publish_busy()
 
     def _publish_busy(self) -> None:
         """Say at once what siblings decide by: a burst is shared out before its first answer."""
         busy = len(self._conns) - len(self._idle) - len(self._blocked)
-        self._words[self._row + _BUSY] = busy if self.heads.are_readable else self._calls
+        self._words[self._row + Word.BUSY] = busy if self.heads.are_readable else self._calls
 
     # --- requests that only one process can serve -------------------------------------------
 
@@ -390,7 +390,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         if not self._blocked:
             self.loop.call_later(RETRY_INTERVAL, self._retry)
         self._idle.discard(conn)
-        self._blocked[conn] = time.monotonic() + self.cluster.settings.handoff_timeout
+        self._blocked[conn] = time.monotonic() + self.shared.settings.handoff_timeout
         self._publish()
         conn.stop()
 
@@ -408,10 +408,3 @@ class StickyASGI(StickyWorker, ASGIWorker):
 
 #: What gunicorn 27 raises for an application that says that it could not start.
 _REPORTED: Final = getattr(lifespan, "LifespanStartupFailed", ())
-# Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
-_BUSY: Final = int(Word.BUSY)
-_THREADS: Final = int(Word.THREADS)
-_CONNECTIONS: Final = int(Word.CONNECTIONS)
-_REQUESTS: Final = int(Word.REQUESTS)
-_TIMED_OUT: Final = int(Word.TIMED_OUT)
-_WEBSOCKETS: Final = int(Word.WEBSOCKETS)

@@ -30,7 +30,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
-from gunicorn_cluster_ext.runtime.board.board import State, Word
+from gunicorn_cluster_ext.runtime.board.layout import State, Word
 from gunicorn_cluster_ext.workers.base import (
     DRAIN_INTERVAL,
     INBOX_BATCH,
@@ -88,14 +88,14 @@ class StickyGevent(StickyWorker, GeventWorker):
         super().init_process()
 
     def _open(self) -> None:
-        board = self.cluster.board
+        board = self.shared.board
         self._words, self._row = board.words, board.row(self.place.seat)
-        self._words[self._row + int(Word.THREADS)] = self.worker_connections
+        self._words[self._row + Word.THREADS] = self.worker_connections
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         # A question to gunicorn's configuration costs more than most of what is done here.
         self._idle_timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT
-        self._head_timeout = self.cluster.settings.head_timeout
+        self._head_timeout = self.shared.settings.head_timeout
         self.calls = 0  # requests in progress
         self.finished = 0.0
         self.greenlets = Group()
@@ -103,7 +103,7 @@ class StickyGevent(StickyWorker, GeventWorker):
         self._unbegun: dict[Connection, None] = {}
         self._blocked: dict[Connection, None] = {}
         self.heads = Heads(self.cfg)
-        self.member = Member(self.cluster, self.place, self.cfg)
+        self.member = Member(self.shared, self.place, self.cfg)
         self.post = Post(
             self.member,
             self.log,
@@ -154,12 +154,12 @@ class StickyGevent(StickyWorker, GeventWorker):
     def _publish(self) -> None:
         """Say at once what siblings decide by: a burst is shared out before its first answer."""
         words, row, connections = self._words, self._row, self.connections
-        words[row + _CONNECTIONS] = connections
-        words[row + _REQUESTS] = self.nr
+        words[row + Word.CONNECTIONS] = connections
+        words[row + Word.REQUESTS] = self.nr
         if self.heads.are_readable:
-            words[row + _BUSY] = connections - len(self._unbegun) - len(self._blocked)
+            words[row + Word.BUSY] = connections - len(self._unbegun) - len(self._blocked)
         else:
-            words[row + _BUSY] = self.calls
+            words[row + Word.BUSY] = self.calls
 
     # --- signals --------------------------------------------------------------------------
 
@@ -304,7 +304,7 @@ class StickyGevent(StickyWorker, GeventWorker):
         if isinstance(head, Head):
             return self._route(conn, head)
         if head is None and conn.received and not conn.closed:
-            self._words[self._row + _TIMED_OUT] += 1
+            self._words[self._row + Word.TIMED_OUT] += 1
             conn.refuse(408, "Request Timeout")
         return head is not None
 
@@ -327,7 +327,7 @@ class StickyGevent(StickyWorker, GeventWorker):
 
     def _route(self, conn: Connection, head: Head) -> bool:
         """Whether the request is to be served here."""
-        deadline = time.monotonic() + self.cluster.settings.handoff_timeout
+        deadline = time.monotonic() + self.shared.settings.handoff_timeout
         while (way := self.route(conn, head)) is Way.WAIT:
             if time.monotonic() >= deadline:
                 conn.refuse(503, "Service Unavailable", "Retry-After: 1\r\n")
@@ -375,8 +375,3 @@ class StickyGevent(StickyWorker, GeventWorker):
 
 
 _NO_TIMEOUT: Final = nullcontext()
-# Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
-_BUSY: Final = int(Word.BUSY)
-_CONNECTIONS: Final = int(Word.CONNECTIONS)
-_REQUESTS: Final = int(Word.REQUESTS)
-_TIMED_OUT: Final = int(Word.TIMED_OUT)

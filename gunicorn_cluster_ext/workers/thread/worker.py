@@ -16,9 +16,9 @@ import time
 from itertools import islice
 from typing import Any, Final
 
+from gunicorn_cluster_ext.routing.balance import lightest
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
-from gunicorn_cluster_ext.routing.rules import lightest
-from gunicorn_cluster_ext.runtime.board.board import State, Word
+from gunicorn_cluster_ext.runtime.board.layout import State, Word
 from gunicorn_cluster_ext.runtime.inboxes import HandOff
 from gunicorn_cluster_ext.settings import executed_config
 from gunicorn_cluster_ext.workers.base import (
@@ -77,12 +77,12 @@ class Sticky(StickyWorker, LoopWorker):
             self._close()
 
     def _open(self) -> None:
-        board, settings = self.cluster.board, self.cluster.settings
+        board, settings = self.shared.board, self.shared.settings
         self._words, self._row = board.words, board.row(self.place.seat)
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         self._blocked = Waiting(settings.handoff_timeout)
         self.heads = Heads(self.cfg)
-        self.member = Member(self.cluster, self.place, self.cfg)
+        self.member = Member(self.shared, self.place, self.cfg)
         self.post = Post(
             self.member,
             self.log,
@@ -110,9 +110,9 @@ class Sticky(StickyWorker, LoopWorker):
 
     def turn(self, timeout: float) -> bool:
         words, row = self._words, self._row
-        words[row + _BUSY] = self.tpool.busy
-        words[row + _CONNECTIONS] = self.nr_conns
-        words[row + _REQUESTS] = self.nr
+        words[row + Word.BUSY] = self.tpool.busy
+        words[row + Word.CONNECTIONS] = self.nr_conns
+        words[row + Word.REQUESTS] = self.nr
         if self._blocked:
             timeout = min(timeout, RETRY_INTERVAL)
         elif self.tpool.waiting():
@@ -238,7 +238,7 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _serve_here(self, conn: StickyConn) -> None:
         self.dispatch(conn)
-        self._words[self._row + _BUSY] = self.tpool.busy
+        self._words[self._row + Word.BUSY] = self.tpool.busy
 
     def has_room(self) -> bool:
         """Whether a thread is free, or will be at once: a hand-off costs more than a short wait."""
@@ -251,7 +251,7 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _relieve(self) -> None:
         """Hand what waits for a thread here, and is anybody's, to workers with free threads."""
-        board, me = self.cluster.board, self.place.seat
+        board, me = self.shared.board, self.place.seat
         loads = board.loads()
         room = sum(load.threads - load.busy for load in loads.values() if load.busy < load.threads)
         stay: list[StickyConn] = []
@@ -270,11 +270,4 @@ class Sticky(StickyWorker, LoopWorker):
     def expire(self, now: float) -> None:
         timed_out = len(self.partial)
         super().expire(now)
-        self._words[self._row + _TIMED_OUT] += timed_out - len(self.partial)
-
-
-# Plain ints: adding an IntEnum member costs 60 ns more, and this is the request path.
-_BUSY: Final = int(Word.BUSY)
-_CONNECTIONS: Final = int(Word.CONNECTIONS)
-_REQUESTS: Final = int(Word.REQUESTS)
-_TIMED_OUT: Final = int(Word.TIMED_OUT)
+        self._words[self._row + Word.TIMED_OUT] += timed_out - len(self.partial)

@@ -1,0 +1,29 @@
+"""The log of everything that is not the arbiter's or a worker's own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+#: In a worker this is gunicorn's own error log; elsewhere whatever the application makes of it.
+log = logging.getLogger("gunicorn.error")
+
+_INTERVAL_S: Final = 10.0
+
+
+class ThrottledLog:
+    """Logs problems with the store, or with what clients send: at most one in ten seconds."""
+
+    def __init__(self, level: int = logging.WARNING) -> None:
+        self._level = level
+        self._next = 0.0
+
+    def __call__(self, error: Exception | str) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _INTERVAL_S
+            log.log(self._level, "%s (said at most every %g s)", error, _INTERVAL_S)
+
+
+warn_throttled = ThrottledLog()

@@ -1,0 +1,130 @@
+"""TODO session.asgi."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.session.middleware import (
+    UNAVAILABLE,
+    UNAVAILABLE_HEADERS,
+    Headers,
+    Sessions,
+)
+from gunicorn_cluster_ext.session.session import Session, SessionAway
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.handles import Stores
+
+Message = dict[str, Any]
+
+
+Receive = Callable[[], Awaitable[Message]]
+
+
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ASGISessionMiddleware:
+    """Around an ASGI application, HTTP and WebSocket.
+
+    ``scope["session"]`` is used without ``await``. The embedded store answers in microseconds and
+    is asked when the session is first touched. Any other is asked before the application runs, if
+    the request has a session cookie, so that the event loop never waits for a network;
+    ``prefetch=False`` leaves that to the application: ``await request.session.aload()``.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        *,
+        prefetch: bool = True,
+        stores: Stores = handles.default,
+        **overrides: Any,
+    ) -> None:
+        self.app = app
+        self.prefetch = prefetch
+        self.sessions = Sessions(stores, overrides)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        session = scope["session"] = self.sessions.open(_cookies(scope))
+        if not self.sessions.stores.is_local:
+            await session.prepare(load=self.prefetch)
+        answer = _AsyncAnswer(self.sessions, session, scope, send)
+        try:
+            await self.app(scope, receive, answer.send)
+        except SessionAway:
+            if answer.begun:
+                raise
+            await answer.refuse()
+        if scope["type"] == "websocket" and not answer.refused:
+            await answer.save_late()
+
+
+def _cookies(scope: dict[str, Any]) -> str:
+    """HTTP/2 may split the header."""
+    values = [value for name, value in scope["headers"] if name == b"cookie"]
+    return b"; ".join(values).decode("latin-1")
+
+
+class _AsyncAnswer:
+    """One response, or one WebSocket: its ``send``, and what to send instead."""
+
+    def __init__(
+        self, sessions: Sessions, session: Session, scope: dict[str, Any], send: Send
+    ) -> None:
+        self.begun = False
+        self.refused = False
+        self._sessions = sessions
+        self._session = session
+        self._scope = scope
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """The application's ``send``."""
+        if self.refused:
+            return
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            message = await self._begin(message)
+        if not self.refused:
+            await self._send(message)
+
+    async def _begin(self, message: Message) -> Message:
+        if self._session.failed and message.get("status", 200) >= 500:
+            await self.refuse()
+            return message
+        self.begun = True
+        headers = list(message.get("headers", ()))
+        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        try:
+            saved = await self._session.asave(last=self._scope["type"] == "http")
+        except SessionAway:
+            await self.refuse()
+            return message
+        scheme = self._scope.get("scheme", "http")
+        ours = self._sessions.headers(self._session, saved, scheme, given)
+        return {**message, "headers": [*headers, *_encoded(ours)]}
+
+    async def refuse(self) -> None:
+        self.begun = self.refused = True
+        if self._scope["type"] == "websocket":
+            await self._send({"type": "websocket.close", "code": 1013, "reason": ""})
+            return
+        body = b"" if self._scope["method"] == "HEAD" else UNAVAILABLE
+        headers = _encoded(UNAVAILABLE_HEADERS)
+        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def save_late(self) -> None:
+        """What was changed since a WebSocket was accepted."""
+        try:
+            await self._session.asave()
+        except SessionAway as error:
+            log.warning("What a WebSocket changed in its session is lost: %s", error)
+
+
+def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]

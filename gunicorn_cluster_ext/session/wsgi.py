@@ -1,0 +1,113 @@
+"""TODO session.wsgi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gunicorn_cluster_ext.session.middleware import (
+    KEY,
+    UNAVAILABLE,
+    UNAVAILABLE_HEADERS,
+    Headers,
+    Sessions,
+)
+from gunicorn_cluster_ext.session.session import Session, SessionAway
+from gunicorn_cluster_ext.stores import handles
+from gunicorn_cluster_ext.stores.handles import Stores
+
+
+class SessionMiddleware:
+    """Around a WSGI application."""
+
+    def __init__(
+        self,
+        app: Callable[..., Iterable[bytes]],
+        *,
+        stores: Stores = handles.default,
+        **overrides: Any,
+    ) -> None:
+        self.app = app
+        self.sessions = Sessions(stores, overrides)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        session = environ[KEY] = self.sessions.open(environ.get("HTTP_COOKIE", ""))
+        answer = _Answer(self.sessions, session, environ, start_response)
+        try:
+            body = self.app(environ, answer.start)
+        except SessionAway:
+            if answer.begun:
+                raise
+            return answer.refuse()
+        return body if answer.begun and not answer.refused else answer.rest(body)
+
+
+class _Answer:
+    """One response: its ``start_response``, and what to send instead."""
+
+    def __init__(
+        self, sessions: Sessions, session: Session, environ: dict[str, Any], start_response: Any
+    ) -> None:
+        self.begun = False
+        self.refused = False
+        self._sessions = sessions
+        self._session = session
+        self._environ = environ
+        self._start_response = start_response
+        self._headers: Headers | None = None
+
+    def start(self, status: str, headers: Headers, exc_info: Any = None) -> Any:
+        """The application's ``start_response``."""
+        self.begun = True
+        if self._session.failed and status >= "5":
+            return self._refuse(exc_info)
+        try:
+            ours = self._save(headers)
+        except SessionAway:
+            return self._refuse(exc_info)
+        return self._start(status, [*headers, *ours], exc_info)
+
+    def _save(self, headers: Headers) -> Headers:
+        """Once; an application that begins anew after an error gets the same cookie."""
+        if self._headers is None:
+            scheme = self._environ.get("wsgi.url_scheme", "http")
+            saved = self._session.save()
+            self._headers = self._sessions.headers(self._session, saved, scheme, headers)
+        return self._headers
+
+    def _start(self, status: str, headers: Headers, exc_info: Any) -> Any:
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)
+
+    def _refuse(self, exc_info: Any = None) -> Callable[[bytes], None]:
+        """Start a 503; what the application writes is dropped."""
+        self.begun = self.refused = True
+        self._start("503 Service Unavailable", list(UNAVAILABLE_HEADERS), exc_info)
+        return lambda data: None
+
+    def refuse(self) -> list[bytes]:
+        self._refuse()
+        return [] if self._environ.get("REQUEST_METHOD") == "HEAD" else [UNAVAILABLE]
+
+    def rest(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """The body of an application that is refused, or that begins only when it is iterated."""
+        try:
+            if not self.refused:
+                yield from self._chunks(body)
+        except SessionAway:
+            if self.begun:
+                raise
+            self._refuse()
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+        if self.refused and self._environ.get("REQUEST_METHOD") != "HEAD":
+            yield UNAVAILABLE
+
+    def _chunks(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in body:
+            if self.refused:
+                return
+            yield chunk
