@@ -34,8 +34,8 @@ from typing import Any
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import State
 from gunicorn_cluster_ext.runtime.directory import directories
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.redis import Redis
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
 
 from . import machine, report

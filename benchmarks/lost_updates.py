@@ -31,9 +31,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tests.harness.connection import Answer
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.redis import Redis
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.redis import Redis
 
 from . import machine, report
 from .session_sites import KEYS

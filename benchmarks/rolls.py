@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.harness.deploy import APP, GOOD, deploy, slow
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.load import Load
 from tests.integration.view import View
+
+from tests.harness.clients.load import Load
+from tests.harness.servers.deploy import APP, GOOD, deploy, slow
+from tests.harness.servers.gunicorn import Gunicorn
 
 from . import machine, report
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import redis
 
-from tests.harness.redis import Redis
+from tests.harness.servers.redis import Redis
 
 from . import cpus, machine, report
 from .session_apps import (

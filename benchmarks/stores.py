@@ -30,8 +30,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import mean
 
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.redis import Redis
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.redis import Redis
 
 from . import cpus, machine, report
 from .keepers import (

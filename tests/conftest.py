@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 import pytest
 
 from gunicorn_cluster_ext.session import cookie
-from tests.harness.browser import Browser
-from tests.harness.certificate import Certificate
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.haproxy import Haproxy
-from tests.harness.nginx import Nginx
-from tests.harness.node import Node
+from tests.harness.clients.browser import Browser
+from tests.harness.clients.node import Node
 from tests.harness.process import Process
-from tests.harness.redis import Redis
-from tests.integration.view import STICKY
+from tests.harness.servers.certificate import Certificate
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.haproxy import Haproxy
+from tests.harness.servers.nginx import Nginx
+from tests.harness.servers.redis import Redis
+from tests.harness.view import STICKY
 
 P = TypeVar("P", bound=Process)
 

@@ -6,8 +6,8 @@
 import os
 from typing import Any
 
+import barrier
 import django
-import meeting
 from django.conf import settings
 from django.contrib import auth
 from django.core.management import call_command
@@ -46,7 +46,7 @@ def read(request: HttpRequest) -> JsonResponse:
 def put(request: HttpRequest) -> JsonResponse:
     """Looks at the session, which it may have to wait for, and changes it."""
     request.session.get("anything")
-    meeting.wait(request.GET.dict())
+    barrier.wait(request.GET.dict())
     request.session[request.GET["key"]] = request.GET["value"]
     return answer(request)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
-from both import Both
+from wsgi_and_asgi import Both
 
 Environ = dict[str, Any]
 

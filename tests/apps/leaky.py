@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import whoami
-from both import Both
+from wsgi_and_asgi import Both
 
 KEPT: list[bytes] = []
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from both import Both
+from wsgi_and_asgi import Both
 
 RELEASE = os.environ.get("RELEASE", "")
 time.sleep(float(os.environ.get("IMPORT_S", "0")))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from both import Both, Receive, Scope, Send, answer, environ
+from wsgi_and_asgi import Both, Receive, Scope, Send, answer, environ
 
 Environ = dict[str, Any]
 

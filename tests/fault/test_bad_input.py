@@ -15,10 +15,10 @@ import gunicorn
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Connection, request_bytes
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import ASGI, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import ASGI, PATIENCE_S, STICKY, View
 
 WORKERS = 2
 HEAD_TIMEOUT_S = 2

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.connection import request_bytes
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.bus_site import Start, StartGossip, in_order, read_chatter
+from tests.harness.servers.site import StartSite
+from tests.harness.view import KINDS, PATIENCE_S, STICKY
 from tests.harness.waiting import wait_until
 from tests.integration.conftest import site as site
-from tests.integration.gossip import Start, StartGossip, in_order, read_chatter
-from tests.integration.site import StartSite
 from tests.integration.test_bus import links, memory_files, wait_talking
-from tests.integration.view import KINDS, PATIENCE_S, STICKY
 
 KIND = pytest.mark.parametrize("kind", [*KINDS, "gevent"])
 # As settings: long enough that gunicorn does not kill a worker that a test has stopped.

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Answer, Connection, request_bytes
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Answer, Connection, request_bytes
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import EVERY_KIND, PATIENCE_S, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import EVERY_KIND, PATIENCE_S, View
 
 pytestmark = EVERY_KIND
 
@@ -192,7 +192,7 @@ class Crowd:
 
 
 def test_only_what_a_killed_worker_executes_fails(sticky: StartGunicorn) -> None:
-    server = sticky("diary:app", "-w", "4", *ARGS, wait=False)
+    server = sticky("request_log:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(4)
     killed: set[int] = set()

@@ -16,10 +16,11 @@ from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_async_store, open_store
 from gunicorn_cluster_ext.stores.contract import Store, StoreAway, StoreError
 from tests.harness.process import Process
+from tests.harness.store_conformance import in_threads
+from tests.harness.store_program import SIZE
 from tests.harness.waiting import wait_until
-from tests.stores.conformance import in_threads
-from tests.stores.program import SIZE
 
+PROGRAM = "tests.harness.store_program"
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., Process]
 
@@ -56,7 +57,13 @@ def start(
     """Starts a part of tests/stores/program.py on this store."""
 
     def start(what: str, *args: str) -> Process:
-        command = [sys.executable, "-m", "tests.stores.program", what, str(settings.store_path)]
+        command = [
+            sys.executable,
+            "-m",
+            PROGRAM,
+            what,
+            str(settings.store_path),
+        ]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         return keep(Process(what, [*command, *args], new_directory(), env))
 

@@ -16,12 +16,13 @@ from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from tests.conftest import StartRedis
 from tests.harness.process import Process
-from tests.harness.redis import Redis
-from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import SERVICE, Watched, is_master
+from tests.harness.servers.redis import Redis
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.servers.redis_sentinel import SERVICE, Watched, is_master
+from tests.harness.store_conformance import Awaited, open_face
 from tests.harness.waiting import wait_until
-from tests.stores.conformance import Awaited, open_face
 
+PROGRAM = "tests.harness.store_program"
 ROOT = Path(__file__).parents[2]
 LIMIT = 0.5
 #: For a machine that does other things as well.
@@ -279,7 +280,15 @@ def test_no_count_is_lost(
 ) -> None:
     """4 processes x 8 threads x 1,000."""
     server = redis()
-    command = [sys.executable, "-m", "tests.stores.program", "count", server.url, "8", "1000"]
+    command = [
+        sys.executable,
+        "-m",
+        PROGRAM,
+        "count",
+        server.url,
+        "8",
+        "1000",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     counting = [keep(Process(f"count{n}", command, new_directory(), env)) for n in range(4)]
     for process in counting:

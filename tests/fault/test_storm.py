@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import request_bytes
-from tests.harness.load import Failure, Load
+from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.load import Failure, Load
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S, STICKY
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
-from tests.integration.view import PATIENCE_S, STICKY
 
 STORM_S = 30
 INTERVAL_S = 0.2
@@ -79,7 +79,7 @@ def begun(directory: Path) -> dict[int, list[int]]:
 
 def test_a_storm(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> None:
     site = StartSite(gunicorn, new_directory, STICKY)(
-        "diary:app", workers=WORKERS, cluster_restart_delay=0, cluster_restart_limit=""
+        "request_log:app", workers=WORKERS, cluster_restart_delay=0, cluster_restart_limit=""
     )
     storm = Storm()
     with Load(site.server.address, 16, 0.03, request, PATIENT_S) as load:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 
-from .session import describe, kill_session, session
-from .waiting import wait_until
+from tests.harness.process_session import describe, kill_session, session
+from tests.harness.waiting import wait_until
 
 # Orphans are ended by the kernel and by init, after their parent.
 _SETTLE_S = 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.integration.site import StartSite
+from tests.harness.servers.site import StartSite
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.conftest import StartGunicorn
-from tests.harness.certificate import Certificate
-from tests.harness.connection import Connection, request_bytes
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.servers.certificate import Certificate
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.site import StartSite
+from tests.harness.view import ASGI, PATIENCE_S, View
 from tests.harness.waiting import wait_until
-from tests.integration.site import StartSite
-from tests.integration.view import ASGI, PATIENCE_S, View
 
-APP = "manners_asgi:app"
+APP = "misbehaving_asgi:app"
 ARGS = ("-w", "2", "--keep-alive", "20")
 # Before gunicorn 27 its asgi worker loses a request that was read together with the one before,
 # cannot serve the uwsgi protocol, and does not tell an application that its WebSocket has ended.

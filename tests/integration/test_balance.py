@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import request_bytes
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 
 COOKIE = "gunicorn_worker"
 
@@ -62,10 +62,10 @@ def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
 @pytest.mark.parametrize(
     "args",
     [
-        ("manners_asgi:app", "-k", ASGI, "--asgi-loop", "uvloop"),
-        ("manners_asgi:app", "-k", ASGI, "--asgi-loop", "asyncio"),
-        ("manners:app", "-k", GEVENT),
-        ("manners:app", "-k", STICKY, "--threads", "200"),
+        ("misbehaving_asgi:app", "-k", ASGI, "--asgi-loop", "uvloop"),
+        ("misbehaving_asgi:app", "-k", ASGI, "--asgi-loop", "asyncio"),
+        ("misbehaving:app", "-k", GEVENT),
+        ("misbehaving:app", "-k", STICKY, "--threads", "200"),
     ],
     ids=["uvloop", "asyncio", "gevent", "threads"],
 )

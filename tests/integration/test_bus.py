@@ -11,11 +11,11 @@ import pytest
 
 from gunicorn_cluster_ext import bus
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.bus_site import Gossip, Start, StartGossip, in_order, read_chatter
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.site import StartSite
+from tests.harness.view import KINDS, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.gossip import Gossip, Start, StartGossip, in_order, read_chatter
-from tests.integration.site import StartSite
-from tests.integration.view import KINDS, PATIENCE_S, STICKY, View
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -165,8 +165,8 @@ def test_an_asgi_worker_reads_it_in_its_loop(start: Start) -> None:
 
 
 def test_a_preloaded_application_subscribes_in_a_hook(site: StartSite) -> None:
-    hooks = "def post_worker_init(worker):\n    import gossip\n    gossip.listen({})\n"
-    gossip = Gossip(site("gossip:app", hooks=hooks, preload_app=True))
+    hooks = "def post_worker_init(worker):\n    import bus_echo\n    bus_echo.listen({})\n"
+    gossip = Gossip(site("bus_echo:app", hooks=hooks, preload_app=True))
     gossip.wait_listening(3)
     teller, *others = gossip.pids
     gossip.ask(teller, "tell", sizes="10", threads=1)
@@ -238,7 +238,7 @@ def test_it_finds_the_server_that_was_started_anew(
     def start() -> Gunicorn:
         args = ("-k", STICKY, "-w", "2", "--pid", "pid")
         env = {"GOSSIP": "listen"}
-        server = gunicorn("gossip:app", *args, directory=directory, env=env, wait=False)
+        server = gunicorn("bus_echo:app", *args, directory=directory, env=env, wait=False)
         view = View(server)
         wait_until(lambda: listening(view) == 2, PATIENCE_S, "two that listen")
         return server
@@ -261,7 +261,7 @@ def test_it_says_so_when_several_servers_run(
     config = f"cluster_dir = {str(shared)!r}"
     args = ("-k", STICKY, "-w", "1")
     servers = [
-        gunicorn("gossip:app", *args, config=config, env={"GOSSIP": "listen"}) for _ in range(2)
+        gunicorn("bus_echo:app", *args, config=config, env={"GOSSIP": "listen"}) for _ in range(2)
     ]
     one, other = sorted(server.master_pid for server in servers)
     with outside():

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gunicorn_cluster_ext.cache import Cache
+from tests.harness.servers.shared_site import STICKY, Client, Shared, shared
+from tests.harness.view import View
 from tests.harness.waiting import wait_until
-from tests.integration.shared import STICKY, Client, Shared, shared
-from tests.integration.view import View
 
 pytestmark = pytest.mark.one_gunicorn
 
 __all__ = ["shared"]
-APP = "shared:app"
+APP = "shared_state:app"
 
 
 def test_a_costly_value_is_computed_once(shared: Shared) -> None:

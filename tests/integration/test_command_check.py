@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.conftest import StartRedis
-from tests.harness.command import Done, run_command
+from tests.harness.clients.command import Done, run_command
 from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 

@@ -16,13 +16,13 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from gunicorn_cluster_ext.runtime.event_log import FILE
-from tests.harness.command import run_command
-from tests.harness.deploy import GOOD
-from tests.harness.gunicorn import environment
+from tests.harness.clients.command import run_command
+from tests.harness.servers.deploy import GOOD
+from tests.harness.servers.gunicorn import environment
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
 from tests.integration.test_roll_failures import REFUSED
-from tests.integration.view import PATIENCE_S
 
 pytestmark = pytest.mark.one_gunicorn
 

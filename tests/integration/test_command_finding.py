@@ -12,12 +12,12 @@ import pytest
 from gunicorn_cluster_ext.runtime import discovery
 from gunicorn_cluster_ext.runtime.board.board import Board
 from tests.conftest import StartGunicorn
-from tests.harness.command import Done, run_command
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.command import Done, run_command
+from tests.harness.forks import in_child
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.site import READY_MADE, StartSite
+from tests.harness.view import PATIENCE_S, STICKY
 from tests.harness.waiting import wait_until
-from tests.integration.site import READY_MADE, StartSite
-from tests.integration.view import PATIENCE_S, STICKY
-from tests.unit.processes import in_child
 
 pytestmark = pytest.mark.one_gunicorn
 

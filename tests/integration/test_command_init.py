@@ -9,8 +9,8 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings, read
 from tests.conftest import StartGunicorn
-from tests.harness.command import run_command
-from tests.integration.view import View
+from tests.harness.clients.command import run_command
+from tests.harness.view import View
 
 pytestmark = pytest.mark.one_gunicorn
 

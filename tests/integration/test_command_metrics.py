@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.command import run_command
-from tests.harness.scrape import Scrape
-from tests.integration.site import Site, StartSite
+from tests.harness.clients.command import run_command
+from tests.harness.clients.scrape import Scrape
+from tests.harness.servers.site import Site, StartSite
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.harness.command import Done, run_command
-from tests.harness.deploy import GOOD, IMPORTING, slow
-from tests.harness.gunicorn import environment
+from tests.harness.clients.command import Done, run_command
+from tests.harness.servers.deploy import GOOD, IMPORTING, slow
+from tests.harness.servers.gunicorn import environment
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
 from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
 from tests.integration.test_roll_failures import BAD, CRASHES, REFUSED, THIRD_FAILS
-from tests.integration.view import PATIENCE_S
 
 pytestmark = pytest.mark.one_gunicorn
 

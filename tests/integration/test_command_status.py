@@ -7,11 +7,11 @@ from typing import Any
 
 from gunicorn_cluster_ext import __version__
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.harness.command import run_command
+from tests.harness.clients.command import run_command
+from tests.harness.servers.site import Site, StartSite, for_each
+from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import wait_more
-from tests.integration.view import PATIENCE_S
 
 
 def status(of: Site, *arguments: str) -> str:

@@ -8,12 +8,12 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.harness.command import Done, run_command
-from tests.harness.deploy import GOOD, slow
+from tests.harness.clients.command import Done, run_command
+from tests.harness.servers.deploy import GOOD, slow
+from tests.harness.servers.site import Site, StartSite, for_each
+from tests.harness.view import PATIENCE_S, STICKY, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite, for_each
 from tests.integration.test_roll import NOTICED_S, wait_more
-from tests.integration.view import PATIENCE_S, STICKY, Watch
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.command import run_command
-from tests.harness.deploy import slow
-from tests.harness.gunicorn import environment
-from tests.harness.terminal import Terminal
-from tests.integration.site import Site, StartSite
+from tests.harness.clients.command import run_command
+from tests.harness.clients.terminal import Terminal
+from tests.harness.servers.deploy import slow
+from tests.harness.servers.gunicorn import environment
+from tests.harness.servers.site import Site, StartSite
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from tests.harness.gunicorn import environment
-from tests.harness.terminal import Terminal
-from tests.integration.site import Site, StartSite, for_each
+from tests.harness.clients.terminal import Terminal
+from tests.harness.servers.gunicorn import environment
+from tests.harness.servers.site import Site, StartSite, for_each
 from tests.integration.test_roll import wait_more
 
 pytestmark = pytest.mark.one_gunicorn

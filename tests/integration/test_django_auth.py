@@ -11,9 +11,9 @@ import pytest
 
 from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.session.session import store_key
-from tests.harness.gunicorn import APPS, Gunicorn
+from tests.harness.servers.gunicorn import APPS, Gunicorn
+from tests.harness.servers.shared_site import COOKIE, STICKY, Client, Shared, shared
 from tests.harness.waiting import wait_until
-from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGunicorn, StartHaproxy, StartNginx
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.haproxy import Haproxy
-from tests.harness.nginx import Nginx
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.haproxy import Haproxy
+from tests.harness.servers.nginx import Nginx
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.callers import run_callers
-from tests.harness.connection import request_bytes
+from tests.harness.clients.callers import run_callers
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.site import StartSite
+from tests.harness.view import GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.site import StartSite
-from tests.integration.view import GEVENT, PATIENCE_S, STICKY, View
 
 TO = [{"Cookie": f"gunicorn_worker={slot}"} for slot in range(3)]
 
@@ -99,7 +99,7 @@ def test_locks_of_before_the_patch(
 ) -> None:
     """What the pack locks is not held when another greenlet may run."""
     config = f"cluster_store_path = {str(new_directory())!r}\n"
-    server = gunicorn("shared:app", "-k", GEVENT, "-w", "1", "--preload", config=config)
+    server = gunicorn("shared_state:app", "-k", GEVENT, "-w", "1", "--preload", config=config)
     (pid,) = View(server).wait_slots(1).values()
     with ExitStack() as stack:
         connections = [stack.enter_context(server.connect()) for _ in range(8)]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGunicorn, StartHaproxy, StartNginx, StartRedis
-from tests.harness.haproxy import Haproxy
-from tests.harness.nginx import Nginx
 from tests.harness.process import Process
-from tests.harness.session import session
+from tests.harness.process_session import session
+from tests.harness.servers.haproxy import Haproxy
+from tests.harness.servers.nginx import Nginx
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn

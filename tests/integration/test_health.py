@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import State
-from tests.harness.connection import request_bytes
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.site import StartSite
+from tests.harness.view import EVERY_KIND, PATIENCE_S, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import StartSite
 from tests.integration.test_roll import NOTICED_S, wait_more
-from tests.integration.view import EVERY_KIND, PATIENCE_S, Watch
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -52,7 +52,7 @@ def test_a_worker_whose_threads_are_all_stuck(site: StartSite) -> None:
 
 @EVERY_KIND
 def test_a_worker_that_says_that_it_is_ill(site: StartSite) -> None:
-    asked = site("ailing:app", **HEALTH)
+    asked = site("unhealthy:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
         wait_more(load)
         (asked.directory / "ill").write_text(str(asked.pids[1]))
@@ -67,7 +67,7 @@ def test_a_worker_that_says_that_it_is_ill(site: StartSite) -> None:
 
 def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
     """What is asked at /health may be a database: no new worker is better, so the old ones stay."""
-    asked = site("ailing:app", **HEALTH)
+    asked = site("unhealthy:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
         wait_more(load)
         (asked.directory / "ill").write_text("all")
@@ -89,7 +89,7 @@ def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
 @EVERY_KIND
 def test_well_workers_stay(site: StartSite) -> None:
     """Some checks later nothing has happened, also not to one that failed a single check."""
-    asked = site("ailing:app", **{**HEALTH, "cluster_health_failures": 1_000})
+    asked = site("unhealthy:app", **{**HEALTH, "cluster_health_failures": 1_000})
     (asked.directory / "ill").write_text(str(asked.pids[1]))
     begun = time.monotonic()
     with asked.load() as load:
@@ -99,7 +99,7 @@ def test_well_workers_stay(site: StartSite) -> None:
 
 
 def test_gunicorns_own_workers_are_not_asked(site: StartSite) -> None:
-    asked = site("ailing:app", worker_class="gthread", **HEALTH)
+    asked = site("unhealthy:app", worker_class="gthread", **HEALTH)
     (asked.directory / "ill").write_text("all")
     (line,) = asked.lines("cluster_health_path")
     assert "[WARNING]" in line and "gthread" in line

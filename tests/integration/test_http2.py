@@ -17,11 +17,11 @@ import pytest
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn
-from tests.harness.certificate import Certificate
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.upgraded import Upgraded
+from tests.harness.clients.upgraded import Upgraded
+from tests.harness.servers.certificate import Certificate
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 
 KINDS = [STICKY, GEVENT, ASGI]
 WORKERS = 3

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 # What gunicorn writes: date, pid, level, message.
+CONF = "python:gunicorn_cluster_ext.conf"
+FILE_LOG = ("--error-logfile", "gunicorn.log", "--capture-output")
 LINE = re.compile(r"\[[\d: +-]+\] \[(?P<pid>\d+)\] \[(?P<level>[A-Z]+)\] (?P<message>.*)")
 
 
@@ -30,7 +32,7 @@ def messages(server: Gunicorn) -> list[tuple[int, str]]:
 def test_the_application_knows_its_worker(
     gunicorn: StartGunicorn, preload: tuple[str, ...]
 ) -> None:
-    server = gunicorn("names:app", "-k", STICKY, "-w", "3", *preload)
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "3", *preload)
     view = View(server)
     pids = view.wait_slots(3)
     for slot, pid in pids.items():
@@ -52,14 +54,14 @@ def test_the_application_knows_its_worker(
 
 def test_the_environment_of_the_server_is_not_believed(gunicorn: StartGunicorn) -> None:
     """As under USR2, or when a worker starts another gunicorn."""
-    server = gunicorn("names:app", "-k", STICKY, env={"GUNICORN_WORKER_ID": "7"})
+    server = gunicorn("worker_names:app", "-k", STICKY, env={"GUNICORN_WORKER_ID": "7"})
     View(server).wait_slots(1)
     assert ask(server, 0)["environment"] == "0"
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_stock_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str) -> None:
-    server = gunicorn("names:app", "-c", "python:gunicorn_cluster_ext.conf", "-k", kind, "-w", "2")
+    server = gunicorn("worker_names:app", "-c", CONF, "-k", kind, "-w", "2")
     pids = View(server).wait_slots(2)
     who = server.get("/").json()
     assert pids[who["worker_id"]] == who["pid"]
@@ -69,15 +71,15 @@ def test_stock_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str)
 
 def test_an_application_of_tornado_is_served_as_it_is(gunicorn: StartGunicorn) -> None:
     config = "from gunicorn_cluster_ext.conf import *\nworker_class = 'tornado'\nworkers = 2\n"
-    server = gunicorn("tornado_names:app", config=config)
+    server = gunicorn("worker_names_tornado:app", config=config)
     server.wait_serving(2)
     assert server.get("/").body in (b"0", b"1")
 
 
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn.workers.UvicornWorker"])
 def test_asgi_workers_know_their_number_too(gunicorn: StartGunicorn, kind: str) -> None:
-    conf = ("-c", "python:gunicorn_cluster_ext.conf")
-    server = gunicorn("names_asgi:app", *conf, "-k", kind, "-w", "2")
+    conf = ("-c", CONF)
+    server = gunicorn("worker_names_asgi:app", *conf, "-k", kind, "-w", "2")
     pids = View(server).wait_slots(2)
     answer = server.get("/")
     who = answer.json()
@@ -103,7 +105,7 @@ def post_worker_init(worker): note("post_worker_init")
 def worker_exit(server, worker): note("worker_exit")
 def child_exit(server, worker): note("child_exit")
 """
-    server = gunicorn("names:app", "-k", STICKY, "-w", "2", config=config)
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "2", config=config)
     pids = View(server).wait_slots(2)
     server.stop()
 
@@ -128,7 +130,7 @@ def pre_fork(server, worker):
         os._exit(0)
     os.waitpid(child, 0)
 """
-    server = gunicorn("names:app", "-k", STICKY, "-w", "2", config=config)
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "2", config=config)
     pids = View(server).wait_slots(2)
     who = ask(server, 1)
     assert (who["worker_id"], who["environment"], who["pid"]) == (1, "1", pids[1])
@@ -148,7 +150,7 @@ def child_exit(server, worker):
         os._exit(0)
     os.waitpid(child, 0)
 """
-    server = gunicorn("names:app", "-k", STICKY, "-w", "2", config=config)
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "2", config=config)
     view = View(server)
     os.kill(view.wait_slots(2)[1], signal.SIGKILL)
     wait_until(lambda: view.generations().get(1) == 2, PATIENCE_S, "a new worker 1")
@@ -157,7 +159,7 @@ def child_exit(server, worker):
 
 def test_access_logs_can_name_the_worker(gunicorn: StartGunicorn) -> None:
     server = gunicorn(
-        "names:app",
+        "worker_names:app",
         *("-k", STICKY, "-w", "3"),
         *("--access-logfile", "access.log"),
         *("--access-logformat", "%(p)s %(s)s worker=%({gunicorn_cluster.worker_id}e)s"),
@@ -190,11 +192,11 @@ def check_error_log(server: Gunicorn, numbers: dict[int, int]) -> None:
 
 @pytest.mark.parametrize(
     "way",
-    [("-k", STICKY), ("-c", "python:gunicorn_cluster_ext.conf", "-k", "sync")],
+    [("-k", STICKY), ("-c", CONF, "-k", "sync")],
     ids=["sticky", "sync"],
 )
 def test_the_error_log_names_the_worker(gunicorn: StartGunicorn, way: tuple[str, ...]) -> None:
-    server = gunicorn("names:app", *way, "-w", "2", "--log-level", "debug")
+    server = gunicorn("worker_names:app", *way, "-w", "2", "--log-level", "debug")
     view = View(server)
     first = view.wait_slots(2)
     server.get("/")
@@ -218,7 +220,14 @@ def test_the_error_log_in_a_file_with_what_the_application_prints(
 ) -> None:
     # The file is the one that the harness reads.
     server = gunicorn(
-        "names:app", "-k", STICKY, "-w", "2", "--error-logfile", "gunicorn.log", "--capture-output"
+        "worker_names:app",
+        "-k",
+        STICKY,
+        "-w",
+        "2",
+        "--error-logfile",
+        "gunicorn.log",
+        "--capture-output",
     )
     pids = View(server).wait_slots(2)
     ask(server, 1)
@@ -254,7 +263,7 @@ access_log_format = "accessed"
 @pytest.mark.parametrize("way", ["worker_class", "conf"])
 def test_a_logging_configuration_of_ones_own(gunicorn: StartGunicorn, way: str) -> None:
     first = "from gunicorn_cluster_ext.conf import *\n" if way == "conf" else ""
-    server = gunicorn("names:app", "-k", STICKY, "-w", "2", config=first + LOGGING)
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "2", config=first + LOGGING)
     view = View(server)
     pids = view.wait_slots(2)
     ask(server, 1)

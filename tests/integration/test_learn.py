@@ -12,12 +12,12 @@ import requests
 
 from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn, StartNginx
-from tests.harness.connection import Answer
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.site import StartSite
+from tests.harness.view import EVERY_KIND, PATIENCE_S, View
 from tests.harness.waiting import wait_until
-from tests.integration.site import StartSite
 from tests.integration.test_nginx import in_front_of
-from tests.integration.view import EVERY_KIND, PATIENCE_S, View
 
 pytestmark = [EVERY_KIND, pytest.mark.one_gunicorn]
 
@@ -30,7 +30,7 @@ HEADER, COOKIE = "learn:header:X-Visit", "learn:cookie:VISIT"
 def start(sticky: StartGunicorn, *rules: str, **settings: Any) -> Gunicorn:
     settings = {"cluster_sticky": list(rules), "keepalive": 60, **settings}
     config = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
-    server = sticky("visits:app", "-w", str(WORKERS), config=config)
+    server = sticky("memory_sessions:app", "-w", str(WORKERS), config=config)
     View(server).wait_slots(WORKERS)
     return server
 
@@ -243,7 +243,7 @@ def test_visits_do_not_hold_up_the_end_of_the_server(sticky: StartGunicorn) -> N
 
 
 def test_a_reload_brings_the_rule(site: StartSite) -> None:
-    running = site(app="visits:app", cluster_sticky=["cookie"])
+    running = site(app="memory_sessions:app", cluster_sticky=["cookie"])
     running.configure(cluster_sticky=[HEADER])
     running.roll()
     running.view.wait_slots(3, generation=2)

@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from tests.harness.load import Load, Report
+from tests.harness.clients.load import Load, Report
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.harness.connection import Answer
-from tests.harness.gunicorn import Gunicorn
-from tests.integration.shared import STICKY, Shared, shared
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.shared_site import STICKY, Shared, shared
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -11,9 +11,9 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 pytestmark = pytest.mark.one_gunicorn
 

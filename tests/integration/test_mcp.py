@@ -15,8 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
-from tests.integration.view import View
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import View
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -7,16 +7,16 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import ROUTED, WORD_NAMES, State, Word
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Connection, request_bytes
-from tests.harness.scrape import Scrape, Series
+from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.clients.scrape import Scrape, Series
+from tests.harness.servers.site import READY_MADE, Site, StartSite, for_each
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
 from tests.harness.watcher import Watcher
-from tests.integration.site import READY_MADE, Site, StartSite, for_each
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 pytestmark = pytest.mark.one_gunicorn
 
-MEASURED = "from measured import app\n"
+MEASURED = "from counted_requests import app\n"
 REQUESTS = "gunicorn_cluster_requests_total"
 
 
@@ -165,7 +165,7 @@ def test_nothing_is_lost_in_a_roll(site: StartSite) -> None:
 @pytest.mark.parametrize("kind", ["asgi", "gunicorn_cluster_ext.StickyASGI"])
 def test_an_asgi_application(gunicorn: StartGunicorn, kind: str) -> None:
     config = f"{READY_MADE}worker_class = {kind!r}\nworkers = 2\ngraceful_timeout = 1\n"
-    server = gunicorn("measured_asgi:app", config=config, wait=False)
+    server = gunicorn("counted_requests_asgi:app", config=config, wait=False)
     View(server).wait_slots(2)
     wait_until(lambda: server.get("/").status == 200, PATIENCE_S, "an answer")
     seen = Scrape(server.get("/").body.decode())

@@ -3,9 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.conftest import StartGunicorn, StartNginx
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.jars import fill_jars
-from tests.harness.nginx import Nginx
+from tests.harness.clients.jars import fill_jars
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.nginx import Nginx
 
 JARS = 12
 ROUNDS = 10

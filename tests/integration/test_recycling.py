@@ -3,11 +3,11 @@
 import psutil
 import pytest
 
-from tests.harness.connection import request_bytes
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.site import Site, StartSite, failures, for_each
+from tests.harness.view import KINDS, PATIENCE_S, Watch, name_of
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite, failures, for_each
 from tests.integration.test_roll import NOTICED_S
-from tests.integration.view import KINDS, PATIENCE_S, Watch, name_of
 
 MEGABYTE = 1_000_000
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import request_bytes
-from tests.harness.deploy import APP, GOOD, slow
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.deploy import APP, GOOD, slow
+from tests.harness.servers.site import READY_MADE, Site, StartSite, failures, for_each
+from tests.harness.view import PATIENCE_S, STICKY, View, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import READY_MADE, Site, StartSite, failures, for_each
 from tests.integration.test_roll import wait_more
-from tests.integration.view import PATIENCE_S, STICKY, View, Watch
 
 KINDS = pytest.mark.parametrize(
     "kind", [STICKY, "gthread", "sync"], ids=["Sticky", "gthread", "sync"]
@@ -149,7 +149,7 @@ WINDOW_S = 10
 
 def test_workers_that_die_when_they_are_ready(site: StartSite) -> None:
     """Stock gunicorn boots 98 in these 10 s, and a healthy sibling is what suffers."""
-    mended = site("dying:app", workers=4)
+    mended = site("crashing:app", workers=4)
     healthy = [request_bytes("GET", "/", {"Cookie": "gunicorn_worker=3"})]
     with mended.load(connections=8, request=healthy) as load:
         wait_more(load, 100)
@@ -171,7 +171,7 @@ def test_workers_that_die_when_they_are_ready(site: StartSite) -> None:
 @KINDS
 def test_halt(site: StartSite, kind: str) -> None:
     mended = site(
-        "dying:app",
+        "crashing:app",
         worker_class=kind,
         cluster_restart_delay=0,
         cluster_restart_limit="5/60",
@@ -187,7 +187,7 @@ def test_halt(site: StartSite, kind: str) -> None:
 def test_without_halt_the_server_goes_on(site: StartSite) -> None:
     """And recovers by itself when the cause is gone."""
     mended = site(
-        "dying:app",
+        "crashing:app",
         cluster_restart_delay=0,
         cluster_restart_limit="5/60",
         cluster_restart_delay_max=1,

@@ -13,13 +13,13 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from tests.conftest import StartGunicorn
-from tests.harness.callers import Caller, new_client, note
-from tests.harness.connection import request_bytes
-from tests.harness.deploy import APP, GOOD, deploy, slow
-from tests.harness.load import Load
+from tests.harness.clients.callers import Caller, new_client, note
+from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.load import Load
+from tests.harness.servers.deploy import APP, GOOD, deploy, slow
+from tests.harness.servers.site import Site, StartSite, failures
+from tests.harness.view import EVERY_KIND, PATIENCE_S, STICKY, View, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite, failures
-from tests.integration.view import EVERY_KIND, PATIENCE_S, STICKY, View, Watch
 
 # A request may take no longer while workers are replaced.
 SLOWEST_S = 0.5
@@ -270,7 +270,7 @@ def keep_calling(seen: Caller, url: str, transport: str, over: Event) -> None:
 def test_socketio_clients_stay_with_their_process(site: StartSite, transport: str) -> None:
     """Only that knows them. It goes on for them while it drains, though its slot is taken."""
     # A poll that is under way when its client leaves ends with the ping interval.
-    rolled = site("brisk_chat:app", cluster_drain_timeout=30, threads=50)
+    rolled = site("chat_short_poll:app", cluster_drain_timeout=30, threads=50)
     callers, over = [Caller() for _ in range(6)], Event()
     with ThreadPoolExecutor(6) as pool:
         for caller in callers:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
-from tests.harness.deploy import GOOD, only_in
-from tests.harness.load import Load
+from tests.harness.clients.load import Load
+from tests.harness.servers.deploy import GOOD, only_in
+from tests.harness.servers.site import Site, StartSite, failures, for_each
+from tests.harness.view import PATIENCE_S, STICKY, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite, failures, for_each
 from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
-from tests.integration.view import PATIENCE_S, STICKY, Watch
 
 ILL = """
 import whoami

@@ -8,15 +8,15 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.harness.connection import Connection
-from tests.harness.deploy import only_in, slow
-from tests.harness.load import Load
+from tests.harness.clients.connection import Connection
+from tests.harness.clients.load import Load
 from tests.harness.ports import accepts, free_port
+from tests.harness.servers.deploy import only_in, slow
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S, STICKY, View, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.site import Site, StartSite
 from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
 from tests.integration.test_slots import has_ended
-from tests.integration.view import PATIENCE_S, STICKY, View, Watch
 
 HANGS = "import time\ntime.sleep(3600)\n"
 

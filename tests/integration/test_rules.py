@@ -10,10 +10,10 @@ import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Answer
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import EVERY_KIND, GEVENT, PATIENCE_S, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import EVERY_KIND, GEVENT, PATIENCE_S, View
 
 pytestmark = EVERY_KIND
 
@@ -310,7 +310,7 @@ def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
 
 def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     names = [f"tenant{number}" for number in range(12)]
-    server = start(sticky, "keys:tenant", app="keys:app")
+    server = start(sticky, "key_functions:tenant", app="key_functions:app")
     requests = [(f"/{name}/page", {}) for name in names]
     check_spread(server, requests, [name.encode() for name in names])
     assert server.get("/").status == 200  # None: anybody's
@@ -321,7 +321,7 @@ def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     [("raise", "RuntimeError('no such tenant')"), ("text", "bytes or None, not str")],
 )
 def test_a_function_that_fails(sticky: StartGunicorn, tenant: str, complaint: str) -> None:
-    server = start(sticky, "keys:tenant", "cookie", app="keys:app")
+    server = start(sticky, "key_functions:tenant", "cookie", app="key_functions:app")
     pids = server.worker_pids()
     for slot in SLOTS:
         lines = len(complaints(server))
@@ -330,7 +330,7 @@ def test_a_function_that_fails(sticky: StartGunicorn, tenant: str, complaint: st
         answer = server.get(f"/{tenant}", cookie=f"{COOKIE}={slot}")
         assert (answer.status, answer.json()["worker"]) == (200, slot)
         assert 1 <= len(complaints(server)) - lines <= 2
-    assert all(complaint in line and "keys:tenant" in line for line in complaints(server))
+    assert all(complaint in line and "key_functions:tenant" in line for line in complaints(server))
     assert server.get(f"/{tenant}").status == 200
     assert server.worker_pids() == pids
     assert "Traceback" not in server.log_text()
@@ -340,10 +340,10 @@ def complaints(server: Gunicorn) -> list[str]:
     return [line for line in server.log_text().splitlines() if "cluster_sticky: " in line]
 
 
-@pytest.mark.parametrize("rule", ["nowhere:tenant", "keys:nobody"])
+@pytest.mark.parametrize("rule", ["nowhere:tenant", "key_functions:nobody"])
 def test_a_function_that_is_not_there_fails_the_boot(sticky: StartGunicorn, rule: str) -> None:
     config = f"cluster_sticky = [{rule!r}]\n"
-    server = sticky("keys:app", config=config, wait=False)
+    server = sticky("key_functions:app", config=config, wait=False)
     assert server.wait_exit(PATIENCE_S) == 3
     assert rule.split(":")[rule.startswith("keys")] in server.log_text()
 
@@ -354,8 +354,8 @@ def test_a_function_that_is_not_there_fails_the_boot(sticky: StartGunicorn, rule
 def test_the_first_rule_that_finds_an_owner_wins(sticky: StartGunicorn) -> None:
     server = start(
         sticky,
-        *("hash:header:x-tenant", "cookie", "hash:query:room", "engineio", "keys:method"),
-        app="keys:app",
+        *("hash:header:x-tenant", "cookie", "hash:query:room", "engineio", "key_functions:method"),
+        app="key_functions:app",
     )
     slot = {name: owner(name.encode()) for name in ("t1", "t2", "r1", "r2", "GET")}
     everything = "/?room=r1&sid=abc.{}.1"

@@ -9,15 +9,15 @@ import pytest
 
 from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.session.session import store_key
-from tests.harness.connection import Answer
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.shared_site import COOKIE, STICKY, Client, Shared, shared
+from tests.harness.view import View
 from tests.harness.waiting import wait_until
-from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
-from tests.integration.view import View
 
 pytestmark = pytest.mark.one_gunicorn
 
 __all__ = ["shared"]
-APP = "shared:app"
+APP = "shared_state:app"
 
 
 def test_concurrent_requests_lose_nothing(shared: Shared) -> None:

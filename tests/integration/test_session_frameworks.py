@@ -9,21 +9,21 @@ import pytest
 
 from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.session.session import store_key
+from tests.harness.servers.shared_site import COOKIE, STICKY, Client, Shared, shared
 from tests.harness.waiting import wait_until
-from tests.integration.shared import COOKIE, STICKY, Client, Shared, shared
 
 pytestmark = pytest.mark.one_gunicorn
 
 __all__ = ["shared"]
 
 APPS = {
-    "flask": ("shared_flask:app", STICKY),
-    "starlette": ("shared_starlette:app", "asgi"),
-    "django": ("shared_django:app", STICKY),
+    "flask": ("shared_state_flask:app", STICKY),
+    "starlette": ("shared_state_starlette:app", "asgi"),
+    "django": ("shared_state_django:app", STICKY),
 }
 # The asgi worker of gunicorn 25 answers 500 to every request of a Django application.
 if gunicorn.version_info >= (26,):
-    APPS["django-asgi"] = ("shared_django:asgi", "asgi")
+    APPS["django-asgi"] = ("shared_state_django:asgi", "asgi")
 
 
 @pytest.fixture(params=APPS)

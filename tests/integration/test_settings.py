@@ -5,9 +5,9 @@ import signal
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.connection import request_bytes
-from tests.harness.jars import fill_jars
+from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.jars import fill_jars
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 PRELOAD = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["load", "preload"])
 

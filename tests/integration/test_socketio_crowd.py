@@ -7,11 +7,11 @@ import psutil
 import pytest
 
 from tests.conftest import StartGunicorn, StartNode, StartRedis
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.redis import Redis
+from tests.harness.clients import crowd
+from tests.harness.clients.crowd import BOTH, SERVERS
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
-from tests.integration import crowd
-from tests.integration.crowd import BOTH, SERVERS
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -10,11 +10,11 @@ from typing import Any
 import gunicorn
 import pytest
 
-from tests.harness.guests import Guest, Guests, hear_all
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.redis import Redis
+from tests.harness.clients.crowd import SERVERS
+from tests.harness.clients.guests import Guest, Guests, hear_all
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
-from tests.integration.crowd import SERVERS
 
 pytestmark = pytest.mark.one_gunicorn
 

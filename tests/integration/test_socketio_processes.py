@@ -10,11 +10,11 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import StartGunicorn, StartRedis
-from tests.harness.guests import Guest, Guests, hear_all
-from tests.harness.gunicorn import Gunicorn
-from tests.integration.crowd import BOTH
-from tests.integration.site import StartSite
-from tests.integration.view import STICKY
+from tests.harness.clients.crowd import BOTH
+from tests.harness.clients.guests import Guest, Guests, hear_all
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.site import StartSite
+from tests.harness.view import STICKY
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -38,14 +38,16 @@ def test_a_preloaded_application(
 ) -> None:
     """All workers are copies of what the arbiter has imported."""
     env = {"GUNICORN_CLUSTER_STORE": redis().url} if store == "redis" else {}
-    server = gunicorn("obedient:app", "-k", STICKY, "-w", "2", "--preload", serving=2, env=env)
+    server = gunicorn(
+        "remote_controlled:app", "-k", STICKY, "-w", "2", "--preload", serving=2, env=env
+    )
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite_until(on_workers(2))
     check_talk(guests)
 
 
 def test_one_worker_then_more_then_a_new_one(site: StartSite, at_exit: ExitStack) -> None:
-    served = site("obedient:app", workers=1, threads=50)
+    served = site("remote_controlled:app", workers=1, threads=50)
     guests = Guests(served.server.url, BOTH, at_exit)
     guests.invite()
     check_talk(guests)
@@ -68,7 +70,7 @@ def test_a_worker_without_clients_hears_what_others_answer(
 ) -> None:
     """It serves a request, say, that asks somebody else's client."""
     env = {"GUNICORN_CLUSTER_STORE": redis().url} if store == "redis" else {}
-    server = gunicorn("obedient:app", "-k", STICKY, "-w", "2", serving=2, env=env)
+    server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "2", serving=2, env=env)
     guest = Guests(server.url, BOTH, at_exit).invite()
     other = 1 - guest.worker
     answer = server.get(f"/{guest.sid}", cookie=f"gunicorn_worker={other}")
@@ -76,7 +78,7 @@ def test_a_worker_without_clients_hears_what_others_answer(
 
 
 def test_several_servers_in_each_process(gunicorn: StartGunicorn, at_exit: ExitStack) -> None:
-    server = gunicorn("obedient_several:app", "-k", STICKY, "-w", "2", serving=2)
+    server = gunicorn("remote_controlled_several:app", "-k", STICKY, "-w", "2", serving=2)
     mine, twins, others = (Guests(server.url, BOTH, at_exit) for _ in range(3))
     for guests, path in ((mine, "socket.io"), (twins, "twin"), (others, "other")):
         guests.invite_until(on_workers(2), path=path)
@@ -130,7 +132,7 @@ def test_another_process_reaches_the_clients_of_all_workers(
     code: str, store: str, gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
 ) -> None:
     env = {"GUNICORN_CLUSTER_STORE": redis().url} if store == "redis" else {}
-    server = gunicorn("obedient:app", "-k", STICKY, "-w", "4", serving=4, env=env)
+    server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "4", serving=4, env=env)
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite_until(on_workers(4))
     reader = guests.all[-1]
@@ -148,7 +150,7 @@ def test_a_server_that_is_no_worker_reaches_nobody(
     gunicorn: StartGunicorn, at_exit: ExitStack
 ) -> None:
     """A development server beside a real one, for instance."""
-    server = gunicorn("obedient:app", "-k", STICKY, "-w", "1", serving=1)
+    server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "1", serving=1)
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite()
     assert "messages stay in this process" in run(STRAY, server, {})
@@ -157,7 +159,7 @@ def test_a_server_that_is_no_worker_reaches_nobody(
 
 
 def test_without_a_server_it_is_an_error(gunicorn: StartGunicorn, at_exit: ExitStack) -> None:
-    server = gunicorn("obedient:app", "-k", STICKY, "-w", "1")
+    server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "1")
     server.stop()
     with pytest.raises(AssertionError, match="BusError: no server found"):
         run(WRITE, server, {})

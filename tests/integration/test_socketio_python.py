@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.callers import Caller, run_callers
+from tests.harness.clients.callers import Caller, run_callers
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -33,6 +33,6 @@ def test_every_client_gets_all_answers_from_its_worker(gunicorn: StartGunicorn) 
 def test_stock_gthread_cannot(gunicorn: StartGunicorn) -> None:
     """Without this, the test above could pass because there is nothing to show."""
     stock = ("-k", "gthread", "-w", "4", "--threads", "100", "--graceful-timeout", "1")
-    server = gunicorn("brisk_chat:app", *stock, serving=4)
+    server = gunicorn("chat_short_poll:app", *stock, serving=4)
     callers = run_callers(server.url, CLIENTS, CALLS, ["polling"], patience=3)
     assert len(served(callers)) < CLIENTS

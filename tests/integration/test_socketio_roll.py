@@ -9,11 +9,11 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartNode
-from tests.harness.guests import Client
+from tests.harness.clients.crowd import BOTH, SERVERS
+from tests.harness.clients.guests import Client
+from tests.harness.servers.site import Site, StartSite
+from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.crowd import BOTH, SERVERS
-from tests.integration.site import Site, StartSite
-from tests.integration.view import PATIENCE_S
 
 pytestmark = pytest.mark.one_gunicorn
 

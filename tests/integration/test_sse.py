@@ -11,9 +11,9 @@ import requests
 
 from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import View
 from tests.harness.waiting import wait_until
-from tests.integration.view import View
 
 pytestmark = pytest.mark.one_gunicorn
 

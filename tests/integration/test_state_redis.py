@@ -11,16 +11,16 @@ import pytest
 from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.session.session import store_key
 from tests.conftest import StartGunicorn
-from tests.harness.connection import Answer
-from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import Watched, is_master
+from tests.harness.clients.connection import Answer
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.servers.redis_sentinel import Watched, is_master
+from tests.harness.servers.shared_site import COOKIE, STICKY, Client, Shared
 from tests.harness.waiting import wait_until
-from tests.integration.shared import COOKIE, STICKY, Client, Shared
 
 pytestmark = pytest.mark.one_gunicorn
 
-THREADED = ("shared_flask:app", "-k", STICKY, "--threads", "16")
-ASYNC = ("shared_starlette:app", "-k", "asgi")
+THREADED = ("shared_state_flask:app", "-k", STICKY, "--threads", "16")
+ASYNC = ("shared_state_starlette:app", "-k", "asgi")
 RECOVERY_S = 2.0
 
 
@@ -71,7 +71,7 @@ def test_sessions(shared: Shared, args: tuple[str, ...]) -> None:
 
 
 def test_the_cache(shared: Shared) -> None:
-    client = Client(shared.start("shared:app", "-k", STICKY, "--threads", "8"))
+    client = Client(shared.start("shared_state:app", "-k", STICKY, "--threads", "8"))
     answers = client.get_all(["/count?times=25"] * 32)
     assert {answer.status for answer in answers} == {200}
     assert client.get("/value?key=number") == 800

@@ -30,11 +30,11 @@ import websocket  # type: ignore[import-untyped]
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.conftest import StartGunicorn
-from tests.harness.certificate import Certificate
-from tests.harness.connection import Connection, request_bytes
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.servers.certificate import Certificate
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import GEVENT, PATIENCE_S, STICKY, View
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def subject_of(server: Gunicorn, mode: Mode, workers: int = 2) -> Subject:
 def shared(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One server for the tests that leave it as it was."""
     with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "manners:app", "-k", request.param.kind, *ARGS)
+        server = Gunicorn(Path(directory), "misbehaving:app", "-k", request.param.kind, *ARGS)
         try:
             yield subject_of(server, request.param)
         finally:
@@ -209,7 +209,7 @@ def test_half_close_after_a_request(subject: Subject) -> None:
 @modes
 def test_the_keepalive_timeout_closes(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "1")
-    subject = subject_of(gunicorn("manners:app", "-k", mode.kind, *args, wait=False), mode)
+    subject = subject_of(gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False), mode)
     with subject.connect() as connection:
         assert subject.request(connection, "GET", "/").status == 200
         answered = time.monotonic()
@@ -220,7 +220,7 @@ def test_the_keepalive_timeout_closes(gunicorn: StartGunicorn, mode: Mode) -> No
 @modes
 def test_no_keepalive_at_all(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "0")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     for _ in range(4):
         with server.connect() as connection:
@@ -288,7 +288,7 @@ def test_close_ends_a_pipeline(subject: Subject) -> None:
 
 def test_pipelined_requests_of_many_owners(gunicorn: StartGunicorn) -> None:
     """Only Sticky can do this: the right workers answer, in the order of the requests."""
-    server = gunicorn("manners:app", "-k", STICKY, "-w", "4", "--keep-alive", "20")
+    server = gunicorn("misbehaving:app", "-k", STICKY, "-w", "4", "--keep-alive", "20")
     view = View(server)
     view.wait_slots(4)
     owners = [0, 1, 2, 3, 3, 1, 0, 2, 2, 0]
@@ -676,7 +676,7 @@ def known_as(who: Any) -> tuple[str, str]:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_proxy_protocol(gunicorn: StartGunicorn, mode: Mode, version: str) -> None:
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20", "--proxy-protocol", version)
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     view = subject.view
     get = request_bytes("GET", "/who", {})
@@ -736,7 +736,7 @@ COMPARED = [mode for mode in MODES if not mode.hands_over]
 
 def test_unusual_proxy_headers(gunicorn: StartGunicorn) -> None:
     args = ("-w", "2", "--threads", "4", "--proxy-protocol", "auto")
-    servers = [gunicorn("manners:app", "-k", mode.kind, *args, wait=False) for mode in COMPARED]
+    servers = [gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False) for mode in COMPARED]
     for server, mode in zip(servers, COMPARED, strict=True):
         subject_of(server, mode)
     for name, header in BROKEN.items():
@@ -754,7 +754,7 @@ def test_unusual_proxy_headers(gunicorn: StartGunicorn) -> None:
 def test_a_proxy_header_of_a_stranger(gunicorn: StartGunicorn, mode: Mode) -> None:
     args = ("-w", "2", "--threads", "4", "--proxy-protocol", "v1")
     server = gunicorn(
-        "manners:app", "-k", mode.kind, *args, "--proxy-allow-from", "192.0.2.1", wait=False
+        "misbehaving:app", "-k", mode.kind, *args, "--proxy-allow-from", "192.0.2.1", wait=False
     )
     subject_of(server, mode)
     with server.connect() as connection:
@@ -765,7 +765,7 @@ def test_a_proxy_header_of_a_stranger(gunicorn: StartGunicorn, mode: Mode) -> No
 def test_hash_ip_by_the_proxy_header(gunicorn: StartGunicorn) -> None:
     """The client of the PROXY protocol, not the proxy, chooses the worker."""
     args = ("-k", STICKY, "-w", "4", "--proxy-protocol", "v1")
-    server = gunicorn("manners:app", *args, config="cluster_sticky = ['hash:ip']\n", wait=False)
+    server = gunicorn("misbehaving:app", *args, config="cluster_sticky = ['hash:ip']\n", wait=False)
     View(server).wait_slots(4)
     for number in range(8):
         client = f"203.0.113.{number}"
@@ -797,7 +797,7 @@ def test_unix_sockets(
 ) -> None:
     bind = f"unix:{new_directory() / 'app.sock'}"
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, bind=bind)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, bind=bind)
     view = None if mode.is_stock else View(server)
     if view:
         view.wait_slots(2)
@@ -840,7 +840,7 @@ def has_ipv6() -> bool:
 def test_several_listeners(gunicorn: StartGunicorn, mode: Mode) -> None:
     binds = ["-b", "127.0.0.1:0", *(["-b", "[::1]:0"] if has_ipv6() else [])]
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20", *binds)
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     found = listeners(server)
     assert len(found) == 1 + len(binds) // 2
@@ -874,7 +874,7 @@ def test_max_requests(gunicorn: StartGunicorn, mode: Mode) -> None:
     """
     skip_old_gthread(mode)
     args = ("-w", "2", "--threads", "4", "--max-requests", "10", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     first = set(server.worker_pids())
 
@@ -911,7 +911,7 @@ def test_max_requests(gunicorn: StartGunicorn, mode: Mode) -> None:
 def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: Mode) -> None:
     skip_old_gthread(mode)
     args = ("-w", "2", "--threads", "4", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject = subject_of(server, mode)
     with subject.connect() as slow, subject.connect() as idle, subject.connect() as upload:
         subject.request(idle, "GET", "/")
@@ -938,7 +938,7 @@ def test_term_finishes_what_is_in_progress(gunicorn: StartGunicorn, mode: Mode) 
 def test_worker_connections(gunicorn: StartGunicorn, mode: Mode) -> None:
     """A worker with as many connections as it may have accepts no more, threads or not."""
     args = ("-w", "1", "--threads", "8", "--worker-connections", "2", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject_of(server, mode, workers=1)
 
     def ask(path: str) -> float:
@@ -963,7 +963,7 @@ def test_worker_connections(gunicorn: StartGunicorn, mode: Mode) -> None:
 def test_kept_alive_connections_are_limited(gunicorn: StartGunicorn, mode: Mode) -> None:
     """worker_connections less threads; more are answered, and closed."""
     args = ("-w", "1", "--threads", "2", "--worker-connections", "5", "--keep-alive", "20")
-    server = gunicorn("manners:app", "-k", mode.kind, *args, wait=False)
+    server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject_of(server, mode, workers=1)
     connections = [server.connect() for _ in range(3)]
     try:
@@ -989,7 +989,9 @@ def is_closed_after_one_request(server: Gunicorn) -> bool:
 def test_tls(gunicorn: StartGunicorn, certificate: Certificate, mode: Mode) -> None:
     args = (*certificate.gunicorn_options, "--keep-alive", "20", "--threads", "4")
     config = "cluster_sticky = ['hash:ip', 'cookie']\n" if mode.hands_over else ""
-    server = gunicorn("manners:app", "-k", mode.kind, "-w", "2", *args, config=config, wait=False)
+    server = gunicorn(
+        "misbehaving:app", "-k", mode.kind, "-w", "2", *args, config=config, wait=False
+    )
     server.wait_listening()
     subject = subject_of(server, mode)
     trusting = ssl.create_default_context(cafile=str(certificate.path))

@@ -12,9 +12,9 @@ import pytest
 
 from gunicorn_cluster_ext.stores.embedded.shared_state import Word
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import Gunicorn
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.servers.shared_site import STICKY, Client
 from tests.harness.waiting import wait_until
-from tests.integration.shared import STICKY, Client
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -34,7 +34,7 @@ def start(gunicorn: StartGunicorn, home: Path) -> Start:
     def start(*args: str, bind: str, **options: Any) -> Gunicorn:
         env = {"XDG_STATE_HOME": str(home), **options.pop("env", {})}
         args = ("-k", STICKY, "-w", "2", "--chdir", str(home), *args)
-        return gunicorn("shared:app", *args, bind=bind, env=env, **options)
+        return gunicorn("shared_state:app", *args, bind=bind, env=env, **options)
 
     return start
 

@@ -12,12 +12,12 @@ import pytest
 from gunicorn_cluster_ext.cli import main
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
-from tests.harness.command import run_command
-from tests.harness.gunicorn import Gunicorn
-from tests.harness.scrape import Scrape
+from tests.harness.clients.command import run_command
+from tests.harness.clients.scrape import Scrape
+from tests.harness.forks import in_child
+from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
-from tests.unit.processes import in_child
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -32,7 +32,7 @@ def lines(server: Gunicorn, words: str) -> list[str]:
 def test_nothing_can_be_written(gunicorn: StartGunicorn, place: str) -> None:
     """The workers still find each other, and roll: what they share needs no file."""
     config = f"cluster_dir = {place!r}\nworkers = 3\nthreads = 4\n"
-    server = gunicorn("measured:app", "-k", STICKY, config=config, wait=False)
+    server = gunicorn("counted_requests:app", "-k", STICKY, config=config, wait=False)
     wait_until(lambda: lines(server, "All 3 workers serve"), PATIENCE_S, "all workers")
     for slot in (0, 1, 2):
         assert server.get("/", Cookie=f"gunicorn_worker={slot}").json()["worker"] == slot

@@ -7,12 +7,12 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.conftest import StartGunicorn
-from tests.harness.connection import request_bytes
-from tests.harness.deploy import slow
+from tests.harness.clients.connection import request_bytes
+from tests.harness.servers.deploy import slow
+from tests.harness.servers.site import READY_MADE, Site, StartSite
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
 from tests.harness.watcher import Watcher
-from tests.integration.site import READY_MADE, Site, StartSite
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -41,7 +41,7 @@ class Watch(Watcher):
 
 
 def test_who_they_are(gunicorn: StartGunicorn) -> None:
-    server = gunicorn("names:app", "-k", STICKY, "-w", "3", "--name", "my shop")
+    server = gunicorn("worker_names:app", "-k", STICKY, "-w", "3", "--name", "my shop")
     for slot, pid in View(server).wait_slots(3).items():
         assert title(pid) == f"gunicorn: worker {slot} [my shop]"
     assert title(server.master_pid) == "gunicorn: master [my shop]"
@@ -118,7 +118,7 @@ def test_an_event_loops_worker(site: StartSite, kind: str, app: str) -> None:
 @pytest.mark.parametrize("kind", ["sync", "gthread", "asgi"])
 def test_gunicorns_own_workers(gunicorn: StartGunicorn, kind: str) -> None:
     config = f"{READY_MADE}worker_class = {kind!r}\nworkers = 2\nproc_name = 'shop'\n"
-    app = "lifespan:app" if kind == "asgi" else "names:app"
+    app = "lifespan:app" if kind == "asgi" else "worker_names:app"
     server = gunicorn(app, config=config, wait=False)
     for slot, pid in View(server).wait_slots(2).items():
         assert title(pid) == f"gunicorn: worker {slot} [shop]"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import StartGunicorn
-from tests.harness.gunicorn import EXAMPLES, Gunicorn
+from tests.harness.servers.gunicorn import EXAMPLES, Gunicorn
+from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
-from tests.integration.view import PATIENCE_S, STICKY, View
 
 # Every server hook that gunicorn has, with the arguments that it demands.
 HOOKS = {
@@ -176,7 +176,7 @@ def test_way(gunicorn: StartGunicorn, name: str) -> None:
     args = (*way.args, "-w", "2")
     if name == "a hook that calls ours":
         args = (*args, "-k", STICKY)
-    server = gunicorn("names:app", *args, config=way.config, env=env)
+    server = gunicorn("worker_names:app", *args, config=way.config, env=env)
     view = View(server)
     pids = view.wait_slots(2, generation=1)
     check_works(server, way, pids)

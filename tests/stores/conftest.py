@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.redis import Redis
-from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import Watched
+from tests.harness.servers.redis import Redis
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.servers.redis_sentinel import Watched
 
 
 @pytest.fixture(scope="session")

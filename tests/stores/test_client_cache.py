@@ -9,8 +9,8 @@ import redis
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
 from gunicorn_cluster_ext.stores.contract import Store
-from tests.harness.redis import Redis
-from tests.harness.redis_fake import FakeRedis
+from tests.harness.fakes.redis import FakeRedis
+from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
 
 Start = Callable[..., tuple[FakeRedis, Store]]

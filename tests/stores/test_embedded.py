@@ -14,7 +14,7 @@ from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
 from gunicorn_cluster_ext.stores.contract import Store, StoreError
 from gunicorn_cluster_ext.stores.embedded import environment, shared_state
-from tests.stores.conformance import Conformance
+from tests.harness.store_conformance import Conformance
 
 MEGABYTE = 1 << 20
 

@@ -23,7 +23,7 @@ from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
 from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.embedded import environment, shared_state
-from tests.harness.redis import Redis
+from tests.harness.servers.redis import Redis
 
 NAMES = [b"a", b"a:1", b"\xff", b"k" * 700, b"k" * 701]
 KEYS = st.sampled_from(NAMES)

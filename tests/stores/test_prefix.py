@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from tests.harness.redis import Redis
-from tests.harness.redis_cluster import Cluster
-from tests.stores.conformance import PATIENCE_S, open_face
+from tests.harness.servers.redis import Redis
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.store_conformance import PATIENCE_S, open_face
 
 Pair = tuple[Any, Any]
 

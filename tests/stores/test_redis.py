@@ -1,10 +1,10 @@
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings
-from tests.harness.redis import Redis
-from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import Watched
-from tests.stores.conformance import PATIENCE_S, Conformance
+from tests.harness.servers.redis import Redis
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.servers.redis_sentinel import Watched
+from tests.harness.store_conformance import PATIENCE_S, Conformance
 
 
 class TestRedis(Conformance):

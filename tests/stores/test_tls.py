@@ -9,11 +9,11 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.contract import StoreAway
-from tests.harness.certificate import Certificate
-from tests.harness.redis import Redis
-from tests.harness.redis_cluster import Cluster
-from tests.harness.redis_sentinel import Watched
-from tests.stores.conformance import PATIENCE_S, Conformance, open_face
+from tests.harness.servers.certificate import Certificate
+from tests.harness.servers.redis import Redis
+from tests.harness.servers.redis_cluster import Cluster
+from tests.harness.servers.redis_sentinel import Watched
+from tests.harness.store_conformance import PATIENCE_S, Conformance, open_face
 
 
 @pytest.fixture(scope="module")

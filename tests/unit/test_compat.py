@@ -15,8 +15,8 @@ from gunicorn_cluster_ext.compat import (
     smallest_limit,
     take_buffered,
 )
-from tests.unit import grammar
-from tests.unit.reference import CLIENT, config, would_wait
+from tests.harness import grammar
+from tests.harness.reference import CLIENT, config, would_wait
 
 SMALL = {"limit_request_line": 40, "limit_request_fields": 3, "limit_request_field_size": 30}
 CONFIGS = {

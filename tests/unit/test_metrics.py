@@ -10,7 +10,7 @@ from gunicorn_cluster_ext import metrics
 from gunicorn_cluster_ext.metrics import BoardCollector
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import COUNTERS, ROUTED, Roll, RollState, State, Word
-from tests.harness.scrape import Scrape
+from tests.harness.clients.scrape import Scrape
 
 
 @pytest.fixture

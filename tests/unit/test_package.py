@@ -7,7 +7,7 @@ from gunicorn_cluster_ext.runtime import identity
 from gunicorn_cluster_ext.workers.asgi import worker
 from gunicorn_cluster_ext.workers.gevent import worker as gevent
 from gunicorn_cluster_ext.workers.thread import worker as thread
-from tests.unit.processes import in_fresh_interpreter
+from tests.harness.forks import in_fresh_interpreter
 
 
 def test_it_exports_what_an_application_needs() -> None:

@@ -21,7 +21,7 @@ from gunicorn_cluster_ext.settings import (
     read,
     table,
 )
-from tests.unit.reference import config
+from tests.harness.reference import config
 
 DEFAULTS = Settings()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.redis import Redis
+from tests.harness.servers.redis import Redis
 from tests.upstream.sources import HERE, run, sources
 
 pytestmark = pytest.mark.one_gunicorn

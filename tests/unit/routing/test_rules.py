@@ -1,0 +1,539 @@
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gunicorn_cluster_ext.routing.balance import Load, lightest, much_lighter
+from gunicorn_cluster_ext.routing.head import Head, blind, scan
+from gunicorn_cluster_ext.routing.rules import (
+    Cookie,
+    EngineIO,
+    Hash,
+    Learned,
+    Means,
+    Owner,
+    Rule,
+    begins_session,
+    build_rule,
+    check_rule,
+    find_owner,
+    rendezvous,
+)
+from gunicorn_cluster_ext.routing.tags import ProcessTag
+from tests.harness.forks import in_fresh_interpreter
+
+
+@dataclass
+class FakeRoster:
+    """Generation 5 serves in the slots of `alive`, generation 4 drains in those of `draining`."""
+
+    alive: tuple[int, ...] = (0, 1, 2, 3)
+    draining: tuple[int, ...] = ()
+    asked: list[int] = field(default_factory=list)
+
+    def slots(self) -> Sequence[int]:
+        return self.alive
+
+    def serving(self, slot: int) -> int | None:
+        self.asked.append(slot)
+        return 2 * slot + 1 if slot in self.alive else None
+
+    def process(self, slot: int, generation: int) -> int | None:
+        if generation == 5 and slot in self.alive:
+            return 2 * slot + 1
+        return 2 * slot if generation == 4 and slot in self.draining else None
+
+
+def seat(slot: int) -> int:
+    return 2 * slot + 1
+
+
+def head(*lines: bytes, target: bytes = b"/", client: str = "192.0.2.1") -> Head:
+    data = b"\r\n".join([b"GET " + target + b" HTTP/1.1", *lines, b"", b""])
+    scanned = scan(data, client)
+    assert isinstance(scanned, Head)
+    return scanned
+
+
+class Failures(list[tuple[str, Exception]]):
+    def __call__(self, words: str, error: Exception) -> None:
+        self.append((words, error))
+
+
+def rule(words: str, failures: Failures | None = None) -> Rule:
+    check_rule(words)
+    failures = Failures() if failures is None else failures
+    return build_rule(words, Means("gunicorn_worker", client_ip, recall, failures))
+
+
+def client_ip(head: Head) -> bytes:
+    return head.client.encode()
+
+
+def recall(words: str, value: bytes) -> ProcessTag | None:
+    """What was learned: `kind:value` -> the process that knows the value."""
+    return LEARNED.get((words.split(":")[1], value))
+
+
+LEARNED = {
+    ("header", b"abc"): ProcessTag(2, 5),
+    ("cookie", b"abc"): ProcessTag(1, 5),
+    ("header", b"draining"): ProcessTag(2, 4),
+    ("header", b"gone"): ProcessTag(2, 3),
+    ("header", b"gone with its slot"): ProcessTag(9, 1),
+}
+
+
+def same_owner(words: str, first: Head, second: Head) -> bool:
+    """Whether the rule finds one key in both: over many slots, other keys hardly meet."""
+    roster = FakeRoster(tuple(range(1000)))
+    owners = [rule(words).owner(each, roster) for each in (first, second)]
+    assert None not in owners
+    return owners[0] == owners[1]
+
+
+# --- engineio ---------------------------------------------------------------------------------
+
+
+def test_a_sid_belongs_to_the_process_that_made_it() -> None:
+    owner = EngineIO().owner(head(target=b"/?EIO=4&sid=abc.2.5"), FakeRoster())
+    assert owner == Owner(seat(2), hard=True)
+
+
+def test_a_sid_belongs_to_its_process_also_while_that_drains() -> None:
+    owner = EngineIO().owner(head(target=b"/?sid=abc.2.4"), FakeRoster(draining=(2,)))
+    assert owner == Owner(4, hard=True)
+
+
+def test_a_sid_of_a_dead_process_goes_to_its_slot() -> None:
+    """Which answers that the session is unknown, and the client connects anew."""
+    owner = EngineIO().owner(head(target=b"/?sid=abc.2.3"), FakeRoster())
+    assert owner == Owner(seat(2), hard=False)
+
+
+def test_a_sid_of_a_dead_slot_is_anybodys() -> None:
+    assert EngineIO().owner(head(target=b"/?sid=abc.9.1"), FakeRoster()) is None
+
+
+@pytest.mark.parametrize(
+    "query", [b"", b"EIO=4", b"sid=", b"sid=abc", b"sid=abc.2.5&sid=abc.1.5", b"sid=abc.2.5.1"]
+)
+def test_without_a_tagged_sid_nobody_owns_a_request(query: bytes) -> None:
+    assert EngineIO().owner(head(target=b"/?" + query), FakeRoster()) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "begins"),
+    [(b"EIO=4&transport=polling", True), (b"EIO=4&sid=abc.1.2", False), (b"sid=1", False)],
+)
+def test_a_request_without_a_sid_begins_an_engineio_session(query: bytes, begins: bool) -> None:
+    assert begins_session(head(target=b"/socket.io/?" + query)) is begins
+
+
+def test_any_other_request_begins_no_session() -> None:
+    assert not begins_session(head())
+    assert not begins_session(blind("192.0.2.1"))
+
+
+# --- learn ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "owner"),
+    [
+        ("learn:header:X-Key", b"x-key: abc", Owner(seat(2), hard=True)),
+        ("learn:header:X-Key", b'X-KEY:\t"abc" ', Owner(seat(2), hard=True)),
+        ("learn:cookie:key", b"Cookie: a=b; key=abc", Owner(seat(1), hard=True)),
+        ("learn:cookie:key", b'Cookie: key="abc"', Owner(seat(1), hard=True)),
+        ("learn:header:X-Key", b"x-key: draining", Owner(4, hard=True)),
+        ("learn:header:X-Key", b"x-key: gone", Owner(seat(2), hard=False)),
+        ("learn:header:X-Key", b"x-key: gone with its slot", None),
+        ("learn:header:X-Key", b"x-key: abd", None),
+        ("learn:header:X-Key", b"x-key:", None),
+        ("learn:header:X-Key", b"x-key: abc\r\nx-key: abc", None),
+        ("learn:header:X-Key", b"cookie: X-Key=abc", None),
+        ("learn:cookie:key", b"Cookie: Key=abc", None),
+        ("learn:cookie:key", b"Cookie: key=abc; key=abd", None),
+        ("learn:cookie:key", b"key: abc", None),
+    ],
+)
+def test_a_learned_value_belongs_to_the_process_that_gave_it(
+    words: str, line: bytes, owner: Owner | None
+) -> None:
+    assert rule(words).owner(head(line), FakeRoster(draining=(2,))) == owner
+
+
+def test_a_request_without_a_value_may_begin_a_session() -> None:
+    learned = rule("learn:header:X-Key")
+    assert isinstance(learned, Learned)
+    assert learned.may_begin(head(b"Cookie: x-key=abc"))
+    assert not learned.may_begin(head(b"x-key: unknown"))
+
+
+# --- cookie -----------------------------------------------------------------------------------
+
+
+def test_a_cookie_names_a_slot() -> None:
+    owner = Cookie(b"gunicorn_worker").owner(head(b"Cookie: a=b; gunicorn_worker=3"), FakeRoster())
+    assert owner == Owner(seat(3), hard=False)
+
+
+@pytest.mark.parametrize(
+    "value", [b"9", b"9999", b"03", b"-1", b"x", b"", b"3; gunicorn_worker=2", b"3.5"]
+)
+def test_a_cookie_that_names_no_live_slot_names_nobody(value: bytes) -> None:
+    cookie = head(b"Cookie: gunicorn_worker=" + value)
+    assert Cookie(b"gunicorn_worker").owner(cookie, FakeRoster()) is None
+
+
+# --- hash -------------------------------------------------------------------------------------
+
+
+def test_a_key_has_one_live_owner() -> None:
+    roster = FakeRoster()
+    owner = rule("hash:ip").owner(head(), roster)
+    assert owner is not None and not owner.hard
+    assert owner.seat in {seat(slot) for slot in roster.alive}
+    assert rule("hash:ip").owner(head(), roster) == owner
+
+
+def test_a_key_moves_when_its_slot_dies_and_comes_back() -> None:
+    everybody = FakeRoster()
+    owner = rule("hash:ip").owner(head(), everybody)
+    assert owner is not None
+    rest = FakeRoster(tuple(slot for slot in everybody.alive if seat(slot) != owner.seat))
+    other = rule("hash:ip").owner(head(), rest)
+    assert other is not None and other != owner
+    assert rule("hash:ip").owner(head(), everybody) == owner
+
+
+def test_without_live_slots_there_is_no_owner() -> None:
+    assert rule("hash:ip").owner(head(), FakeRoster(alive=())) is None
+
+
+def test_without_a_key_there_is_no_owner() -> None:
+    assert Hash(lambda head: None).owner(head(), FakeRoster()) is None
+
+
+def test_a_slot_that_dies_meanwhile_owns_nothing() -> None:
+    class Dying(FakeRoster):
+        def serving(self, slot: int) -> int | None:
+            return None
+
+    assert rule("hash:ip").owner(head(), Dying()) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "same", "other"),
+    [
+        (
+            "hash:header:X-Key",
+            head(b"X-Key: 1"),
+            head(b"x-key:  1 ", client="192.0.2.2"),
+            head(b"X-Key: 2"),
+        ),
+        (
+            "hash:query:user",
+            head(target=b"/?user=a/b&x=1"),
+            head(target=b"/other?x=2&user=a%2Fb"),
+            head(target=b"/?user=a"),
+        ),
+        (
+            "hash:cookie:session",
+            head(b"Cookie: session=1"),
+            head(b"Cookie: a=b; session=1"),
+            head(b"Cookie: session=2"),
+        ),
+        (
+            "hash:path:^/rooms/([^/]+)",
+            head(target=b"/rooms/red/join"),
+            head(target=b"/rooms/red?x=1"),
+            head(target=b"/rooms/blue"),
+        ),
+        (
+            "hash:path:^/rooms/[^/]+",
+            head(target=b"/rooms/red/join"),
+            head(target=b"/rooms/red"),
+            head(target=b"/rooms/blue"),
+        ),
+    ],
+)
+def test_a_hash_rule_sees_its_key_and_nothing_else(
+    words: str, first: Head, same: Head, other: Head
+) -> None:
+    assert same_owner(words, first, same)
+    assert not same_owner(words, first, other)
+    assert rule(words).owner(head(target=b"/elsewhere"), FakeRoster()) is None
+
+
+def test_a_group_that_took_no_part_is_no_key() -> None:
+    optional = rule("hash:path:^/(a)?")
+    assert optional.owner(head(target=b"/b"), FakeRoster()) is None
+
+
+# --- a user's function ------------------------------------------------------------------------
+
+
+def by_method(head: Head) -> bytes:
+    return head.method
+
+
+def nothing(head: Head) -> None:
+    return None
+
+
+def broken(head: Head) -> bytes:
+    raise RuntimeError("no luck")
+
+
+def mistaken(head: Head) -> Any:
+    return "text"
+
+
+def test_a_users_function_finds_the_key() -> None:
+    failures = Failures()
+    owner = rule(f"{__name__}:by_method", failures).owner(head(), FakeRoster())
+    assert owner == Hash(by_method).owner(head(), FakeRoster()) is not None
+    assert rule(f"{__name__}:nothing", failures).owner(head(), FakeRoster()) is None
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("broken", "no luck"), ("mistaken", "a rule answers bytes or None, not str")],
+)
+def test_a_users_function_that_fails_finds_nobody(name: str, message: str) -> None:
+    failures = Failures()
+    words = f"{__name__}:{name}"
+    assert rule(words, failures).owner(head(), FakeRoster()) is None
+    assert [(where, str(error)) for where, error in failures] == [(words, message)]
+
+
+def test_a_users_function_that_is_not_there_fails_the_boot() -> None:
+    with pytest.raises(AttributeError):
+        rule(f"{__name__}:absent")
+    with pytest.raises(ImportError):
+        rule("tests.unit.absent:by_method")
+
+
+# --- which rules there are --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "engineio",
+        "cookie",
+        "hash:ip",
+        "hash:header:X-Key",
+        "hash:query:user",
+        "hash:cookie:session",
+        "hash:path:^/rooms/([^/]+)",
+        "hash:path:/a:b",
+        "hash:path:\xe9",
+        "learn:header:Mcp-Session-Id",
+        "learn:cookie:JSESSIONID",
+        "package.module:function",
+        "_m:_f",
+    ],
+)
+def test_a_rule_is_accepted(words: str) -> None:
+    check_rule(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "is not a rule"),
+        ("engine.io", "is not a rule"),
+        ("cookies", "is not a rule"),
+        ("cookie:name", "is not a rule"),
+        ("learn:mcp", "is not a rule"),
+        ("learn:", "is not a rule"),
+        ("learn:ip", "is not a rule"),
+        ("learn:query:sid", "is not a rule"),
+        ("learn:path:x", "is not a rule"),
+        ("learn:header", "names no header"),
+        ("learn:header:Set Cookie", "names no header"),
+        ("learn:cookie:", "names no cookie"),
+        ("learn:cookie:a=b", "names no cookie"),
+        ("hash", "is not a rule"),
+        ("hash:", "is not a rule"),
+        ("hash:host", "is not a rule"),
+        ("hash:ip:4", "is not a rule"),
+        ("header:X-Key", "is not a rule"),
+        ("hash:header", "names no header"),
+        ("hash:header:", "names no header"),
+        ("hash:header:X Key", "names no header"),
+        ("hash:query:", "names no query"),
+        ("hash:cookie:a;b", "names no cookie"),
+        ("hash:path:", "names no path"),
+        ("hash:path:(", "is not a regular expression"),
+        ("hash:path:\u20ac", "is not a regular expression"),
+        ("hash:path:a{9999999999999999999}", "is not a regular expression"),
+        ("module:", "is not a rule"),
+        (":function", "is not a rule"),
+        ("module:function()", "is not a rule"),
+        ("a b:c", "is not a rule"),
+    ],
+)
+def test_a_rule_is_refused(words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_rule(words)
+
+
+def test_checking_a_rule_imports_nothing() -> None:
+    check_rule("tests.unit.absent:function")
+
+
+# --- the first rule that finds an owner wins --------------------------------------------------
+
+
+def test_the_first_rule_that_finds_an_owner_wins() -> None:
+    rules = [rule("engineio"), rule("cookie"), rule("hash:ip")]
+    cookie = b"Cookie: gunicorn_worker=1"
+    roster = FakeRoster()
+    assert find_owner(rules, head(cookie, target=b"/?sid=abc.2.5"), roster) == ((seat(2), True), 0)
+    assert find_owner(rules, head(cookie, target=b"/?sid=abc.9.5"), roster) == ((seat(1), False), 1)
+    assert find_owner(rules, head(), roster) == (rules[2].owner(head(), roster), 2)
+    assert find_owner(rules[:2], head(), roster) == (None, -1)
+    assert find_owner([], head(cookie), roster) == (None, -1)
+
+
+# --- rendezvous -------------------------------------------------------------------------------
+
+KEYS = [b"key-%d" % number for number in range(20_000)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 16])
+def test_keys_spread_evenly(count: int) -> None:
+    shares = Counter(rendezvous(key, range(count)) for key in KEYS)
+    fair = len(KEYS) / count
+    assert set(shares) == set(range(count))
+    # Five standard deviations of a fair draw.
+    assert max(abs(share - fair) for share in shares.values()) < 5 * fair**0.5
+
+
+def test_keys_of_slots_with_gaps_spread_evenly() -> None:
+    shares = Counter(rendezvous(key, (1, 5, 700)) for key in KEYS)
+    assert all(abs(share * 3 / len(KEYS) - 1) < 0.06 for share in shares.values())
+
+
+def test_only_the_keys_of_a_slot_that_goes_move() -> None:
+    before = {key: rendezvous(key, (0, 1, 2, 3)) for key in KEYS}
+    after = {key: rendezvous(key, (0, 1, 3)) for key in KEYS}
+    assert {key for key in KEYS if before[key] != after[key]} == {
+        key for key in KEYS if before[key] == 2
+    }
+    moved = Counter(after[key] for key in KEYS if before[key] == 2)
+    assert all(abs(share * 12 / len(KEYS) - 1) < 0.15 for share in moved.values())
+
+
+@given(st.binary(max_size=40), st.sets(st.integers(0, 999), min_size=1, max_size=12))
+def test_the_order_of_the_slots_is_of_no_account(key: bytes, slots: set[int]) -> None:
+    ordered = sorted(slots)
+    assert rendezvous(key, ordered) == rendezvous(key, ordered[::-1]) in slots
+
+
+def test_every_process_computes_the_same() -> None:
+    """Python's own hash() would not: it differs from process to process."""
+    here = [rendezvous(b"key-%d" % number, range(8)) for number in range(50)]
+    code = (
+        "from gunicorn_cluster_ext.routing.rules import rendezvous\n"
+        "print([rendezvous(b'key-%d' % number, range(8)) for number in range(50)])"
+    )
+    assert in_fresh_interpreter(code) == str(here)
+
+
+def test_what_was_computed_once_stays() -> None:
+    """Another value would move every client of every server at an upgrade, and mid-roll."""
+    assert [rendezvous(key, range(8)) for key in (b"", b"a", b"b", b"192.0.2.1")] == [7, 7, 3, 2]
+
+
+# --- lightest ---------------------------------------------------------------------------------
+
+
+def load(busy: int, sessions: int = 0, threads: int = 4) -> Load:
+    return Load(busy, sessions, threads)
+
+
+def test_a_request_stays_while_a_thread_is_free() -> None:
+    assert lightest({1: load(3), 3: load(0)}, 1, strictly=False) == 1
+
+
+def test_a_request_leaves_a_busy_worker_for_the_emptiest() -> None:
+    assert lightest({1: load(4), 3: load(2), 5: load(1)}, 1, strictly=False) == 5
+
+
+def test_a_request_stays_when_all_are_busy() -> None:
+    assert lightest({1: load(9), 3: load(4)}, 1, strictly=False) == 1
+    assert lightest({1: load(9), 3: load(4)}, 1, strictly=True) == 1
+
+
+def test_a_session_begins_on_the_emptiest_worker() -> None:
+    assert lightest({1: load(1), 3: load(0)}, 1, strictly=True) == 3
+    assert lightest({1: load(0), 3: load(0)}, 3, strictly=True) == 3
+
+
+def test_sessions_break_a_tie() -> None:
+    assert lightest({1: load(0, 3), 3: load(0, 2), 5: load(1, 0)}, 1, strictly=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "moves"),
+    [
+        (load(0), load(0), False),
+        (load(1), load(0), False),
+        (load(2), load(0), True),
+        (load(3), load(2), False),
+        (load(0, 1), load(0), False),
+        (load(0, 2), load(0), True),
+        (load(0, 113), load(0, 100), False),
+        (load(0, 114), load(0, 100), True),
+        (load(0, 9), load(1, 0), False),
+        (load(2, 0), load(0, 9), True),
+        (load(0, 0), load(0, 9), False),
+    ],
+)
+def test_a_request_that_may_begin_a_session_moves_for_a_clear_difference(
+    mine: Load, other: Load, moves: bool
+) -> None:
+    assert much_lighter({1: mine, 3: other}, 1) == (3 if moves else 1)
+
+
+def test_a_request_that_may_begin_a_session_leaves_who_drains() -> None:
+    assert much_lighter({3: load(4)}, 1) == 3
+    assert much_lighter({}, 1) == 1
+
+
+def test_a_worker_that_drains_gives_everything_away() -> None:
+    assert lightest({3: load(1), 5: load(0)}, 1, strictly=False) == 5
+    assert lightest({3: load(5), 5: load(4)}, 1, strictly=False) == 5
+
+
+def test_a_worker_that_is_alone_keeps_everything() -> None:
+    assert lightest({}, 1, strictly=False) == 1
+    assert lightest({1: load(9)}, 1, strictly=True) == 1
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 9),
+        st.builds(Load, st.integers(0, 5), st.integers(0, 3), st.integers(1, 4)),
+        max_size=5,
+    ),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_a_request_never_goes_from_a_free_worker_to_a_busy_one(
+    loads: dict[int, Load], me: int, strictly: bool
+) -> None:
+    there = lightest(loads, me, strictly=strictly)
+    assert there == me or there in loads
+    if me in loads and there != me:
+        assert loads[there].busy < loads[there].threads
+        assert strictly or loads[me].busy >= loads[me].threads
