@@ -24,6 +24,7 @@ test: system-packages $(VENV)/.test tests/js/node_modules/.package-lock.json
 lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 typing: $(VENV)/.test
 	$(BIN)/mypy --strict gunicorn_cluster_ext

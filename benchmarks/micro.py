@@ -17,12 +17,12 @@ from functools import partial
 
 import msgspec
 
-from gunicorn_cluster_ext.routing.balance import lightest
+from gunicorn_cluster_ext.routing.balance import least_loaded
 from gunicorn_cluster_ext.routing.head import Head, scan
 from gunicorn_cluster_ext.routing.rules import Cookie, EngineIO, Owner, find_owner, rendezvous
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, State, Word
-from gunicorn_cluster_ext.runtime.inboxes import HandOff, Inboxes
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage, Inboxes
 
 from . import machine, report
 
@@ -120,8 +120,8 @@ def owner_cases(roster: Board) -> Iterator[Case]:
         yield f"scan and find_owner, {name} head", partial(find, data)
     yield "rendezvous over 4 slots", lambda: rendezvous(b"127.0.0.1", (0, 1, 2, 3))
     yield (
-        "loads and lightest of 4 workers",
-        lambda: lightest(roster.loads(), 0, strictly=True),
+        "loads and least_loaded of 4 workers",
+        lambda: least_loaded(roster.loads(), 0, strictly=True),
     )
 
 
@@ -129,9 +129,9 @@ def owner_cases(roster: Board) -> Iterator[Case]:
 def hand_off_cases() -> Iterator[list[Case]]:
     inboxes = Inboxes(1)
     connection, other_end = socket.socketpair()
-    message = HandOff(SMALL, ("127.0.0.1", 54321), ("127.0.0.1", 8000), 1, 1, owned=True)
+    message = HandoffMessage(SMALL, ("127.0.0.1", 54321), ("127.0.0.1", 8000), 1, 1, owned=True)
     encode = msgspec.msgpack.Encoder().encode
-    decode = msgspec.msgpack.Decoder(HandOff).decode
+    decode = msgspec.msgpack.Decoder(HandoffMessage).decode
     encoded = encode(message)
 
     def through_an_inbox() -> None:

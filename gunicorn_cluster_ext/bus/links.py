@@ -45,11 +45,6 @@ _RECEIVE_FLAGS: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
 
 
-def path(directory: Path, seat: int, generation: int) -> Path:
-    """Where the process of that generation in ``seat`` listens."""
-    return directory / f"bus-{seat}-{generation}"
-
-
 def listen(where: Path) -> socket.socket:
     """Raises OSError."""
     if len(os.fsencode(where)) > _LONGEST:

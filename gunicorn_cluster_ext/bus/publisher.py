@@ -23,6 +23,7 @@ from gunicorn_cluster_ext.logs import log
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT
 from gunicorn_cluster_ext.runtime.counters import bus_lost, bus_sent
+from gunicorn_cluster_ext.runtime.directory import bus_socket
 
 #: How often it is looked whether a worker that does not read still lives.
 _LOOK_MS: Final = 100
@@ -42,7 +43,7 @@ class Peer:
         self.backlog = Backlog()
         self.lane: socket.socket | None = None
         self.is_gone = self.has_pump = False
-        self._path = links.path(directory, seat, generation)
+        self._path = bus_socket(directory, seat, generation)
         self._unflushed = 0
         self._is_short = False
 

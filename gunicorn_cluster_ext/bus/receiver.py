@@ -25,6 +25,7 @@ from gunicorn_cluster_ext.logs import log
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.runtime.counters import bus_lost, bus_received
+from gunicorn_cluster_ext.runtime.directory import bus_socket
 
 #: Read at once.
 _MOST: Final = 64 << 10
@@ -71,7 +72,7 @@ class Receiver:
     def __init__(self, board: Board, directory: Path, seat: int) -> None:
         self._board, self._seat = board, seat
         self._generation = board.get(seat, Word.GENERATION)
-        self._path = links.path(directory, seat, self._generation)
+        self._path = bus_socket(directory, seat, self._generation)
         self._lock = threading.Lock()
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
         self._listener: socket.socket | None = None

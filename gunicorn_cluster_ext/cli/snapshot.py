@@ -10,7 +10,7 @@ from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
 from gunicorn_cluster_ext.runtime.board.layout import Roll
 from gunicorn_cluster_ext.runtime.discovery import Server
-from gunicorn_cluster_ext.runtime.server_info import Description
+from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 from gunicorn_cluster_ext.runtime.usage import processor_time, resident_memory
 
 #: The state of a slot that has no process, and is to have one: it waits for its next attempt.
@@ -96,7 +96,7 @@ def _missing(board: Board, slot: int) -> Worker:
     return Worker(slot, 2 * slot, WAITING, {}, exits.of_slot(board, slot))
 
 
-def as_json(server: Server, about: Description | None, reading: Reading) -> dict[str, Any]:
+def as_json(server: Server, about: ServerInfo | None, reading: Reading) -> dict[str, Any]:
     """All of it, for programs."""
     roll = {**reading.roll._asdict(), "state": reading.roll.state.name.lower()}
     return {

@@ -16,7 +16,7 @@ class Load(NamedTuple):
     threads: int
 
 
-def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
+def least_loaded(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
     """The seat that should take a request of nobody; ``me`` is the seat that holds it.
 
     ``loads`` has the workers that serve; ``me`` is not among them while it drains.
@@ -33,14 +33,14 @@ def lightest(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
     return min(free or loads, key=lambda seat: (loads[seat].busy, loads[seat].sessions, seat != me))
 
 
-def much_lighter(loads: dict[int, Load], me: int) -> int:
+def clearly_less_loaded(loads: dict[int, Load], me: int) -> int:
     """The seat that should take a request that may begin a learned session; ``me`` holds it.
 
     What a request without a value begins shows only in its response, if anything. So most are not
     worth a hand-off: it moves when another worker has clearly less to do, or has begun clearly
     fewer sessions, so that those end up even.
     """
-    seat = lightest(loads, me, strictly=True)
+    seat = least_loaded(loads, me, strictly=True)
     mine, other = loads.get(me), loads.get(seat)
     if mine is None or other is None:
         return seat

@@ -17,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
-class Trust:
+class TrustedProxies:
     """The proxies that may say who the client is; ``everyone`` is gunicorn's ``*``."""
 
     networks: Sequence[Network]

@@ -37,7 +37,7 @@ class Owner(NamedTuple):
     hard: bool
 
 
-class Roster(Protocol):
+class Serving(Protocol):
     """Who is there, as far as a rule needs to know. The board is one."""
 
     def slots(self) -> Sequence[int]:
@@ -53,7 +53,7 @@ class Roster(Protocol):
 class Rule(Protocol):
     """One way to find the owner of a request."""
 
-    def owner(self, head: Head, roster: Roster) -> Owner | None: ...
+    def owner(self, head: Head, roster: Serving) -> Owner | None: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class EngineIO:
     (400), upon which the client connects anew.
     """
 
-    def owner(self, head: Head, roster: Roster) -> Owner | None:
+    def owner(self, head: Head, roster: Serving) -> Owner | None:
         sid = head.query(b"sid")
         tag = parse_sid(sid) if sid is not None else None
         return None if tag is None else _knowing(tag, roster)
@@ -85,7 +85,7 @@ class Learned:
         """Whether the client has no value yet, and may get one."""
         return self.key(head) is None
 
-    def owner(self, head: Head, roster: Roster) -> Owner | None:
+    def owner(self, head: Head, roster: Serving) -> Owner | None:
         value = self.key(head)
         tag = self.recall(self.words, bare(value)) if value else None
         return None if tag is None else _knowing(tag, roster)
@@ -96,7 +96,7 @@ def bare(value: bytes) -> bytes:
     return value.strip(b' \t"')
 
 
-def _knowing(tag: ProcessTag, roster: Roster) -> Owner | None:
+def _knowing(tag: ProcessTag, roster: Serving) -> Owner | None:
     """Who owns a request that only the process ``tag`` knows how to answer."""
     seat = roster.process(*tag)
     if seat is not None:
@@ -111,7 +111,7 @@ class Cookie:
 
     name: bytes
 
-    def owner(self, head: Head, roster: Roster) -> Owner | None:
+    def owner(self, head: Head, roster: Serving) -> Owner | None:
         value = head.cookie(self.name)
         slot = parse_slot_tag(value) if value is not None else None
         seat = roster.serving(slot) if slot is not None else None
@@ -127,7 +127,7 @@ class Hash:
 
     key: Key
 
-    def owner(self, head: Head, roster: Roster) -> Owner | None:
+    def owner(self, head: Head, roster: Serving) -> Owner | None:
         key = self.key(head)
         slots = roster.slots()
         if key is None or not slots:
@@ -136,7 +136,7 @@ class Hash:
         return None if seat is None else Owner(seat, False)
 
 
-def find_owner(rules: Sequence[Rule], head: Head, roster: Roster) -> tuple[Owner | None, int]:
+def find_owner(rules: Sequence[Rule], head: Head, roster: Serving) -> tuple[Owner | None, int]:
     """The owner that the first rule finds, and which rule that is; None and -1 when the request is
     anybody's."""
     for number, rule in enumerate(rules):
@@ -221,7 +221,7 @@ def _is_function(words: str) -> bool:
     )
 
 
-class Means(NamedTuple):
+class RuleContext(NamedTuple):
     """What rules need of the worker that they are built for.
 
     ``cookie`` is the name of ours; ``failed`` hears what a user's function raises.
@@ -233,7 +233,7 @@ class Means(NamedTuple):
     failed: Callable[[str, Exception], None]
 
 
-def build_rule(words: str, means: Means) -> Rule:
+def build_rule(words: str, context: RuleContext) -> Rule:
     """The rule that ``words`` (checked by ``check_rule``) asks for.
 
     Called in the worker, after the application is loaded: a user's function is imported here
@@ -242,14 +242,14 @@ def build_rule(words: str, means: Means) -> Rule:
     if words == "engineio":
         return EngineIO()
     if words == "cookie":
-        return Cookie(means.cookie.encode())
+        return Cookie(context.cookie.encode())
     if words == "hash:ip":
-        return Hash(means.client_ip)
+        return Hash(context.client_ip)
     if _is_function(words):
-        return Hash(_users_key(words, means.failed))
+        return Hash(_users_key(words, context.failed))
     way, kind, name = words.split(":", 2)
     key = _KEYS[kind](name)
-    return Learned(words, key, means.recall) if way == "learn" else Hash(key)
+    return Learned(words, key, context.recall) if way == "learn" else Hash(key)
 
 
 def _users_key(words: str, failed: Callable[[str, Exception], None]) -> Key:

@@ -34,6 +34,11 @@ def make_directory(base: str | None, uid: int, gid: int) -> Path:
     raise error
 
 
+def bus_socket(directory: Path, seat: int, generation: int) -> Path:
+    """Return the path of the socket on which that process receives the bus's messages."""
+    return directory / f"bus-{seat}-{generation}"
+
+
 def give_away(file: int, directory: Path) -> None:
     """Let an open file in a private directory belong to whom the directory does. For root only."""
     if os.geteuid() == 0:

@@ -47,7 +47,7 @@ MAX_RECEIVED: Final = 64 * 1024
 Address = tuple[str | int, ...] | str
 
 
-class HandOff(msgspec.Struct, array_like=True, frozen=True):
+class HandoffMessage(msgspec.Struct, array_like=True, frozen=True):
     """A connection on its way to another worker.
 
     ``received`` are the bytes already read from it, from the start of a request on.
@@ -72,7 +72,7 @@ class LostDescriptor(OSError):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(HandOff).decode
+_decode = msgspec.msgpack.Decoder(HandoffMessage).decode
 
 
 class Inboxes:
@@ -100,7 +100,7 @@ class Inboxes:
         """What to poll for ``seat``."""
         return self._readers[seat]
 
-    def send(self, seat: int, message: HandOff, fd: int) -> bool:
+    def send(self, seat: int, message: HandoffMessage, fd: int) -> bool:
         """Hand the connection ``fd`` to ``seat``; False when the inbox is full.
 
         The caller closes its own copy of ``fd`` after True. Never blocks.
@@ -125,7 +125,7 @@ class Inboxes:
         size = fcntl.ioctl(self._writers[seat].fileno(), termios.TIOCOUTQ, _NO_SIZE)
         return -(-int(_FD.unpack(size)[0]) // _MEMORY)
 
-    def receive(self, seat: int) -> tuple[HandOff, int] | None:
+    def receive(self, seat: int) -> tuple[HandoffMessage, int] | None:
         """The next connection handed to ``seat``, or None. Never blocks.
 
         Raises LostDescriptor when the connection did not fit into this process.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILE = "server.json"
 
 
-class Description(NamedTuple):
+class ServerInfo(NamedTuple):
     """``started`` is the wall clock's time when the server began, in seconds. ``settings`` are
     those of this pack that somebody has set, and what of gunicorn's own goes with them."""
 
@@ -38,12 +38,12 @@ class Description(NamedTuple):
     settings: dict[str, Any]
 
 
-def of(arbiter: Any, settings: Settings) -> Description:
+def of(arbiter: Any, settings: Settings) -> ServerInfo:
     """What the arbiter's configuration says now."""
     from gunicorn import __version__ as gunicorn_version
 
     cfg = arbiter.cfg
-    return Description(
+    return ServerInfo(
         pack=__version__,
         gunicorn=gunicorn_version,
         python=".".join(map(str, sys.version_info[:3])),
@@ -77,7 +77,7 @@ def _without_secret(text: str) -> str:
     return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if "://" in text else text
 
 
-def write(directory: Path, description: Description) -> None:
+def write(directory: Path, description: ServerInfo) -> None:
     """At once: who reads finds the old or the new. Raises OSError."""
     written = directory / f"{FILE}.new"
     written.unlink(missing_ok=True)
@@ -88,9 +88,9 @@ def write(directory: Path, description: Description) -> None:
     written.replace(directory / FILE)
 
 
-def read(directory: Path) -> Description | None:
+def read(directory: Path) -> ServerInfo | None:
     """None if there is none that can be read: the directory was full, or is of another version."""
     try:
-        return Description(**json.loads((directory / FILE).read_bytes()))
+        return ServerInfo(**json.loads((directory / FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None

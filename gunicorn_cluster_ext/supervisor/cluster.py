@@ -12,11 +12,10 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from gunicorn_cluster_ext.bus import links
 from gunicorn_cluster_ext.runtime import prometheus_files, server_info
 from gunicorn_cluster_ext.runtime.board import exits, ledger
 from gunicorn_cluster_ext.runtime.board.layout import Place, State, Word
-from gunicorn_cluster_ext.runtime.directory import make_directory
+from gunicorn_cluster_ext.runtime.directory import bus_socket, make_directory
 from gunicorn_cluster_ext.runtime.event_log import Journal
 from gunicorn_cluster_ext.runtime.shared import Shared
 from gunicorn_cluster_ext.settings import Settings
@@ -137,7 +136,7 @@ class Cluster:
         self.board.set(place.seat, Word.STATE, State.GONE)
         if self.board.get(place.seat, Word.BUS_LISTENS) and self.directory is not None:
             self.board.set(place.seat, Word.BUS_LISTENS, 0)
-            links.path(self.directory, place.seat, place.generation).unlink(missing_ok=True)
+            bus_socket(self.directory, place.seat, place.generation).unlink(missing_ok=True)
 
 
 def _make_directory(settings: Settings, cfg: Any, log: Any) -> Path | None:

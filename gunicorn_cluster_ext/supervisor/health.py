@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gunicorn_cluster_ext.runtime.inboxes import Address, HandOff, Inboxes
+from gunicorn_cluster_ext.runtime.inboxes import Address, HandoffMessage, Inboxes
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.slots import Process
 
@@ -89,7 +89,7 @@ class Prober:
         patient.sock.setblocking(False)
         request = _REQUEST.format(path=settings.health_path).encode()
         # One request was "served" before: the PROXY protocol is looked for on the first only.
-        message = HandOff(request, ("127.0.0.1", 0), server, requests=1, hops=0, owned=True)
+        message = HandoffMessage(request, ("127.0.0.1", 0), server, requests=1, hops=0, owned=True)
         with theirs:
             if not self._inboxes.send(process.place.seat, message, theirs.fileno()):
                 patient.deadline = now

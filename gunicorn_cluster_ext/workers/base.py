@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import Any, Final
 
 from gunicorn_cluster_ext import compat, hooks
-from gunicorn_cluster_ext.routing.balance import lightest, much_lighter
+from gunicorn_cluster_ext.routing.balance import clearly_less_loaded, least_loaded
 from gunicorn_cluster_ext.routing.head import Head, blind
-from gunicorn_cluster_ext.routing.proxy_headers import Trust
+from gunicorn_cluster_ext.routing.proxy_headers import TrustedProxies
 from gunicorn_cluster_ext.routing.responses import Learner
 from gunicorn_cluster_ext.routing.rules import (
     Learned,
-    Means,
     Owner,
     Rule,
+    RuleContext,
     asks_for_websocket,
     begins_session,
     build_rule,
@@ -158,8 +158,10 @@ class StickyWorker:
     def _build_rules(self) -> Sequence[Rule]:
         """The sticky rules; after the application is loaded, for a rule may be in it."""
         cookie = self.shared.settings.cookie
-        trust = Trust(self.cfg.forwarded_allow_networks(), "*" in self.cfg.forwarded_allow_ips)
-        means = Means(cookie, trust.client_ip, self._recall, self._rule_failed)
+        trust = TrustedProxies(
+            self.cfg.forwarded_allow_networks(), "*" in self.cfg.forwarded_allow_ips
+        )
+        means = RuleContext(cookie, trust.client_ip, self._recall, self._rule_failed)
         return [build_rule(rule, means) for rule in self._rule_words]
 
     @property
@@ -193,7 +195,7 @@ class StickyWorker:
         """The seat that takes a request of nobody: this one, if there is room."""
         if not self.opens_session(head) and self.has_room():
             return self.place.seat
-        return lightest(self.post.loads(), self.place.seat, strictly=True)
+        return least_loaded(self.post.loads(), self.place.seat, strictly=True)
 
     def _choose(self, head: Head) -> int:
         """The seat for a request of nobody, which may begin a learned session there."""
@@ -203,9 +205,9 @@ class StickyWorker:
         if not all(rule.may_begin(head) for rule in learned):
             return seat
         # What is on its way to others costs system calls: they are asked only before it moves.
-        if much_lighter(self.shared.board.loads(), seat) == seat:
+        if clearly_less_loaded(self.shared.board.loads(), seat) == seat:
             return seat
-        return much_lighter(self.post.loads(), seat)
+        return clearly_less_loaded(self.post.loads(), seat)
 
     @cached_property
     def _learned(self) -> list[Learned]:
@@ -253,8 +255,11 @@ class StickyWorker:
         return Way.WAIT if is_hard else Way.HERE
 
     def _taker_of(self, conn: Arrival, head: Head) -> int:
-        """Who has handed it over has found this one the lightest: what has changed since then is
-        not worth another hand-off."""
+        """Return the seat that serves a request without an owner.
+
+        A worker that handed it over found this one the least loaded. What has changed since
+        then is not worth another hand-off.
+        """
         is_chosen = conn.hops > 0 and self.member.serves
         return self.place.seat if is_chosen else self._choose(head)
 

@@ -9,7 +9,7 @@ import sys
 import termios
 from typing import Any, Final
 
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 
 NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
 
@@ -46,15 +46,17 @@ class Arrival:
         """Whether this process has nothing left to send on it."""
         return True
 
-    def pack(self) -> HandOff:
+    def pack(self) -> HandoffMessage:
         """What another worker must know to go on with the connection."""
         # An idle connection has no request yet that could be handed on too often.
         hops = self.hops + 1 if self.received else 0
         client, server = _plain(self.client), _plain(self.server)
         owned = self.owned and bool(self.received)
-        return HandOff(self.received, client, server, self.requests, hops, owned, self.proxied)
+        return HandoffMessage(
+            self.received, client, server, self.requests, hops, owned, self.proxied
+        )
 
-    def take(self, message: HandOff) -> None:
+    def take(self, message: HandoffMessage) -> None:
         """Go on where the worker stopped that has packed it."""
         self.received, self.served, self.hops = message.received, message.requests, message.hops
         self.owned, self.proxied = message.owned, message.proxied

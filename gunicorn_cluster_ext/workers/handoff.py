@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board.layout import GONE, Word
-from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandOff, LostDescriptor
+from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandoffMessage, LostDescriptor
 from gunicorn_cluster_ext.workers.connection import Arrival
 from gunicorn_cluster_ext.workers.membership import Member
 
@@ -31,7 +31,7 @@ class Post(Generic[C]):
         member: Member,
         log: Any,
         *,
-        unpack: Callable[[HandOff, int], C],
+        unpack: Callable[[HandoffMessage, int], C],
         consider: Callable[[C], None],
         drop: Callable[[C], None],
     ) -> None:

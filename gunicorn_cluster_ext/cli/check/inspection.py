@@ -74,10 +74,10 @@ def _in_memory() -> Iterator[str]:
 
 
 def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
-    means = rules.Means(settings.cookie, _nothing, _nothing, _nothing)
+    context = rules.RuleContext(settings.cookie, _nothing, _nothing, _nothing)
     for words in settings.sticky:
         try:
-            rules.build_rule(words, means)
+            rules.build_rule(words, context)
         except Exception as error:
             yield words, first_line(error)
 

@@ -25,7 +25,7 @@ _SERVICE = """\
 #     systemctl restart {name}     connections wait in {name}.socket meanwhile
 
 [Unit]
-Description=gunicorn: {title}
+ServerInfo=gunicorn: {title}
 Requires={name}.socket
 After=network.target
 
@@ -66,7 +66,7 @@ _SOCKET = """\
 # gunicorn restarts.
 
 [Unit]
-Description=Socket of gunicorn: {title}
+ServerInfo=Socket of gunicorn: {title}
 
 [Socket]
 {streams}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from gunicorn_cluster_ext.cli.snapshot import Reading
 from gunicorn_cluster_ext.cli.view.table import duration
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
-from gunicorn_cluster_ext.runtime.server_info import Description
+from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 
 
-def lines(master: int, about: Description | None, reading: Reading, wall: float) -> list[str]:
+def lines(master: int, about: ServerInfo | None, reading: Reading, wall: float) -> list[str]:
     """``wall`` is the wall clock's time."""
     first = f"master {master}"
     if about is None:
@@ -24,7 +24,7 @@ def lines(master: int, about: Description | None, reading: Reading, wall: float)
     ]
 
 
-def _now(reading: Reading, about: Description | None) -> str:
+def _now(reading: Reading, about: ServerInfo | None) -> str:
     serving = f"{reading.serving} of {reading.target} workers serve"
     if reading.stopping:
         serving = f"the server ends, {serving}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.asgi.protocol import ASGIProtocol
 
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.workers.connection import Arrival, ip_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class StickyProtocol(Arrival, ASGIProtocol):
         self.address = ip_of(client)
 
     @classmethod
-    def unpack(cls, worker: StickyASGI, message: HandOff, fd: int) -> StickyProtocol:
+    def unpack(cls, worker: StickyASGI, message: HandoffMessage, fd: int) -> StickyProtocol:
         """The connection that another worker has packed."""
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)

@@ -25,7 +25,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
 from gunicorn_cluster_ext.routing.rules import asks_for_websocket
 from gunicorn_cluster_ext.runtime.board.layout import State, Word
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.workers.asgi.protocol import HEAD_SIZE, READ_SIZE, StickyProtocol
 from gunicorn_cluster_ext.workers.base import (
     DRAIN_INTERVAL,
@@ -269,7 +269,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
 
     # --- inbox ------------------------------------------------------------------------------
 
-    def _unpack(self, message: HandOff, fd: int) -> StickyProtocol:
+    def _unpack(self, message: HandoffMessage, fd: int) -> StickyProtocol:
         conn = StickyProtocol.unpack(self, message, fd)
         self._enter(conn)
         return conn

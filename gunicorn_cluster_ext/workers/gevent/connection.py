@@ -13,7 +13,7 @@ from gevent.socket import socket
 from gunicorn.http.parser import RequestParser
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.workers.connection import Arrival, family_of, ip_of
 
 READ_SIZE: Final = 16 * 1024
@@ -32,7 +32,7 @@ class Connection(Arrival, socket):
         self.client, self.server, self.address = client, server, ip_of(client)
 
     @classmethod
-    def unpack(cls, message: HandOff, fd: int) -> Connection:
+    def unpack(cls, message: HandoffMessage, fd: int) -> Connection:
         """The connection that another worker has packed."""
         conn = cls(fd, message.client, message.server)
         conn.take(message)

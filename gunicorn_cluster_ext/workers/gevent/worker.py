@@ -344,8 +344,8 @@ class StickyGevent(StickyWorker, GeventWorker):
         if seat != me or not self._pace.is_behind():
             return seat
         loads = self.post.loads()
-        lightest = min(loads, key=lambda seat: loads[seat].busy, default=me)
-        return me if loads[lightest].busy else lightest
+        least_loaded = min(loads, key=lambda seat: loads[seat].busy, default=me)
+        return me if loads[least_loaded].busy else least_loaded
 
     def has_room(self) -> bool:
         return self.member.serves and self.has_its_share(self.calls)

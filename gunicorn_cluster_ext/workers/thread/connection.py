@@ -10,7 +10,7 @@ from typing import Any, Final
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
 
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.workers.connection import Arrival, family_of, ip_of
 
 
@@ -117,7 +117,7 @@ class StickyConn(Arrival, TConn):
             pass  # the client has reset it; the descriptor is free all the same
 
     @classmethod
-    def unpack(cls, cfg: Any, message: HandOff, fd: int) -> StickyConn:
+    def unpack(cls, cfg: Any, message: HandoffMessage, fd: int) -> StickyConn:
         """The connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
         sock = Stream(family_of(message.server), _STREAM, 0, fd)

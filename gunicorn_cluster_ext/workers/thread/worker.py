@@ -16,10 +16,10 @@ import time
 from itertools import islice
 from typing import Any, Final
 
-from gunicorn_cluster_ext.routing.balance import lightest
+from gunicorn_cluster_ext.routing.balance import least_loaded
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
 from gunicorn_cluster_ext.runtime.board.layout import State, Word
-from gunicorn_cluster_ext.runtime.inboxes import HandOff
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.settings import executed_config
 from gunicorn_cluster_ext.workers.base import (
     DRAIN_INTERVAL,
@@ -169,7 +169,7 @@ class Sticky(StickyWorker, LoopWorker):
             else:
                 self._consider(conn)
 
-    def _unpack(self, message: HandOff, fd: int) -> StickyConn:
+    def _unpack(self, message: HandoffMessage, fd: int) -> StickyConn:
         self.nr_conns += 1
         return StickyConn.unpack(self.cfg, message, fd)
 
@@ -256,7 +256,7 @@ class Sticky(StickyWorker, LoopWorker):
         room = sum(load.threads - load.busy for load in loads.values() if load.busy < load.threads)
         stay: list[StickyConn] = []
         for conn in islice(self.tpool.take_back(), room):
-            seat = lightest(board.loads(), me, strictly=False)
+            seat = least_loaded(board.loads(), me, strictly=False)
             if conn.owned or seat == me or not self.post.hand_over(conn, seat):
                 stay.append(conn)
         self.tpool.give_back(stay)

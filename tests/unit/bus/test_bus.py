@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext import bus, logs
-from gunicorn_cluster_ext.bus import links
 from gunicorn_cluster_ext.runtime import context, counters
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Word
+from gunicorn_cluster_ext.runtime.directory import bus_socket
 from gunicorn_cluster_ext.settings import Settings
 from tests.harness.forks import in_child, in_fresh_interpreter, spawn, status_of
 from tests.harness.waiting import wait_until
@@ -343,7 +343,7 @@ def test_bytes_of_a_stranger_end_its_lane_only(cluster: Cluster) -> None:
     def listen() -> Any:
         log, ear = Log(), Ear()
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(str(links.path(cluster.directory, 0, 1)))
+            stranger.connect(str(bus_socket(cluster.directory, 0, 1)))
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert stranger.recv(1) == b""
         cluster.reach(1)

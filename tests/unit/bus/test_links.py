@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.bus import links
+from gunicorn_cluster_ext.runtime.directory import bus_socket
 
 
 @pytest.fixture
 def where(new_directory: Callable[[], Path]) -> Path:
-    return links.path(new_directory(), 3, 7)
+    return bus_socket(new_directory(), 3, 7)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def open_files() -> set[str]:
 
 
 def test_each_process_listens_at_a_path_of_its_own() -> None:
-    paths = {links.path(Path("/d"), seat, generation) for seat in (1, 11) for generation in (1, 11)}
+    paths = {bus_socket(Path("/d"), seat, generation) for seat in (1, 11) for generation in (1, 11)}
     assert len(paths) == 4
 
 
@@ -69,7 +70,7 @@ def test_who_does_not_listen_cannot_be_reached(where: Path) -> None:
 
 def test_a_path_that_is_too_long_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cluster_dir is too long") as caught:
-        links.listen(links.path(tmp_path / ("x" * 100), 0, 1))
+        links.listen(bus_socket(tmp_path / ("x" * 100), 0, 1))
     assert caught.value.errno == errno.ENAMETOOLONG
 
 

@@ -19,7 +19,7 @@ from gunicorn_cluster_ext.cli.view.table import (
 )
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
 from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause, Roll, RollState
-from gunicorn_cluster_ext.runtime.server_info import Description
+from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 from tests.harness.forks import in_fresh_interpreter
 
 NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
@@ -173,7 +173,7 @@ def test_a_line_of_nothing() -> None:
 
 # --- head -------------------------------------------------------------------------------------
 
-ABOUT = Description(
+ABOUT = ServerInfo(
     pack="1.0",
     gunicorn="27.0.1",
     python="3.11.7",

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing.head import Head, scan
-from gunicorn_cluster_ext.routing.proxy_headers import Trust
+from gunicorn_cluster_ext.routing.proxy_headers import TrustedProxies
 from tests.harness.reference import config
 
 PROXY, PROXIES, CLIENT = "10.0.0.1", "10.0.0.1,172.16.0.0/12,2001:db8::/32", "192.0.2.1"
 
 
-def trust(cfg: Config) -> Trust:
+def trust(cfg: Config) -> TrustedProxies:
     """As the worker makes it."""
-    return Trust(cfg.forwarded_allow_networks(), "*" in cfg.forwarded_allow_ips)
+    return TrustedProxies(cfg.forwarded_allow_networks(), "*" in cfg.forwarded_allow_ips)
 
 
 def head(peer: str, *forwarded: bytes) -> Head:

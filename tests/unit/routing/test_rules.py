@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.routing.balance import Load, lightest, much_lighter
+from gunicorn_cluster_ext.routing.balance import Load, clearly_less_loaded, least_loaded
 from gunicorn_cluster_ext.routing.head import Head, blind, scan
 from gunicorn_cluster_ext.routing.rules import (
     Cookie,
     EngineIO,
     Hash,
     Learned,
-    Means,
     Owner,
     Rule,
+    RuleContext,
     begins_session,
     build_rule,
     check_rule,
@@ -28,7 +28,7 @@ from tests.harness.forks import in_fresh_interpreter
 
 
 @dataclass
-class FakeRoster:
+class FakeServing:
     """Generation 5 serves in the slots of `alive`, generation 4 drains in those of `draining`."""
 
     alive: tuple[int, ...] = (0, 1, 2, 3)
@@ -67,7 +67,7 @@ class Failures(list[tuple[str, Exception]]):
 def rule(words: str, failures: Failures | None = None) -> Rule:
     check_rule(words)
     failures = Failures() if failures is None else failures
-    return build_rule(words, Means("gunicorn_worker", client_ip, recall, failures))
+    return build_rule(words, RuleContext("gunicorn_worker", client_ip, recall, failures))
 
 
 def client_ip(head: Head) -> bytes:
@@ -90,7 +90,7 @@ LEARNED = {
 
 def same_owner(words: str, first: Head, second: Head) -> bool:
     """Whether the rule finds one key in both: over many slots, other keys hardly meet."""
-    roster = FakeRoster(tuple(range(1000)))
+    roster = FakeServing(tuple(range(1000)))
     owners = [rule(words).owner(each, roster) for each in (first, second)]
     assert None not in owners
     return owners[0] == owners[1]
@@ -100,30 +100,30 @@ def same_owner(words: str, first: Head, second: Head) -> bool:
 
 
 def test_a_sid_belongs_to_the_process_that_made_it() -> None:
-    owner = EngineIO().owner(head(target=b"/?EIO=4&sid=abc.2.5"), FakeRoster())
+    owner = EngineIO().owner(head(target=b"/?EIO=4&sid=abc.2.5"), FakeServing())
     assert owner == Owner(seat(2), hard=True)
 
 
 def test_a_sid_belongs_to_its_process_also_while_that_drains() -> None:
-    owner = EngineIO().owner(head(target=b"/?sid=abc.2.4"), FakeRoster(draining=(2,)))
+    owner = EngineIO().owner(head(target=b"/?sid=abc.2.4"), FakeServing(draining=(2,)))
     assert owner == Owner(4, hard=True)
 
 
 def test_a_sid_of_a_dead_process_goes_to_its_slot() -> None:
     """Which answers that the session is unknown, and the client connects anew."""
-    owner = EngineIO().owner(head(target=b"/?sid=abc.2.3"), FakeRoster())
+    owner = EngineIO().owner(head(target=b"/?sid=abc.2.3"), FakeServing())
     assert owner == Owner(seat(2), hard=False)
 
 
 def test_a_sid_of_a_dead_slot_is_anybodys() -> None:
-    assert EngineIO().owner(head(target=b"/?sid=abc.9.1"), FakeRoster()) is None
+    assert EngineIO().owner(head(target=b"/?sid=abc.9.1"), FakeServing()) is None
 
 
 @pytest.mark.parametrize(
     "query", [b"", b"EIO=4", b"sid=", b"sid=abc", b"sid=abc.2.5&sid=abc.1.5", b"sid=abc.2.5.1"]
 )
 def test_without_a_tagged_sid_nobody_owns_a_request(query: bytes) -> None:
-    assert EngineIO().owner(head(target=b"/?" + query), FakeRoster()) is None
+    assert EngineIO().owner(head(target=b"/?" + query), FakeServing()) is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_any_other_request_begins_no_session() -> None:
 def test_a_learned_value_belongs_to_the_process_that_gave_it(
     words: str, line: bytes, owner: Owner | None
 ) -> None:
-    assert rule(words).owner(head(line), FakeRoster(draining=(2,))) == owner
+    assert rule(words).owner(head(line), FakeServing(draining=(2,))) == owner
 
 
 def test_a_request_without_a_value_may_begin_a_session() -> None:
@@ -178,7 +178,7 @@ def test_a_request_without_a_value_may_begin_a_session() -> None:
 
 
 def test_a_cookie_names_a_slot() -> None:
-    owner = Cookie(b"gunicorn_worker").owner(head(b"Cookie: a=b; gunicorn_worker=3"), FakeRoster())
+    owner = Cookie(b"gunicorn_worker").owner(head(b"Cookie: a=b; gunicorn_worker=3"), FakeServing())
     assert owner == Owner(seat(3), hard=False)
 
 
@@ -187,14 +187,14 @@ def test_a_cookie_names_a_slot() -> None:
 )
 def test_a_cookie_that_names_no_live_slot_names_nobody(value: bytes) -> None:
     cookie = head(b"Cookie: gunicorn_worker=" + value)
-    assert Cookie(b"gunicorn_worker").owner(cookie, FakeRoster()) is None
+    assert Cookie(b"gunicorn_worker").owner(cookie, FakeServing()) is None
 
 
 # --- hash -------------------------------------------------------------------------------------
 
 
 def test_a_key_has_one_live_owner() -> None:
-    roster = FakeRoster()
+    roster = FakeServing()
     owner = rule("hash:ip").owner(head(), roster)
     assert owner is not None and not owner.hard
     assert owner.seat in {seat(slot) for slot in roster.alive}
@@ -202,25 +202,25 @@ def test_a_key_has_one_live_owner() -> None:
 
 
 def test_a_key_moves_when_its_slot_dies_and_comes_back() -> None:
-    everybody = FakeRoster()
+    everybody = FakeServing()
     owner = rule("hash:ip").owner(head(), everybody)
     assert owner is not None
-    rest = FakeRoster(tuple(slot for slot in everybody.alive if seat(slot) != owner.seat))
+    rest = FakeServing(tuple(slot for slot in everybody.alive if seat(slot) != owner.seat))
     other = rule("hash:ip").owner(head(), rest)
     assert other is not None and other != owner
     assert rule("hash:ip").owner(head(), everybody) == owner
 
 
 def test_without_live_slots_there_is_no_owner() -> None:
-    assert rule("hash:ip").owner(head(), FakeRoster(alive=())) is None
+    assert rule("hash:ip").owner(head(), FakeServing(alive=())) is None
 
 
 def test_without_a_key_there_is_no_owner() -> None:
-    assert Hash(lambda head: None).owner(head(), FakeRoster()) is None
+    assert Hash(lambda head: None).owner(head(), FakeServing()) is None
 
 
 def test_a_slot_that_dies_meanwhile_owns_nothing() -> None:
-    class Dying(FakeRoster):
+    class Dying(FakeServing):
         def serving(self, slot: int) -> int | None:
             return None
 
@@ -267,12 +267,12 @@ def test_a_hash_rule_sees_its_key_and_nothing_else(
 ) -> None:
     assert same_owner(words, first, same)
     assert not same_owner(words, first, other)
-    assert rule(words).owner(head(target=b"/elsewhere"), FakeRoster()) is None
+    assert rule(words).owner(head(target=b"/elsewhere"), FakeServing()) is None
 
 
 def test_a_group_that_took_no_part_is_no_key() -> None:
     optional = rule("hash:path:^/(a)?")
-    assert optional.owner(head(target=b"/b"), FakeRoster()) is None
+    assert optional.owner(head(target=b"/b"), FakeServing()) is None
 
 
 # --- a user's function ------------------------------------------------------------------------
@@ -296,9 +296,9 @@ def mistaken(head: Head) -> Any:
 
 def test_a_users_function_finds_the_key() -> None:
     failures = Failures()
-    owner = rule(f"{__name__}:by_method", failures).owner(head(), FakeRoster())
-    assert owner == Hash(by_method).owner(head(), FakeRoster()) is not None
-    assert rule(f"{__name__}:nothing", failures).owner(head(), FakeRoster()) is None
+    owner = rule(f"{__name__}:by_method", failures).owner(head(), FakeServing())
+    assert owner == Hash(by_method).owner(head(), FakeServing()) is not None
+    assert rule(f"{__name__}:nothing", failures).owner(head(), FakeServing()) is None
     assert failures == []
 
 
@@ -309,7 +309,7 @@ def test_a_users_function_finds_the_key() -> None:
 def test_a_users_function_that_fails_finds_nobody(name: str, message: str) -> None:
     failures = Failures()
     words = f"{__name__}:{name}"
-    assert rule(words, failures).owner(head(), FakeRoster()) is None
+    assert rule(words, failures).owner(head(), FakeServing()) is None
     assert [(where, str(error)) for where, error in failures] == [(words, message)]
 
 
@@ -396,7 +396,7 @@ def test_checking_a_rule_imports_nothing() -> None:
 def test_the_first_rule_that_finds_an_owner_wins() -> None:
     rules = [rule("engineio"), rule("cookie"), rule("hash:ip")]
     cookie = b"Cookie: gunicorn_worker=1"
-    roster = FakeRoster()
+    roster = FakeServing()
     assert find_owner(rules, head(cookie, target=b"/?sid=abc.2.5"), roster) == ((seat(2), True), 0)
     assert find_owner(rules, head(cookie, target=b"/?sid=abc.9.5"), roster) == ((seat(1), False), 1)
     assert find_owner(rules, head(), roster) == (rules[2].owner(head(), roster), 2)
@@ -454,7 +454,7 @@ def test_what_was_computed_once_stays() -> None:
     assert [rendezvous(key, range(8)) for key in (b"", b"a", b"b", b"192.0.2.1")] == [7, 7, 3, 2]
 
 
-# --- lightest ---------------------------------------------------------------------------------
+# --- least_loaded ---------------------------------------------------------------------------------
 
 
 def load(busy: int, sessions: int = 0, threads: int = 4) -> Load:
@@ -462,25 +462,25 @@ def load(busy: int, sessions: int = 0, threads: int = 4) -> Load:
 
 
 def test_a_request_stays_while_a_thread_is_free() -> None:
-    assert lightest({1: load(3), 3: load(0)}, 1, strictly=False) == 1
+    assert least_loaded({1: load(3), 3: load(0)}, 1, strictly=False) == 1
 
 
 def test_a_request_leaves_a_busy_worker_for_the_emptiest() -> None:
-    assert lightest({1: load(4), 3: load(2), 5: load(1)}, 1, strictly=False) == 5
+    assert least_loaded({1: load(4), 3: load(2), 5: load(1)}, 1, strictly=False) == 5
 
 
 def test_a_request_stays_when_all_are_busy() -> None:
-    assert lightest({1: load(9), 3: load(4)}, 1, strictly=False) == 1
-    assert lightest({1: load(9), 3: load(4)}, 1, strictly=True) == 1
+    assert least_loaded({1: load(9), 3: load(4)}, 1, strictly=False) == 1
+    assert least_loaded({1: load(9), 3: load(4)}, 1, strictly=True) == 1
 
 
 def test_a_session_begins_on_the_emptiest_worker() -> None:
-    assert lightest({1: load(1), 3: load(0)}, 1, strictly=True) == 3
-    assert lightest({1: load(0), 3: load(0)}, 3, strictly=True) == 3
+    assert least_loaded({1: load(1), 3: load(0)}, 1, strictly=True) == 3
+    assert least_loaded({1: load(0), 3: load(0)}, 3, strictly=True) == 3
 
 
 def test_sessions_break_a_tie() -> None:
-    assert lightest({1: load(0, 3), 3: load(0, 2), 5: load(1, 0)}, 1, strictly=True) == 3
+    assert least_loaded({1: load(0, 3), 3: load(0, 2), 5: load(1, 0)}, 1, strictly=True) == 3
 
 
 @pytest.mark.parametrize(
@@ -502,22 +502,22 @@ def test_sessions_break_a_tie() -> None:
 def test_a_request_that_may_begin_a_session_moves_for_a_clear_difference(
     mine: Load, other: Load, moves: bool
 ) -> None:
-    assert much_lighter({1: mine, 3: other}, 1) == (3 if moves else 1)
+    assert clearly_less_loaded({1: mine, 3: other}, 1) == (3 if moves else 1)
 
 
 def test_a_request_that_may_begin_a_session_leaves_who_drains() -> None:
-    assert much_lighter({3: load(4)}, 1) == 3
-    assert much_lighter({}, 1) == 1
+    assert clearly_less_loaded({3: load(4)}, 1) == 3
+    assert clearly_less_loaded({}, 1) == 1
 
 
 def test_a_worker_that_drains_gives_everything_away() -> None:
-    assert lightest({3: load(1), 5: load(0)}, 1, strictly=False) == 5
-    assert lightest({3: load(5), 5: load(4)}, 1, strictly=False) == 5
+    assert least_loaded({3: load(1), 5: load(0)}, 1, strictly=False) == 5
+    assert least_loaded({3: load(5), 5: load(4)}, 1, strictly=False) == 5
 
 
 def test_a_worker_that_is_alone_keeps_everything() -> None:
-    assert lightest({}, 1, strictly=False) == 1
-    assert lightest({1: load(9)}, 1, strictly=True) == 1
+    assert least_loaded({}, 1, strictly=False) == 1
+    assert least_loaded({1: load(9)}, 1, strictly=True) == 1
 
 
 @given(
@@ -532,7 +532,7 @@ def test_a_worker_that_is_alone_keeps_everything() -> None:
 def test_a_request_never_goes_from_a_free_worker_to_a_busy_one(
     loads: dict[int, Load], me: int, strictly: bool
 ) -> None:
-    there = lightest(loads, me, strictly=strictly)
+    there = least_loaded(loads, me, strictly=strictly)
     assert there == me or there in loads
     if me in loads and there != me:
         assert loads[there].busy < loads[there].threads

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gunicorn_cluster_ext.runtime.inboxes import (
     MAX_RECEIVED,
     Address,
-    HandOff,
+    HandoffMessage,
     Inboxes,
     LostDescriptor,
 )
@@ -24,9 +24,9 @@ from tests.harness.forks import in_child, spawn, status_of
 SEATS = 4
 
 
-def message(received: bytes = b"", requests: int = 0) -> HandOff:
+def message(received: bytes = b"", requests: int = 0) -> HandoffMessage:
     client, server = ("192.0.2.1", 40000), ("127.0.0.1", 8000)
-    return HandOff(received, client, server, requests, hops=0, owned=False)
+    return HandoffMessage(received, client, server, requests, hops=0, owned=False)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield client, server
 
 
-def close(arrived: tuple[HandOff, int] | None) -> HandOff:
+def close(arrived: tuple[HandoffMessage, int] | None) -> HandoffMessage:
     """The message of a hand-off whose connection is not needed."""
     assert arrived is not None
     os.close(arrived[1])
@@ -59,7 +59,7 @@ def test_a_connection_crosses_with_what_is_known_of_it(
     inboxes: Inboxes, connection: tuple[socket.socket, socket.socket]
 ) -> None:
     client, server = connection
-    sent = HandOff(b"GET / HTTP/1.1\r\n", ("192.0.2.1", 40000), "/run/app.sock", 7, 2, True)
+    sent = HandoffMessage(b"GET / HTTP/1.1\r\n", ("192.0.2.1", 40000), "/run/app.sock", 7, 2, True)
     assert inboxes.send(2, sent, server.fileno())
     server.close()
     arrived = inboxes.receive(2)
@@ -139,7 +139,7 @@ addresses: st.SearchStrategy[Address] = st.one_of(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.builds(
-        HandOff,
+        HandoffMessage,
         st.binary(max_size=200),
         addresses,
         addresses,
@@ -148,7 +148,7 @@ addresses: st.SearchStrategy[Address] = st.one_of(
         st.booleans(),
     )
 )
-def test_every_message_is_received_as_it_was_sent(inboxes: Inboxes, sent: HandOff) -> None:
+def test_every_message_is_received_as_it_was_sent(inboxes: Inboxes, sent: HandoffMessage) -> None:
     assert inboxes.send(0, sent, 0)
     received = close(inboxes.receive(0))
     assert received == sent
@@ -174,7 +174,7 @@ def test_the_longest_head_that_travels_crosses(inboxes: Inboxes) -> None:
 
 def test_long_addresses_find_room_next_to_the_longest_head(inboxes: Inboxes) -> None:
     path = "/" + "a" * 106
-    sent = HandOff(bytes(MAX_RECEIVED), path, path, 2**63, 2, True)
+    sent = HandoffMessage(bytes(MAX_RECEIVED), path, path, 2**63, 2, True)
     assert inboxes.send(0, sent, 0)
     assert close(inboxes.receive(0)) == sent
 
@@ -309,4 +309,6 @@ def test_closing_leaves_nothing_open() -> None:
 
 def test_a_message_of_another_shape_is_refused(inboxes: Inboxes) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 5, "", 0, 0, True]), type=HandOff)
+        msgspec.msgpack.decode(
+            msgspec.msgpack.encode([b"", 5, "", 0, 0, True]), type=HandoffMessage
+        )

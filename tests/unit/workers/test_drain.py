@@ -18,7 +18,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Order, Place, State, Word
-from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandOff, Inboxes
+from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED, HandoffMessage, Inboxes
 from gunicorn_cluster_ext.runtime.learned import LearnedSessions
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.workers import handoff, membership
@@ -394,7 +394,7 @@ def sweeper(site: Site) -> Iterator[Sticky]:
             ours, theirs = socket.socketpair()
             stack.enter_context(ours)
             stack.enter_context(theirs)
-            message = HandOff(b"", ("192.0.2.1", 1), ("127.0.0.1", 80), 0, 0, False)
+            message = HandoffMessage(b"", ("192.0.2.1", 1), ("127.0.0.1", 80), 0, 0, False)
             site.inboxes.send(seat, message, ours.fileno())
         yield worker
         for conn in worker._unbegun():

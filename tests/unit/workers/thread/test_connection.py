@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.compat import take_buffered
-from gunicorn_cluster_ext.runtime.inboxes import HandOff, Inboxes
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage, Inboxes
 from gunicorn_cluster_ext.workers.thread.connection import Listener, StickyConn, Stream, Waiting
 from tests.harness.reference import config
 
@@ -74,7 +74,7 @@ def test_a_connection_is_packed_with_what_is_known_of_it(
 ) -> None:
     conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
     conn.received, conn.served = b"GET / HT", 3
-    assert conn.pack() == HandOff(b"GET / HT", CLIENT, SERVER, 3, 1, False)
+    assert conn.pack() == HandoffMessage(b"GET / HT", CLIENT, SERVER, 3, 1, False)
 
 
 def test_each_hand_off_of_a_request_is_a_hop(pair: tuple[socket.socket, socket.socket]) -> None:
