@@ -112,16 +112,16 @@ def head_cases() -> Iterator[Case]:
     yield "scan, incomplete browser head", partial(scan, BROWSER[:-2])
 
 
-def owner_cases(roster: Board) -> Iterator[Case]:
+def owner_cases(board: Board) -> Iterator[Case]:
     def find(data: bytes) -> Owner | None:
-        return find_owner(RULES, head(data), roster)
+        return find_owner(RULES, head(data), board)
 
     for name, data in (("small", SMALL), ("Engine.IO poll", POLL), ("browser", BROWSER)):
         yield f"scan and find_owner, {name} head", partial(find, data)
     yield "rendezvous over 4 slots", lambda: rendezvous(b"127.0.0.1", (0, 1, 2, 3))
     yield (
         "loads and least_loaded of 4 workers",
-        lambda: least_loaded(roster.loads(), 0, strictly=True),
+        lambda: least_loaded(board.loads(), 0, strictly=True),
     )
 
 

@@ -14,7 +14,7 @@ from gunicorn import util
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing import asgi, wsgi
-from gunicorn_cluster_ext.routing.responses import Tagging
+from gunicorn_cluster_ext.routing.responses import Affinity
 from gunicorn_cluster_ext.runtime import context, counters, identity, proctitle, prometheus_files
 from gunicorn_cluster_ext.runtime.board.layout import DEAF, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
@@ -125,15 +125,15 @@ def _wrap_application(worker: Any) -> None:
     """Have the application's requests and responses know their worker."""
     name = "asgi" if hasattr(worker, "asgi") else "wsgi"
     app = getattr(worker, name)
-    if isinstance(app, wsgi.Tagged | asgi.Tagged) or compat.is_tornado(app):
+    if isinstance(app, wsgi.AffinityMiddleware | asgi.AffinityMiddleware) or compat.is_tornado(app):
         return
     cookie = worker.shared.settings.cookie if getattr(worker, "sets_cookie", False) else None
     learner = getattr(worker, "learner", None)
-    tagging = Tagging(worker.place.slot, cookie, worker.shared.board.serving, learner)
+    affinity = Affinity(worker.place.slot, cookie, worker.shared.board.seat_of_slot, learner)
     if name == "asgi" or compat.is_asgi(app):
-        setattr(worker, name, asgi.Tagged(app, tagging))
+        setattr(worker, name, asgi.AffinityMiddleware(app, affinity))
     else:
-        setattr(worker, name, wsgi.Tagged(app, tagging, counters.websockets.add))
+        setattr(worker, name, wsgi.AffinityMiddleware(app, affinity, counters.websockets.add))
 
 
 def _reads_inbox(worker: Any) -> bool:

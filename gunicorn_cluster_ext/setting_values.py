@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from gunicorn_cluster_ext.routing import rules as routing
+from gunicorn_cluster_ext.routing import rule_syntax
 
 
 def rules(value: Any) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def rules(value: Any) -> tuple[str, ...]:
         raise ValueError("it is not a list of strings")
     rules = tuple(rule.strip() for rule in value if rule.strip())
     for rule in rules:
-        routing.check_rule(rule)
+        rule_syntax.check_rule(rule)
     return rules
 
 

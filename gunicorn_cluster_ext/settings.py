@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gunicorn_cluster_ext import setting_values
-from gunicorn_cluster_ext.routing import rules
+from gunicorn_cluster_ext.routing import rule_syntax
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"
@@ -45,7 +45,7 @@ class Settings:
         ("engineio", "cookie"),
         setting_values.rules,
         "list of rules",
-        f"a list of {rules.ALLOWED}; in the environment separated by commas, or JSON",
+        f"a list of {rule_syntax.ALLOWED}; in the environment separated by commas, or JSON",
         "How the worker that owns a request is found. The first rule that finds one wins; "
         "a request of nobody goes to a worker that is free.",
     )

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from gunicorn_cluster_ext.logs import ThrottledLog
-from gunicorn_cluster_ext.routing.learned_table import Table, words_for
+from gunicorn_cluster_ext.routing.learned_table import LearnedTable, words_for
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 
 #: An entry is renewed when this part of its time has passed, so that few uses write.
@@ -39,7 +39,7 @@ class LearnedSessions:
     def join(self, process: ProcessTag, seat: int) -> None:
         """What is learned from now on, ``process`` knows. Called in the worker."""
         self._process = process
-        self._table = Table(self._words, favourite=seat)
+        self._table = LearnedTable(self._words, preferred_way=seat)
         self._held = (0.0, False)
 
     def recall(self, rule: str, value: bytes) -> ProcessTag | None:

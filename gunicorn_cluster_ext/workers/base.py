@@ -10,19 +10,17 @@ from typing import Any, Final
 
 from gunicorn_cluster_ext import compat, hooks
 from gunicorn_cluster_ext.routing.balance import clearly_less_loaded, least_loaded
-from gunicorn_cluster_ext.routing.head import Head, blind
+from gunicorn_cluster_ext.routing.head import Head, unreadable_head
 from gunicorn_cluster_ext.routing.proxy_headers import TrustedProxies
 from gunicorn_cluster_ext.routing.responses import Learner
+from gunicorn_cluster_ext.routing.rule_syntax import RuleContext, build_rule, learn_rules
 from gunicorn_cluster_ext.routing.rules import (
     Learned,
     Owner,
     Rule,
-    RuleContext,
-    asks_for_websocket,
-    begins_session,
-    build_rule,
     find_owner,
-    learn_rules,
+    is_websocket_upgrade,
+    starts_engineio_session,
 )
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 from gunicorn_cluster_ext.runtime.board.layout import Place, Word, counted_in
@@ -202,7 +200,7 @@ class StickyWorker:
         seat, learned = self.taker_of(head), self._learned
         if seat != self.place.seat or not learned:
             return seat
-        if not all(rule.may_begin(head) for rule in learned):
+        if not all(rule.may_start_session(head) for rule in learned):
             return seat
         # What is on its way to others costs system calls: they are asked only before it moves.
         if clearly_less_loaded(self.shared.board.loads(), seat) == seat:
@@ -215,9 +213,9 @@ class StickyWorker:
 
     def opens_session(self, head: Head) -> bool:
         """Whether the request chooses its worker for long, so that it is worth a hand-off."""
-        if self._balances_sessions and begins_session(head):
+        if self._balances_sessions and starts_engineio_session(head):
             return True
-        return asks_for_websocket(head)
+        return is_websocket_upgrade(head)
 
     @cached_property
     def _balances_sessions(self) -> bool:
@@ -244,7 +242,7 @@ class StickyWorker:
         owner = self.owner_of(head)
         conn.owned = owner is not None
         seat = self._taker_of(conn, head) if owner is None else owner.seat
-        is_hard = owner is not None and owner.hard
+        is_hard = owner is not None and owner.hard_affinity
         # Where hard affinity leads stays the same, however many workers come and go.
         if seat == self.place.seat or (conn.hops >= MAX_HOPS and not is_hard):
             return Way.HERE
@@ -265,7 +263,7 @@ class StickyWorker:
 
     def route_blindly(self, conn: Arrival) -> Way:
         """The same for a connection whose heads cannot be read: by its address alone."""
-        owner = self.owner_of(blind(conn.address))
+        owner = self.owner_of(unreadable_head(conn.address))
         if owner is None or owner.seat == self.place.seat:
             return Way.HERE
         return Way.SENT if self.post.hand_over(conn, owner.seat) else Way.HERE

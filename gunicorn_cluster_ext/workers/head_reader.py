@@ -6,7 +6,7 @@ from typing import Any
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, scan
-from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, Proxied, scan_proxy
+from gunicorn_cluster_ext.routing.proxy_protocol import NO_PROXY_HEADER, ProxyHeader, scan_proxy
 from gunicorn_cluster_ext.workers.connection import Arrival
 
 
@@ -30,7 +30,7 @@ class Heads:
         proxied = scan_proxy(conn.received, mode)
         if proxied is NEED_MORE or proxied is OPAQUE:
             return proxied
-        if proxied is NOT_PROXIED:
+        if proxied is NO_PROXY_HEADER:
             return scan(conn.received, conn.address)
         conn.proxied = conn.received[: proxied.length]
         return scan(conn.received[proxied.length :], proxied.client or conn.address)
@@ -38,7 +38,7 @@ class Heads:
     def _client_of(self, conn: Arrival) -> str:
         """The PROXY protocol names the client once, before the first request."""
         proxied = scan_proxy(conn.proxied, self._proxy_mode)
-        return (proxied.client if isinstance(proxied, Proxied) else None) or conn.address
+        return (proxied.client if isinstance(proxied, ProxyHeader) else None) or conn.address
 
     def have_answer(self, conn: Arrival) -> bool:
         """Whether gunicorn would answer this half of a head at once, with an error.

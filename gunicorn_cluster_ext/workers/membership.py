@@ -55,7 +55,7 @@ class Member:
     def is_sweeper(self) -> bool:
         """Whether it looks after inboxes that nobody reads: who serves in the lowest slot does."""
         slots = self.board.slots()
-        return bool(slots) and self.board.serving(slots[0]) == self.seat
+        return bool(slots) and self.board.seat_of_slot(slots[0]) == self.seat
 
     # --- leaving ------------------------------------------------------------------------------
 

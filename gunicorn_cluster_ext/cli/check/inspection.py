@@ -10,7 +10,7 @@ from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
 from gunicorn_cluster_ext.cli.check.findings import Loaded
-from gunicorn_cluster_ext.routing import rules
+from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
 
@@ -74,10 +74,10 @@ def _in_memory() -> Iterator[str]:
 
 
 def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
-    context = rules.RuleContext(settings.cookie, _nothing, _nothing, _nothing)
+    context = rule_syntax.RuleContext(settings.cookie, _nothing, _nothing, _nothing)
     for words in settings.sticky:
         try:
-            rules.build_rule(words, context)
+            rule_syntax.build_rule(words, context)
         except Exception as error:
             yield words, first_line(error)
 

@@ -231,9 +231,9 @@ class Board:
         first_seats = range(0, self.capacity * SEATS_PER_SLOT, SEATS_PER_SLOT)
         return [seat // SEATS_PER_SLOT for seat in first_seats if self.get(seat, Word.GENERATION)]
 
-    # --- routing.Serving: read by every worker for every routed request ---------------------
+    # --- routing.rules.SeatLookup: read by every worker for every routed request ------------
 
-    def serving(self, slot: int) -> int | None:
+    def seat_of_slot(self, slot: int) -> int | None:
         """Return the seat of the newest process of ``slot`` that is ready, or None."""
         if slot >= self.capacity:
             return None
@@ -245,7 +245,7 @@ class Board:
             return seat + (words[row + ROW_WORDS + Word.GENERATION] > words[row + Word.GENERATION])
         return seat if first else seat + 1 if second else None
 
-    def process(self, slot: int, generation: int) -> int | None:
+    def seat_of_process(self, slot: int, generation: int) -> int | None:
         """Return the seat where that very process serves, drains or is parked, or None."""
         if slot >= self.capacity:
             return None
@@ -269,7 +269,7 @@ class Board:
 
     def slots(self) -> Sequence[int]:
         """Return the slots in which a process is ready."""
-        return [slot for slot in range(self.capacity) if self.serving(slot) is not None]
+        return [slot for slot in range(self.capacity) if self.seat_of_slot(slot) is not None]
 
     def beat(self, seat: int) -> None:
         """Note that the loop of the process in ``seat`` turns. Called in that process."""

@@ -23,7 +23,7 @@ from gunicorn.asgi import lifespan
 from gunicorn.workers.gasgi import ASGIWorker
 
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
-from gunicorn_cluster_ext.routing.rules import asks_for_websocket
+from gunicorn_cluster_ext.routing.rules import is_websocket_upgrade
 from gunicorn_cluster_ext.runtime.board.layout import State, Word
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
 from gunicorn_cluster_ext.workers.asgi.protocol import HEAD_SIZE, READ_SIZE, StickyProtocol
@@ -342,7 +342,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
         self._idle.discard(conn)
         if self._blocked:
             self._blocked.pop(conn, None)
-        if isinstance(head, Head) and asks_for_websocket(head):
+        if isinstance(head, Head) and is_websocket_upgrade(head):
             self._count_websocket(conn, True)
         self._publish_busy()
         conn.serve()

@@ -106,8 +106,8 @@ def test_who_serves_and_who_is_there(
     board: Board, state: State, serves: bool, is_there: bool
 ) -> None:
     seat = put(board, 2, 7, state, seat=1)
-    assert board.serving(2) == (seat if serves else None)
-    assert board.process(2, 7) == (seat if is_there else None)
+    assert board.seat_of_slot(2) == (seat if serves else None)
+    assert board.seat_of_process(2, 7) == (seat if is_there else None)
     assert board.slots() == ([2] if serves else [])
     assert list(board.loads()) == ([seat] if serves else [])
 
@@ -116,7 +116,7 @@ def test_who_serves_and_who_is_there(
 def test_who_stands_still_is_given_nothing(board: Board, age: int, counts: bool) -> None:
     seat = put(board, 2, 7, READY)
     board.set(seat, Word.BEAT, max(time.monotonic_ns() - age, 0))
-    assert board.serving(2) == seat
+    assert board.seat_of_slot(2) == seat
     assert list(board.loads()) == ([seat] if counts else [])
 
 
@@ -124,7 +124,7 @@ def test_a_board_at_the_start_is_empty(board: Board) -> None:
     assert board.slots() == []
     assert board.loads() == {}
     assert list(board.rows()) == []
-    assert board.process(0, 0) is None, "generation 0 is that of a seat never used"
+    assert board.seat_of_process(0, 0) is None, "generation 0 is that of a seat never used"
 
 
 @pytest.mark.parametrize("seat", [0, 1])
@@ -132,9 +132,9 @@ def test_of_two_that_are_ready_the_newest_serves(board: Board, seat: int) -> Non
     """A successor is ready before its predecessor drains."""
     old = put(board, 1, 4, READY, seat=1 - seat)
     new = put(board, 1, 5, READY, seat=seat)
-    assert board.serving(1) == new
-    assert board.process(1, 4) == old
-    assert board.process(1, 5) == new
+    assert board.seat_of_slot(1) == new
+    assert board.seat_of_process(1, 4) == old
+    assert board.seat_of_process(1, 5) == new
     assert board.slots() == [1]
     assert set(board.loads()) == {old, new}
 
@@ -142,22 +142,22 @@ def test_of_two_that_are_ready_the_newest_serves(board: Board, seat: int) -> Non
 def test_the_predecessor_serves_until_the_successor_is_ready(board: Board) -> None:
     old = put(board, 1, 4, READY, seat=0)
     put(board, 1, 5, BOOTING, seat=1)
-    assert board.serving(1) == old
+    assert board.seat_of_slot(1) == old
 
 
 def test_a_generation_that_is_not_there_is_nobody(board: Board) -> None:
     put(board, 1, 4, READY)
-    assert board.process(1, 3) is None
-    assert board.process(1, 5) is None
-    assert board.process(2, 4) is None
+    assert board.seat_of_process(1, 3) is None
+    assert board.seat_of_process(1, 5) is None
+    assert board.seat_of_process(2, 4) is None
 
 
 @pytest.mark.parametrize("slot", [4, 5, 9999, 10**30])
 def test_a_slot_that_is_not_there_is_nobody(board: Board, slot: int) -> None:
     """Tags come from clients."""
-    assert board.serving(slot) is None
-    assert board.process(slot, 1) is None
-    assert board.process(0, 10**30) is None
+    assert board.seat_of_slot(slot) is None
+    assert board.seat_of_process(slot, 1) is None
+    assert board.seat_of_process(0, 10**30) is None
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_process_that_reads_no_inbox_is_handed_nothing(board: Board, state: St
     seat = put(board, 1, 4, state)
     board.set(seat, Word.STATE, state | DEAF)
     assert board.state(seat) is state
-    assert board.serving(1) is None
-    assert board.process(1, 4) is None
+    assert board.seat_of_slot(1) is None
+    assert board.seat_of_process(1, 4) is None
     assert board.successor(seat ^ 1) is None
     assert list(board.slots()) == list(board.loads()) == list(board.abandoned()) == []
     assert [row.state for row in board.rows()] == [state]
