@@ -25,7 +25,7 @@ _SERVICE = """\
 #     systemctl restart {name}     connections wait in {name}.socket meanwhile
 
 [Unit]
-ServerInfo=gunicorn: {title}
+Description=gunicorn: {title}
 Requires={name}.socket
 After=network.target
 
@@ -66,7 +66,7 @@ _SOCKET = """\
 # gunicorn restarts.
 
 [Unit]
-ServerInfo=Socket of gunicorn: {title}
+Description=Socket of gunicorn: {title}
 
 [Socket]
 {streams}
