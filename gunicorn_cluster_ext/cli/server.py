@@ -11,7 +11,7 @@ from pathlib import Path
 from gunicorn_cluster_ext.runtime import discovery
 from gunicorn_cluster_ext.runtime.board import control, exits
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.control import Kind, NoReply, Reply
+from gunicorn_cluster_ext.runtime.board.control import NoReply, Reply, RequestKind
 from gunicorn_cluster_ext.runtime.discovery import Server, user
 
 #: Exit statuses; 2 is argparse's own, for a command line that cannot be understood.
@@ -40,7 +40,7 @@ def choose(options: argparse.Namespace) -> Server:
     """The server that ``options`` of ``add_choice`` mean. Raises CommandError."""
     try:
         return discovery.find(options.pid, options.pidfile, options.dir)
-    except discovery.NoServer as error:
+    except discovery.ServerNotFound as error:
         raise CommandError(str(error), NO_SERVER) from None
 
 
@@ -48,7 +48,7 @@ def choose(options: argparse.Namespace) -> Server:
 REPLY_TIMEOUT_S = 10.0
 
 
-def request(server: Server, kind: Kind, of: int = 0) -> Reply:
+def request(server: Server, kind: RequestKind, of: int = 0) -> Reply:
     """What it answers. Raises CommandError, also when it refuses."""
     reply = ask(server, kind, of, timeout=REPLY_TIMEOUT_S)
     if not reply.ok:
@@ -56,7 +56,7 @@ def request(server: Server, kind: Kind, of: int = 0) -> Reply:
     return reply
 
 
-def ask(server: Server, kind: Kind, of: int = 0, *, timeout: float | None) -> Reply:
+def ask(server: Server, kind: RequestKind, of: int = 0, *, timeout: float | None) -> Reply:
     """What it answers within ``timeout`` seconds. Raises CommandError."""
     try:
         return control.ask(server.directory / "board", kind, of, timeout)
@@ -96,7 +96,7 @@ class Wait:
 
     def pause(self, what: str) -> None:
         """Wait a little. Raises CommandError, with ``what``, when that is no use any more."""
-        if not self._server.is_there or self._server.board.stopping:
+        if not self._server.is_running or self._server.board.stopping:
             raise CommandError(f"server {self._server.pid} has ended: {what}")
         if self.seconds is not None and self.passed >= self.seconds:
             raise CommandError(f"{what}, after {self.seconds:g} s")

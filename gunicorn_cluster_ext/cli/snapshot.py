@@ -10,8 +10,8 @@ from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
 from gunicorn_cluster_ext.runtime.board.layout import Roll
 from gunicorn_cluster_ext.runtime.discovery import Server
+from gunicorn_cluster_ext.runtime.procfs import processor_time, resident_memory
 from gunicorn_cluster_ext.runtime.server_info import ServerInfo
-from gunicorn_cluster_ext.runtime.usage import processor_time, resident_memory
 
 #: The state of a slot that has no process, and is to have one: it waits for its next attempt.
 WAITING = "waiting"
@@ -40,7 +40,7 @@ class Worker(NamedTuple):
         return self.words.get("pid") or None
 
 
-class Reading(NamedTuple):
+class Snapshot(NamedTuple):
     """``at`` is monotonic, in seconds."""
 
     at: float
@@ -57,14 +57,14 @@ class Reading(NamedTuple):
         return len({each.slot for each in self.workers if each.state == "ready"})
 
 
-def read(server: Server) -> Reading:
+def read(server: Server) -> Snapshot:
     """Look once."""
     board, now = server.board, time.monotonic()
     workers = [_worker(board, row, now) for row in board.rows()]
     held = {each.slot for each in workers}
     missing = [_missing(board, slot) for slot in range(board.target) if slot not in held]
     workers = sorted([*workers, *missing], key=lambda each: (each.slot, each.uptime))
-    return Reading(
+    return Snapshot(
         now,
         board.roll,
         board.target,
@@ -96,20 +96,20 @@ def _missing(board: Board, slot: int) -> Worker:
     return Worker(slot, 2 * slot, WAITING, {}, exits.of_slot(board, slot))
 
 
-def as_json(server: Server, about: ServerInfo | None, reading: Reading) -> dict[str, Any]:
+def as_json(server: Server, about: ServerInfo | None, snapshot: Snapshot) -> dict[str, Any]:
     """All of it, for programs."""
-    roll = {**reading.roll._asdict(), "state": reading.roll.state.name.lower()}
+    roll = {**snapshot.roll._asdict(), "state": snapshot.roll.state.name.lower()}
     return {
         "master": server.pid,
         "directory": str(server.directory),
         "server": None if about is None else about._asdict(),
-        "target": reading.target,
-        "capacity": reading.capacity,
-        "serving": reading.serving,
-        "stopping": reading.stopping,
-        "recent_exits": reading.recent_exits,
+        "target": snapshot.target,
+        "capacity": snapshot.capacity,
+        "serving": snapshot.serving,
+        "stopping": snapshot.stopping,
+        "recent_exits": snapshot.recent_exits,
         "roll": roll,
-        "workers": [_worker_as_json(each, reading.at) for each in reading.workers],
+        "workers": [_worker_as_json(each, snapshot.at) for each in snapshot.workers],
     }
 
 

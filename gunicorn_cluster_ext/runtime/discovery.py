@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.directory import directories, is_alive
+from gunicorn_cluster_ext.runtime.directory import directories
+from gunicorn_cluster_ext.runtime.procfs import is_alive
 
 _NONE = (
     "no server found (one that runs may have a cluster_dir, which is to be named here, or could "
@@ -22,7 +23,7 @@ _NO_BOARD = (
 _OTHER_USER = "server {} is of user {}, and you are {}: use sudo"
 
 
-class NoServer(LookupError):
+class ServerNotFound(LookupError):
     """There is none that was meant, or there are several. The message says why."""
 
 
@@ -34,7 +35,7 @@ class Server(NamedTuple):
     board: Board
 
     @property
-    def is_there(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it still runs: it removes its files when it ends, if it can."""
         return (self.directory / "board").exists() and is_alive(self.pid)
 
@@ -42,7 +43,7 @@ class Server(NamedTuple):
 def find(pid: int | None, pidfile: str | Path | None, base: str | None) -> Server:
     """The server with that master, with the one in that file, or the only one.
 
-    ``base`` is its ``cluster_dir``. Raises NoServer.
+    ``base`` is its ``cluster_dir``. Raises ServerNotFound.
     """
     if pidfile is not None:
         pid = _read_pid(Path(pidfile))
@@ -53,7 +54,7 @@ def _read_pid(path: Path) -> int:
     try:
         return int(path.read_text())
     except (OSError, ValueError) as error:
-        raise NoServer(f"no pid in the pid file {path}: {error}") from None
+        raise ServerNotFound(f"no pid in the pid file {path}: {error}") from None
 
 
 def _only(base: str | None) -> Server:
@@ -72,17 +73,17 @@ def _only(base: str | None) -> Server:
         return _open(*found.popitem())
     if found:
         pids = ", ".join(map(str, sorted(found)))
-        raise NoServer(f"{len(found)} servers run: {pids}; say which")
+        raise ServerNotFound(f"{len(found)} servers run: {pids}; say which")
     for pid, directory in closed:
-        raise NoServer(_OTHER_USER.format(pid, user(directory), _me()))
+        raise ServerNotFound(_OTHER_USER.format(pid, user(directory), _me()))
     if dead:
-        raise NoServer(f"no server found ({', '.join(map(str, dead))} has died)")
-    raise NoServer(_NONE)
+        raise ServerNotFound(f"no server found ({', '.join(map(str, dead))} has died)")
+    raise ServerNotFound(_NONE)
 
 
 def _of_pid(pid: int, base: str | None) -> Server:
     if not is_alive(pid):
-        raise NoServer(f"no server found with the pid {pid} (there is no such process)")
+        raise ServerNotFound(f"no server found with the pid {pid} (there is no such process)")
     for master, directory in directories(base):
         if master == pid and _has_board(pid, directory) is not False:
             return _open(pid, directory)
@@ -93,20 +94,20 @@ def _of_pid(pid: int, base: str | None) -> Server:
     except OSError:
         owner = user(Path(f"/proc/{pid}"))
         if owner not in ("", _me()):
-            raise NoServer(_OTHER_USER.format(pid, owner, _me())) from None
-    raise NoServer(_NO_BOARD.format(pid))
+            raise ServerNotFound(_OTHER_USER.format(pid, owner, _me())) from None
+    raise ServerNotFound(_NO_BOARD.format(pid))
 
 
 def _open(pid: int, directory: Path) -> Server:
     try:
         board = Board.attach(directory / "board")
     except PermissionError:
-        raise NoServer(_OTHER_USER.format(pid, user(directory), _me())) from None
+        raise ServerNotFound(_OTHER_USER.format(pid, user(directory), _me())) from None
     except OSError as error:
-        raise NoServer(f"server {pid}: {error}") from None
+        raise ServerNotFound(f"server {pid}: {error}") from None
     except ValueError as error:
         hint = "use the installation of this pack that it runs with"
-        raise NoServer(f"server {pid}: {error}: {hint}") from None
+        raise ServerNotFound(f"server {pid}: {error}: {hint}") from None
     return Server(board.master_pid, directory, board)
 
 

@@ -130,7 +130,7 @@ def test_another_user(site: StartSite) -> None:
 def _not_found(pid: int | None, base: str | None) -> str:
     try:
         discovery.find(pid, None, base)
-    except discovery.NoServer as error:
+    except discovery.ServerNotFound as error:
         return str(error)
     return "found"
 

@@ -3,7 +3,7 @@
     check --+-- examiner: reads the configuration as the master does
             |      |-- worker 0: loads the application, and looks at it
             |      `-- worker 1: the same, for what ought to be the same in both
-            `-- reads two lines of JSON from a pipe: Configuration, and then Facts
+            `-- reads two lines of JSON from a pipe: ConfigurationFacts, and then Facts
 
 Whatever the application does when it is imported, it does it there.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
+from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts, ConfigurationFacts, Facts
 from gunicorn_cluster_ext.cli.check.inspection import first_line, look
 from gunicorn_cluster_ext.cli.files import load
 from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
@@ -82,21 +82,21 @@ class Lines:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _configured(app: Any) -> tuple[Configuration, Settings | None]:
+def _configured(app: Any) -> tuple[ConfigurationFacts, Settings | None]:
     cfg, uri = app.cfg, app.app_uri
     try:
         settings, kind = of_config(cfg), cfg.worker_class
     except SettingError as error:
-        return Configuration(uri, str(error)), None
+        return ConfigurationFacts(uri, str(error)), None
     except Exception as error:
-        return Configuration(uri, f"worker_class: {first_line(error)}"), None
+        return ConfigurationFacts(uri, f"worker_class: {first_line(error)}"), None
     if not isinstance(kind, type):  # so gunicorn answers for a module that has no such class
-        return Configuration(uri, f"worker_class: there is no {kind}"), None
+        return ConfigurationFacts(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
     if threads is not None:
         threads(cfg, settings.threads)
     names = {each.__name__ for each in kind.__mro__}
-    return Configuration(
+    return ConfigurationFacts(
         app=uri,
         worker_class=cfg.worker_class_str,
         is_sticky=bool(getattr(kind, "reads_inbox", False)),
@@ -165,7 +165,7 @@ def _needed_files(cfg: Any, settings: Settings) -> int:
 # --- the application ------------------------------------------------------------------------------
 
 
-def _workers(app: Any, settings: Settings) -> list[Loaded]:
+def _workers(app: Any, settings: Settings) -> list[ApplicationFacts]:
     """Load the application in several processes at once, as workers do."""
     _prepare(app, settings)
     if app.cfg.preload_app:
@@ -185,7 +185,7 @@ def _prepare(app: Any, settings: Settings) -> None:
     for path in filter(None, (app.cfg.pythonpath or "").split(",")):
         sys.path.insert(0, os.path.abspath(path))
     # An application may count as it is loaded: this is no worker of a server that it counts for.
-    os.environ.pop(prometheus_files.ENVIRONMENT, None)
+    os.environ.pop(prometheus_files.DIRECTORY_VARIABLE, None)
     context.use(settings)
     identity.watch()
 
@@ -203,30 +203,32 @@ def _start(app: Any, settings: Settings, slot: int) -> tuple[int, int]:
     return pid, reader
 
 
-def _loaded(app: Any, settings: Settings) -> Loaded:
+def _loaded(app: Any, settings: Settings) -> ApplicationFacts:
     try:
         return look(app.wsgi(), settings)
     except (Exception, SystemExit) as error:
         return _failed(error)
 
 
-def _failed(error: BaseException) -> Loaded:
-    return Loaded(first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
+def _failed(error: BaseException) -> ApplicationFacts:
+    return ApplicationFacts(
+        first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES))
+    )
 
 
-def _result(pid: int, reader: int, deadline: float | None) -> Loaded:
+def _result(pid: int, reader: int, deadline: float | None) -> ApplicationFacts:
     left = None if deadline is None else max(deadline - time.monotonic(), 0)
     lines = Lines(reader)
     line = lines.next(left)
     os.close(reader)
     if line is not None:
         os.waitpid(pid, 0)
-        return msgspec.json.decode(line, type=Loaded)
+        return msgspec.json.decode(line, type=ApplicationFacts)
     if lines.are_over and _ends(pid):
-        return Loaded("it ended the process")
+        return ApplicationFacts("it ended the process")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return Loaded(hung=True)
+    return ApplicationFacts(hung=True)
 
 
 def _ends(pid: int) -> bool:

@@ -27,7 +27,7 @@ class Finding(Struct, frozen=True):
     details: str = ""
 
 
-class Configuration(Struct):
+class ConfigurationFacts(Struct):
     """What was read, and what this machine has to say to it.
 
     ``error``: it cannot be used, and why; then only ``app`` means something.
@@ -58,7 +58,7 @@ class Configuration(Struct):
     needed_files: int = 0  # and how many it may come to need
 
 
-class Loaded(Struct):
+class ApplicationFacts(Struct):
     """What one process found that has loaded the application as a worker does."""
 
     error: str = ""  # why it could not
@@ -74,8 +74,8 @@ class Loaded(Struct):
 
 
 class Facts(Struct):
-    configuration: Configuration
-    workers: list[Loaded] = []
+    configuration: ConfigurationFacts
+    workers: list[ApplicationFacts] = []
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -105,7 +105,7 @@ def _note(text: str) -> Finding:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _worker_count(of: Configuration) -> Iterator[Finding]:
+def _worker_count(of: ConfigurationFacts) -> Iterator[Finding]:
     if not of.workers_are_set:
         yield _warning(
             f"workers = {of.workers} comes from WEB_CONCURRENCY, and changes with the machine that "
@@ -113,7 +113,7 @@ def _worker_count(of: Configuration) -> Iterator[Finding]:
         )
 
 
-def _listening(of: Configuration) -> Iterator[Finding]:
+def _listening(of: ConfigurationFacts) -> Iterator[Finding]:
     for address, times in Counter(of.addresses).items():
         if times > 1:
             yield _error(f"bind: {address} is there {times} times; the second one is in use.")
@@ -129,7 +129,7 @@ def _listening(of: Configuration) -> Iterator[Finding]:
         )
 
 
-def _preloading(of: Configuration) -> Iterator[Finding]:
+def _preloading(of: ConfigurationFacts) -> Iterator[Finding]:
     if of.preload:
         yield _warning(
             "preload_app: the master has loaded the code, so HUP and `gunicorn-cluster roll` "
@@ -137,7 +137,7 @@ def _preloading(of: Configuration) -> Iterator[Finding]:
         )
 
 
-def _routing(of: Configuration) -> Iterator[Finding]:
+def _routing(of: ConfigurationFacts) -> Iterator[Finding]:
     lost = [rule for rule in of.rules if rule != "hash:ip"]
     if not of.is_sticky:
         yield _note(
@@ -160,7 +160,7 @@ def _routing(of: Configuration) -> Iterator[Finding]:
         )
 
 
-def _machine(of: Configuration) -> Iterator[Finding]:
+def _machine(of: ConfigurationFacts) -> Iterator[Finding]:
     if of.foreign_user:
         yield _error(f"user = {of.foreign_user}: only root can become another user.")
     if of.unwritable:
@@ -253,7 +253,7 @@ def _store(facts: Facts) -> Iterator[Finding]:
         yield _warning(f"cluster_store: {text}")
 
 
-_OF_CONFIGURATION: tuple[Callable[[Configuration], Iterator[Finding]], ...] = (
+_OF_CONFIGURATION: tuple[Callable[[ConfigurationFacts], Iterator[Finding]], ...] = (
     _worker_count,
     _listening,
     _preloading,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
-from gunicorn_cluster_ext.cli.check.findings import Loaded
+from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts
 from gunicorn_cluster_ext.routing import rules
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
@@ -18,9 +18,9 @@ _SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
 _WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
 
 
-def look(app: Any, settings: Settings) -> Loaded:
+def look(app: Any, settings: Settings) -> ApplicationFacts:
     """What there is to see in this process, which has loaded ``app``."""
-    return Loaded(
+    return ApplicationFacts(
         is_asgi=compat.is_asgi(app),
         secrets={name: _digest(secret) for name, secret in _secrets() if secret},
         websockets=[name for name in _WEBSOCKETS if name in sys.modules],

@@ -75,18 +75,18 @@ def _read(reader: int, output: IO[str]) -> Facts:
     import msgspec
 
     from gunicorn_cluster_ext.cli.check.examiner import Lines
-    from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
+    from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts, ConfigurationFacts, Facts
 
     lines = Lines(reader)
     line = lines.next(REPLY_TIMEOUT_S)
     if line is None:
-        return Facts(Configuration("", _complaint(output)))
-    configuration = msgspec.json.decode(line, type=Configuration)
+        return Facts(ConfigurationFacts("", _complaint(output)))
+    configuration = msgspec.json.decode(line, type=ConfigurationFacts)
     limit = configuration.startup_timeout
     # Twice, for a preloaded application that hangs is the examiner's own.
     line = lines.next(REPLY_TIMEOUT_S + 2 * limit if limit else None)
     if line is None:
-        return Facts(configuration, [Loaded(hung=True)])
+        return Facts(configuration, [ApplicationFacts(hung=True)])
     return msgspec.json.decode(line, type=Facts)
 
 

@@ -49,7 +49,7 @@ def _events(server: Server, tail: event_log.Tail, options: argparse.Namespace) -
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     while options.follow:
-        runs = server.is_there
+        runs = server.is_running
         yield from tail.read()
         # No more when the server has ended, or nobody reads it any more: a pipe may be closed.
         if not runs or output.poll(_PAUSE):

@@ -15,7 +15,7 @@ from gunicorn_cluster_ext.cli.server import (
     request,
 )
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import State
 
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 <= slot < server.board.capacity:
         raise CommandError(f"there is no worker {slot}")
     wait, failures = Wait(server, options.timeout), Failures(server.board, [slot])
-    generation = request(server, Kind.RESTART, slot).result
+    generation = request(server, RequestKind.RESTART, slot).result
     while (pid := _successor(server.board, slot, generation)) is None:
         failures.check()
         wait.pause(f"worker {slot} is not replaced")

@@ -18,7 +18,7 @@ from gunicorn_cluster_ext.cli.server import (
 )
 from gunicorn_cluster_ext.cli.view.terminal import Progress
 from gunicorn_cluster_ext.runtime import server_info
-from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from gunicorn_cluster_ext.runtime.discovery import Server
 
@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _begin(server: Server, timeout: float | None) -> int:
-    """The number of the roll. Reading the configuration may take some time."""
-    reply = ask(server, Kind.ROLL, timeout=timeout)
+    """The number of the roll. Snapshot the configuration may take some time."""
+    reply = ask(server, RequestKind.ROLL, timeout=timeout)
     if reply.ok:
         return reply.result
     roll = server.board.roll
@@ -88,5 +88,5 @@ def _kept(roll: Roll) -> str:
 
 
 def _abort(server: Server) -> int:
-    print(f"Roll {request(server, Kind.ABORT_ROLL).result} aborted")
+    print(f"Roll {request(server, RequestKind.ABORT_ROLL).result} aborted")
     return 0

@@ -15,7 +15,7 @@ from gunicorn_cluster_ext.cli.server import (
     request,
 )
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import State
 
 
@@ -27,10 +27,10 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _count(text: str) -> tuple[Kind, int]:
+def _count(text: str) -> tuple[RequestKind, int]:
     if not re.fullmatch(r"[+-]?\d{1,4}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of workers nor +1 nor -1")
-    return (Kind.SCALE_BY if text[0] in "+-" else Kind.SCALE), int(text)
+    return (RequestKind.SCALE_BY if text[0] in "+-" else RequestKind.SCALE), int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -22,10 +22,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     server = choose(options)
-    about, reading = server_info.read(server.directory), read(server)
+    about, snapshot = server_info.read(server.directory), read(server)
     if options.json:
-        terminal.print_json(as_json(server, about, reading))
+        terminal.print_json(as_json(server, about, snapshot))
         return 0
-    lines = summary.lines(server.pid, about, reading, time.time())
-    terminal.show(lines, table(reading.workers, terminal.width()))
+    lines = summary.lines(server.pid, about, snapshot, time.time())
+    terminal.show(lines, table(snapshot.workers, terminal.width()))
     return 0

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     server, began = choose(options), time.monotonic()
     send(server, signal.SIGTERM)
-    while server.is_there:
+    while server.is_running:
         passed = time.monotonic() - began
         if options.timeout is not None and passed >= options.timeout:
             raise CommandError(f"server {server.pid} still finishes after {options.timeout:g} s")

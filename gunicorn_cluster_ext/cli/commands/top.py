@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
-from gunicorn_cluster_ext.cli.snapshot import Reading, Worker, read
+from gunicorn_cluster_ext.cli.snapshot import Snapshot, Worker, read
 from gunicorn_cluster_ext.cli.view import summary, terminal
 from gunicorn_cluster_ext.cli.view.history import BLOCKS, PLAIN_BLOCKS, History
-from gunicorn_cluster_ext.cli.view.table import COLUMNS, Column, Table, table
+from gunicorn_cluster_ext.cli.view.table import COLUMNS, Column, TextTable, table
 from gunicorn_cluster_ext.cli.view.terminal import QUIT, Keyboard
 from gunicorn_cluster_ext.runtime import server_info
 from gunicorn_cluster_ext.runtime.discovery import Server
@@ -73,18 +73,18 @@ class _Top:
             self._order = key if key in _ORDERS else self._order
         return QUIT not in keys
 
-    def look(self, width: int | None) -> tuple[list[str], Table]:
+    def look(self, width: int | None) -> tuple[list[str], TextTable]:
         """Raises CommandError when the server has ended."""
         server = self._server
-        if not server.is_there:
+        if not server.is_running:
             raise CommandError(f"server {server.pid} has ended")
-        reading = read(server)
-        workers = sorted(self._history.add(reading), key=_ORDERS[self._order][1])
-        return self._head(reading), table(workers, width, self._columns)
+        snapshot = read(server)
+        workers = sorted(self._history.add(snapshot), key=_ORDERS[self._order][1])
+        return self._head(snapshot), table(workers, width, self._columns)
 
-    def _head(self, reading: Reading) -> list[str]:
+    def _head(self, snapshot: Snapshot) -> list[str]:
         about = server_info.read(self._server.directory)
-        return summary.lines(self._server.pid, about, reading, time.time())
+        return summary.lines(self._server.pid, about, snapshot, time.time())
 
     def keys(self) -> str:
         """What can be pressed."""

@@ -1,11 +1,11 @@
-"""What changes from one reading to the next: rates, load, and how they were. No I/O."""
+"""What changes from one snapshot to the next: rates, load, and how they were. No I/O."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 
-from gunicorn_cluster_ext.cli.snapshot import Reading, Worker
+from gunicorn_cluster_ext.cli.snapshot import Snapshot, Worker
 
 LENGTH = 20
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -20,10 +20,10 @@ class History:
         self._before: dict[tuple[int, int], tuple[float, Worker]] = {}
         self._rates: dict[int, deque[float]] = {}
 
-    def add(self, reading: Reading) -> list[Worker]:
-        """The workers, with rate and load as they were since the reading before."""
-        workers = [self._measured(each, reading.at) for each in reading.workers]
-        self._before = {_process(each): (reading.at, each) for each in reading.workers}
+    def add(self, snapshot: Snapshot) -> list[Worker]:
+        """The workers, with rate and load as they were since the snapshot before."""
+        workers = [self._measured(each, snapshot.at) for each in snapshot.workers]
+        self._before = {_process(each): (snapshot.at, each) for each in snapshot.workers}
         for slot in {each.slot for each in workers}:
             total = sum(each.rate for each in workers if each.slot == slot)
             self._rates.setdefault(slot, deque(maxlen=LENGTH)).append(total)

@@ -57,7 +57,7 @@ COLUMNS = (
 )
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """Texts by row. ``widths`` in characters."""
 
     columns: list[Column]
@@ -82,7 +82,7 @@ class Table(NamedTuple):
 
 def table(
     workers: Sequence[Worker], width: int | None, columns: Sequence[Column] = COLUMNS
-) -> Table:
+) -> TextTable:
     """What of ``workers`` there is room for in ``width`` characters; None: everything."""
     cells = {column: [column.text(worker) for worker in workers] for column in columns}
     widths = {column: max(map(len, [column.title, *cells[column]])) for column in columns}
@@ -92,7 +92,7 @@ def table(
         [cells[column][index][:wide] for column, wide in widths.items()]
         for index in range(len(workers))
     ]
-    return Table(list(widths), list(widths.values()), rows)
+    return TextTable(list(widths), list(widths.values()), rows)
 
 
 def fitted(widths: Mapping[Column, int], width: int) -> dict[Column, int]:

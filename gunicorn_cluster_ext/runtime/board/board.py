@@ -23,10 +23,10 @@ from typing import Final, NamedTuple, TypeVar, overload
 
 from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board.layout import (
-    DEAF,
     HEADER_WORDS,
     LAYOUT,
     MAGIC,
+    NO_INBOX,
     READY,
     ROW_WORDS,
     SEATS_PER_SLOT,
@@ -35,7 +35,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     WORD_NAMES,
     Roll,
     RollState,
-    Server,
+    ServerWord,
     State,
     Word,
 )
@@ -58,17 +58,17 @@ class Row(NamedTuple):
     words: dict[str, int]
 
 
-class _ServerWord:
+class _ServerAttribute:
     """A word of the server, as an attribute of its board."""
 
     def __init__(self, index: int) -> None:
         self._index = index
 
     @overload
-    def __get__(self, board: None, owner: type) -> _ServerWord: ...
+    def __get__(self, board: None, owner: type) -> _ServerAttribute: ...
     @overload
     def __get__(self, board: Board, owner: type) -> int: ...
-    def __get__(self, board: Board | None, owner: type) -> _ServerWord | int:
+    def __get__(self, board: Board | None, owner: type) -> _ServerAttribute | int:
         return self if board is None else board.words[self._index]
 
     def __set__(self, board: Board, value: int) -> None:
@@ -78,19 +78,19 @@ class _ServerWord:
 class Board:
     """The words, as ints. Implements ``routing.Serving``. Made by ``create`` or ``attach``."""
 
-    master_pid = _ServerWord(Server.MASTER_PID)
+    master_pid = _ServerAttribute(ServerWord.MASTER_PID)
     #: How many workers the server wants.
-    target = _ServerWord(Server.TARGET)
+    target = _ServerAttribute(ServerWord.TARGET)
     #: The longest turn of the arbiter's loop so far, in ns, without its forks.
-    slowest_turn = _ServerWord(Server.SLOWEST_TURN)
+    slowest_turn = _ServerAttribute(ServerWord.SLOWEST_TURN)
     #: Unexpected exits that count towards cluster_restart_limit.
-    recent_exits = _ServerWord(Server.RECENT_EXITS)
+    recent_exits = _ServerAttribute(ServerWord.RECENT_EXITS)
 
     def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
         self._memory = memory
         self.path = path
         words = memoryview(memory).cast("Q")
-        self.capacity = words[Server.CAPACITY]
+        self.capacity = words[ServerWord.CAPACITY]
         rows_end = HEADER_WORDS + self.capacity * SEATS_PER_SLOT * ROW_WORDS
         self.words, self.ledger = words[:rows_end], words[rows_end:]
 
@@ -103,9 +103,9 @@ class Board:
         size = _size(capacity)
         memory = mmap.mmap(-1, size) if path is None else _map_new_file(path, size)
         words = memoryview(memory).cast("Q")
-        words[Server.LAYOUT], words[Server.CAPACITY] = LAYOUT, capacity
-        words[Server.ROW_WORDS], words[Server.MASTER_PID] = ROW_WORDS, os.getpid()
-        words[Server.MAGIC] = MAGIC
+        words[ServerWord.LAYOUT], words[ServerWord.CAPACITY] = LAYOUT, capacity
+        words[ServerWord.ROW_WORDS], words[ServerWord.MASTER_PID] = ROW_WORDS, os.getpid()
+        words[ServerWord.MAGIC] = MAGIC
         words.release()
         return cls(memory, path)
 
@@ -124,43 +124,46 @@ class Board:
     @property
     def stopping(self) -> bool:
         """Whether the whole server ends. Written by the arbiter."""
-        return bool(self.words[Server.STOPPING])
+        return bool(self.words[ServerWord.STOPPING])
 
     @stopping.setter
     def stopping(self, value: bool) -> None:
-        self.words[Server.STOPPING] = value
+        self.words[ServerWord.STOPPING] = value
 
     @property
     def roll(self) -> Roll:
         """The last roll. Written by the arbiter."""
         words = self.words
         return self.read_consistent(
-            Server.ROLL_SEQUENCE,
+            ServerWord.ROLL_SEQUENCE,
             lambda: Roll(
-                RollState(words[Server.ROLL_STATE]),
-                words[Server.ROLL_NUMBER],
-                words[Server.ROLL_REPLACED],
-                words[Server.ROLL_TOTAL],
-                self.text(Server.ROLL_REASON),
+                RollState(words[ServerWord.ROLL_STATE]),
+                words[ServerWord.ROLL_NUMBER],
+                words[ServerWord.ROLL_REPLACED],
+                words[ServerWord.ROLL_TOTAL],
+                self.text(ServerWord.ROLL_REASON),
             ),
         )
 
     @roll.setter
     def roll(self, roll: Roll) -> None:
         words = self.words
-        with self.writing(Server.ROLL_SEQUENCE):
-            self.set_text(Server.ROLL_REASON, roll.reason)
-            words[Server.ROLL_STATE], words[Server.ROLL_NUMBER] = roll.state, roll.number
-            words[Server.ROLL_REPLACED], words[Server.ROLL_TOTAL] = roll.replaced, roll.total
+        with self.writing(ServerWord.ROLL_SEQUENCE):
+            self.set_text(ServerWord.ROLL_REASON, roll.reason)
+            words[ServerWord.ROLL_STATE], words[ServerWord.ROLL_NUMBER] = roll.state, roll.number
+            words[ServerWord.ROLL_REPLACED], words[ServerWord.ROLL_TOTAL] = (
+                roll.replaced,
+                roll.total,
+            )
 
     @property
     def rolls(self) -> tuple[int, int]:
         """How many rolls were committed, and how many failed."""
-        return self.words[Server.ROLLS_COMMITTED], self.words[Server.ROLLS_FAILED]
+        return self.words[ServerWord.ROLLS_COMMITTED], self.words[ServerWord.ROLLS_FAILED]
 
     def count_roll(self, *, committed: bool) -> None:
         """Count a roll that has ended. Called in the arbiter."""
-        self.words[Server.ROLLS_COMMITTED if committed else Server.ROLLS_FAILED] += 1
+        self.words[ServerWord.ROLLS_COMMITTED if committed else ServerWord.ROLLS_FAILED] += 1
 
     # --- words that belong together: a seqlock and text -----------------------------------
 
@@ -197,7 +200,7 @@ class Board:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def row(self, seat: int) -> int:
+    def row_start(self, seat: int) -> int:
         """Return the index of ``seat``'s first word."""
         return HEADER_WORDS + seat * ROW_WORDS
 
@@ -216,7 +219,7 @@ class Board:
         self.set(seat, Word.STATE, State.BOOTING)
 
     def state(self, seat: int) -> State:
-        return State(self.get(seat, Word.STATE) & ~DEAF)
+        return State(self.get(seat, Word.STATE) & ~NO_INBOX)
 
     def rows(self) -> Iterator[Row]:
         """Yield every seat that a process holds, in slot order."""
@@ -262,10 +265,10 @@ class Board:
         other = seat ^ 1
         return other if self.get(other, Word.STATE) == State.READY else None
 
-    def has_deaf(self) -> bool:
+    def any_without_inbox(self) -> bool:
         """Return whether a process serves that reads no inbox (a roll brought another class)."""
         seats = range(self.capacity * SEATS_PER_SLOT)
-        return any(self.get(seat, Word.STATE) == State.READY | DEAF for seat in seats)
+        return any(self.get(seat, Word.STATE) == State.READY | NO_INBOX for seat in seats)
 
     def slots(self) -> Sequence[int]:
         """Return the slots in which a process is ready."""
@@ -290,13 +293,13 @@ class Board:
                 )
         return loads
 
-    def abandoned(self) -> Iterator[int]:
+    def vacated_seats(self) -> Iterator[int]:
         """Yield the seats that a process has held and none holds now; one may be being forked."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
             if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
                 yield seat
 
-    def listening(self) -> bytes:
+    def bus_listeners(self) -> bytes:
         """Return who reads the bus: a 64-bit number per seat, its process's generation or 0.
 
         This is one copy in C, because every message needs it.
@@ -308,9 +311,9 @@ def _is_board(memory: mmap.mmap) -> bool:
     if len(memory) < HEADER_WORDS * WORD_BYTES or len(memory) % WORD_BYTES:
         return False
     words = memoryview(memory).cast("Q")
-    if words[Server.MAGIC] != MAGIC or words[Server.LAYOUT] != LAYOUT:
+    if words[ServerWord.MAGIC] != MAGIC or words[ServerWord.LAYOUT] != LAYOUT:
         return False
-    return len(memory) == _size(words[Server.CAPACITY])
+    return len(memory) == _size(words[ServerWord.CAPACITY])
 
 
 def _size(capacity: int) -> int:

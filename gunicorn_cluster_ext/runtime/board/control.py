@@ -1,7 +1,7 @@
 """Control requests: what a command asks of a running server, and the reply, on the board.
 
 A command writes the request's number, kind and argument, the arbiter the reply. Commands take
-turns by a lock on the board's file. ``layout.Server`` numbers the words.
+turns by a lock on the board's file. ``layout.ServerWord`` numbers the words.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.layout import Server
-from gunicorn_cluster_ext.runtime.directory import is_alive
+from gunicorn_cluster_ext.runtime.board.layout import ServerWord
+from gunicorn_cluster_ext.runtime.procfs import is_alive
 
 #: The kind of a request that was withdrawn, or is being written.
 _NONE = 0
@@ -27,7 +27,7 @@ _POLL_S = 0.02
 _SIGN = 1 << 64
 
 
-class Kind(enum.IntEnum):
+class RequestKind(enum.IntEnum):
     """The control requests, and their argument."""
 
     ROLL = 1
@@ -62,13 +62,13 @@ def pending(board: Board) -> Request | None:
     """Return the request that has no reply yet, or None."""
     words = board.words
     number, kind, argument = (
-        words[Server.REQUEST_NUMBER],
-        words[Server.REQUEST_KIND],
-        words[Server.REQUEST_ARGUMENT],
+        words[ServerWord.REQUEST_NUMBER],
+        words[ServerWord.REQUEST_KIND],
+        words[ServerWord.REQUEST_ARGUMENT],
     )
-    if number <= words[Server.REPLY_NUMBER] or kind == _NONE:
+    if number <= words[ServerWord.REPLY_NUMBER] or kind == _NONE:
         return None
-    if (words[Server.REQUEST_NUMBER], words[Server.REQUEST_KIND]) != (number, kind):
+    if (words[ServerWord.REQUEST_NUMBER], words[ServerWord.REQUEST_KIND]) != (number, kind):
         return None  # another command writes: the next turn will see
     return Request(number, kind, _signed(argument))
 
@@ -76,15 +76,15 @@ def pending(board: Board) -> Request | None:
 def reply(board: Board, request: Request, reply: Reply) -> None:
     """Publish the reply to ``request``."""
     words = board.words
-    words[Server.REPLY_OK], words[Server.REPLY_RESULT] = reply.ok, reply.result
-    board.set_text(Server.REPLY_TEXT, reply.text)
-    words[Server.REPLY_NUMBER] = request.number
+    words[ServerWord.REPLY_OK], words[ServerWord.REPLY_RESULT] = reply.ok, reply.result
+    board.set_text(ServerWord.REPLY_TEXT, reply.text)
+    words[ServerWord.REPLY_NUMBER] = request.number
 
 
 # --- in a command -------------------------------------------------------------------------------
 
 
-def ask(path: Path, kind: Kind, argument: int = 0, timeout: float | None = 10.0) -> Reply:
+def ask(path: Path, kind: RequestKind, argument: int = 0, timeout: float | None = 10.0) -> Reply:
     """Send a request to the server whose board is ``path``, and wait for its reply.
 
     ``timeout`` is in seconds; None waits as long as the server runs. Raises NoReply, and OSError
@@ -93,19 +93,24 @@ def ask(path: Path, kind: Kind, argument: int = 0, timeout: float | None = 10.0)
     deadline = None if timeout is None else time.monotonic() + timeout
     with _opened(path, deadline) as board:
         words = board.words
-        number = max(words[Server.REQUEST_NUMBER], words[Server.REPLY_NUMBER]) + 1
-        words[Server.REQUEST_KIND] = _NONE
-        words[Server.REQUEST_ARGUMENT], words[Server.REQUEST_NUMBER] = argument % _SIGN, number
-        words[Server.REQUEST_KIND] = kind
+        number = max(words[ServerWord.REQUEST_NUMBER], words[ServerWord.REPLY_NUMBER]) + 1
+        words[ServerWord.REQUEST_KIND] = _NONE
+        words[ServerWord.REQUEST_ARGUMENT], words[ServerWord.REQUEST_NUMBER] = (
+            argument % _SIGN,
+            number,
+        )
+        words[ServerWord.REQUEST_KIND] = kind
         try:
             _wait(board, number, deadline)
         except BaseException:
-            words[Server.REQUEST_KIND] = (
+            words[ServerWord.REQUEST_KIND] = (
                 _NONE  # so the arbiter does not carry out what nobody waits for
             )
             raise
         return Reply(
-            bool(words[Server.REPLY_OK]), board.text(Server.REPLY_TEXT), words[Server.REPLY_RESULT]
+            bool(words[ServerWord.REPLY_OK]),
+            board.text(ServerWord.REPLY_TEXT),
+            words[ServerWord.REPLY_RESULT],
         )
 
 
@@ -132,7 +137,7 @@ def _wait(board: Board, number: int, deadline: float | None) -> None:
         os.kill(master, signal.SIGCHLD)
     except (PermissionError, ProcessLookupError):
         pass  # the next turn begins within a second, or never
-    while board.words[Server.REPLY_NUMBER] != number:
+    while board.words[ServerWord.REPLY_NUMBER] != number:
         if not is_alive(master):
             raise NoReply("the server has ended")
         _pause(deadline, "the server does not reply")

@@ -27,7 +27,7 @@ ROW_WORDS: Final = 64
 STALLED_NS: Final = 3_000_000_000
 
 
-class Server:
+class ServerWord:
     """The server's words. The arbiter writes them, unless stated otherwise."""
 
     MAGIC: Final = 0
@@ -113,7 +113,7 @@ WORD_NAMES: Final[dict[int, str]] = {
 }
 
 
-class Exits:
+class ExitWord:
     """The words of a row that count how its processes ended.
 
     The arbiter writes them. The next process in the seat leaves them as they are.
@@ -147,7 +147,7 @@ COUNTERS: Final = (
 )
 
 #: The kinds of rules, as ``cluster_sticky`` has them.
-ROUTED: Final = {
+DECISION_WORDS: Final = {
     "engineio": Word.ROUTED_ENGINEIO,
     "cookie": Word.ROUTED_COOKIE,
     "learn": Word.ROUTED_LEARN,
@@ -161,11 +161,11 @@ ROUTED: Final = {
 }
 
 
-def counted_in(rule: str) -> int:
+def decision_word(rule: str) -> int:
     """Return the word that counts the decisions of ``rule``; "none" stands for no rule."""
     parts = rule.split(":")
     kind = ":".join(parts[:2]) if parts[0] == "hash" else parts[0]
-    return ROUTED.get(kind, Word.ROUTED_FUNCTION)
+    return DECISION_WORDS.get(kind, Word.ROUTED_FUNCTION)
 
 
 class State(enum.IntEnum):
@@ -184,7 +184,7 @@ GONE: Final = int(State.GONE)
 
 #: Added to the state of a process that reads no inbox (gunicorn's own worker classes). Routing
 #: compares whole words, so such a process is never handed anything, at no extra cost.
-DEAF: Final = 0x100
+NO_INBOX: Final = 0x100
 
 
 class Order(enum.IntEnum):

@@ -11,14 +11,14 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     COUNTERS,
     ROW_WORDS,
     SEATS_PER_SLOT,
-    Server,
+    ServerWord,
 )
 
 
 def settle(board: Board, seat: int) -> None:
     """Move the counts of the process that was in ``seat`` to the ledger. Called in the arbiter."""
     entry = seat // SEATS_PER_SLOT * ROW_WORDS
-    with board.writing(Server.LEDGER_SEQUENCE):
+    with board.writing(ServerWord.LEDGER_SEQUENCE):
         for word in COUNTERS:
             board.ledger[entry + word] += board.get(seat, word)
             board.set(seat, word, 0)
@@ -27,7 +27,7 @@ def settle(board: Board, seat: int) -> None:
 def totals(board: Board) -> list[dict[int, int]]:
     """Return what each slot has counted since the server's start, by word."""
     return board.read_consistent(
-        Server.LEDGER_SEQUENCE,
+        ServerWord.LEDGER_SEQUENCE,
         lambda: [_of_slot(board, slot) for slot in range(board.capacity)],
     )
 
