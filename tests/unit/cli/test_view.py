@@ -25,7 +25,7 @@ from tests.harness.forks import in_fresh_interpreter
 NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
 
 
-def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int) -> Worker:
+def worker(slot: int, generation: int = 1, cpu_time: float = 0.0, **words: int) -> Worker:
     every = dict.fromkeys(WORD_NAMES.values(), 0)
     return Worker(
         slot,
@@ -35,7 +35,7 @@ def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int)
         NONE,
         uptime=3700.0,
         memory=50 << 20,
-        processor=processor,
+        cpu_time=cpu_time,
         load=0.25,
     )
 
@@ -124,10 +124,10 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
 
 
 def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
-    def column(title: str, rank: int, least: int = 0) -> Column:
-        return Column(title, rank, lambda worker: "", least=least)
+    def column(title: str, rank: int, min_width: int = 0) -> Column:
+        return Column(title, rank, lambda worker: "", min_width=min_width)
 
-    first, second, reason = column("A", 0), column("B", 2), column("C", 1, least=4)
+    first, second, reason = column("A", 0), column("B", 2), column("C", 1, min_width=4)
     widths = {first: 5, second: 5, reason: 40}
     assert fitted(widths, 100) == widths
     assert fitted(widths, 30) == {first: 5, second: 5, reason: 16}
@@ -141,8 +141,8 @@ def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
 
 def test_rate_and_load_since_the_reading_before() -> None:
     history = History()
-    history.add(snapshot(100.0, worker(0, requests=50, processor=1.0)))
-    (now,) = history.add(snapshot(102.0, worker(0, requests=90, processor=1.5)))
+    history.add(snapshot(100.0, worker(0, requests=50, cpu_time=1.0)))
+    (now,) = history.add(snapshot(102.0, worker(0, requests=90, cpu_time=1.5)))
     assert (now.rate, now.load) == (20.0, 0.25)
 
 
@@ -200,7 +200,7 @@ def test_a_server_that_has_not_said_what_it_is() -> None:
     seen = snapshot(0.0, worker(0), stopping=True)
     assert summary.lines(99, None, seen, 0.0) == [
         "master 99",
-        "the server ends, 1 of 2 workers serve, 0 recent crashes, no roll yet",
+        "the server is stopping, 1 of 2 workers serve, 0 recent crashes, no roll yet",
     ]
 
 
@@ -208,10 +208,10 @@ def test_a_server_that_has_not_said_what_it_is() -> None:
     ("roll", "words"),
     [
         (Roll(RollState.ROLLING, 2, 1, 4, ""), "roll 2: 1 of 4 replaced"),
-        (Roll(RollState.OBSERVING, 2, 4, 4, ""), "roll 2 is observed, 4 of 4 replaced"),
+        (Roll(RollState.OBSERVING, 2, 4, 4, ""), "roll 2: observing, 4 of 4 replaced"),
         (Roll(RollState.COMMITTED, 2, 4, 4, ""), "roll 2 committed"),
         (Roll(RollState.FAILED, 3, 0, 4, "worker 0 died"), "roll 3 failed: worker 0 died"),
     ],
 )
 def test_how_a_roll_stands(roll: Roll, words: str) -> None:
-    assert summary.roll_words(roll) == words
+    assert summary.describe_roll(roll) == words

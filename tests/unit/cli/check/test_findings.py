@@ -52,13 +52,13 @@ class Case:
     "case",
     [
         Case(Level.WARNING, "WEB_CONCURRENCY", {"workers_are_set": False}),
-        Case(Level.ERROR, "there 2 times", {"addresses": ["127.0.0.1:80", "127.0.0.1:80"]}),
-        Case(Level.ERROR, "0.0.0.0:80 is 1.1.1.1:80", {"addresses": ["1.1.1.1:80", "0.0.0.0:80"]}),
+        Case(Level.ERROR, "listed 2 times", {"addresses": ["127.0.0.1:80", "127.0.0.1:80"]}),
+        Case(Level.ERROR, "0.0.0.0:80 includes 1", {"addresses": ["1.1.1.1:80", "0.0.0.0:80"]}),
         Case(Level.WARNING, "reuse_port", {"reuse_port": True}),
         Case(Level.WARNING, "preload_app", {"preload": True}),
         Case(Level.ERROR, "engineio, cookie cannot work with TLS", {"reads_heads": False}),
         Case(Level.NOTE, "several machines", {"store": "redis://10.0.0.1:6379/0"}),
-        Case(Level.NOTE, "sync is not of this pack", {"is_sticky": False, "worker_class": "sync"}),
+        Case(Level.NOTE, "sync does not belong", {"is_sticky": False, "worker_class": "sync"}),
         Case(Level.ERROR, "only root", {"foreign_user": "33"}),
         Case(Level.WARNING, "no directory for the board (full)", {"unwritable": "full"}),
         Case(Level.WARNING, "1024 open files", {"open_files": 1024}),
@@ -106,14 +106,14 @@ def test_a_configuration_that_cannot_be_used_is_all_that_is_said() -> None:
         ),
         (ApplicationFacts(hung=True), Level.ERROR, "was not loaded within 60 s"),
         (ApplicationFacts(is_asgi=True), Level.ERROR, "StickyASGI"),
-        (ApplicationFacts(lonely_socketio=True), Level.WARNING, "ClusterManager"),
+        (ApplicationFacts(unmanaged_socketio=True), Level.WARNING, "ClusterManager"),
         (
             ApplicationFacts(in_memory=["Flask-Caching's SimpleCache"]),
             Level.WARNING,
             "SimpleCache is kept",
         ),
         (
-            ApplicationFacts(rules={"shop:owner": "ImportError"}),
+            ApplicationFacts(broken_rules={"shop:owner": "ImportError"}),
             Level.ERROR,
             "shop:owner cannot be used",
         ),
@@ -136,7 +136,7 @@ def test_what_one_worker_only_cannot_do_is_said() -> None:
 
 
 def test_one_worker_has_nothing_to_share() -> None:
-    lonely = ApplicationFacts(lonely_socketio=True, in_memory=["x"], secrets={"key": "a"})
+    lonely = ApplicationFacts(unmanaged_socketio=True, in_memory=["x"], secrets={"key": "a"})
     assert found(lonely, ApplicationFacts(secrets={"key": "b"}), workers=1) == []
 
 
@@ -155,7 +155,9 @@ def test_secrets_are_compared() -> None:
         ApplicationFacts(secrets={"k": "a", "same": "s"}),
         ApplicationFacts(secrets={"k": "b", "same": "s"}),
     )
-    assert finding.level is Level.WARNING and finding.text.startswith("k is another one")
+    assert finding.level is Level.WARNING and finding.text.startswith(
+        "k differs between the workers"
+    )
 
 
 def test_the_worst_comes_first() -> None:

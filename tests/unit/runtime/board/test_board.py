@@ -10,9 +10,9 @@ from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board import ledger
 from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.layout import (
+    BOARD_MAGIC,
     COUNTERS,
-    LAYOUT,
-    MAGIC,
+    LAYOUT_VERSION,
     NO_INBOX,
     SEATS_PER_SLOT,
     STALLED_NS,
@@ -49,14 +49,14 @@ def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -
 
 def test_the_header_says_what_this_is() -> None:
     board = Board.create(4)
-    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 0]
+    assert list(board.words[:6]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 0]
     assert (board.capacity, board.master_pid) == (4, os.getpid())
     assert len(board.words) == HEADER + 2 * 4 * ROW
     assert board.path is None
 
 
 def test_the_magic_is_readable_in_a_dump() -> None:
-    assert MAGIC.to_bytes(8, "big") == b"gunclust"
+    assert BOARD_MAGIC.to_bytes(8, "big") == b"gunclust"
 
 
 def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
@@ -67,7 +67,7 @@ def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
     board.roll = Roll(RollState.FAILED, 2**63, 3, 4, "x" * 1_000)
     assert [board.get(seat, word) for seat, word in cells] == list(range(1, len(cells) + 1))
     assert board.words[board.row_start(3) + Word.PID] == board.get(3, Word.PID)
-    assert list(board.words[:8]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 7, 0, 8]
+    assert list(board.words[:8]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 7, 0, 8]
 
 
 def test_a_row_has_room_for_every_word() -> None:
@@ -479,12 +479,12 @@ def words(*values: int, length: int = HEADER + 3 * ROW) -> bytes:
         b"text",
         b"12345678",
         b"a text of some length, but of no whole number of words, as most of them are" * 9 + b".",
-        words(0, LAYOUT, 1, ROW),
-        words(MAGIC, LAYOUT + 1, 1, ROW),
-        words(MAGIC, LAYOUT, 1, ROW, length=8),
-        words(MAGIC, LAYOUT, 1, ROW, length=HEADER + 3 * ROW - 1),
-        words(MAGIC, LAYOUT, 1000, ROW),
-        words(MAGIC, LAYOUT, 2**64 - 1, ROW),
+        words(0, LAYOUT_VERSION, 1, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION + 1, 1, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1, ROW, length=8),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1, ROW, length=HEADER + 3 * ROW - 1),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1000, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 2**64 - 1, ROW),
     ],
     ids=[
         "empty",
