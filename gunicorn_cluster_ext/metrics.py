@@ -32,7 +32,7 @@ from gunicorn_cluster_ext.runtime.board import exits, ledger
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import (
     COUNTERS,
-    ROUTED,
+    DECISION_WORDS,
     WORD_NAMES,
     RollState,
     State,
@@ -139,7 +139,7 @@ def _counters(board: Board) -> Iterator[Metric]:
         yield CounterMetricFamily(_PREFIX + name, about, totals[word])
     about = "Requests by the sticky rule that found their owner."
     family = CounterMetricFamily(_PREFIX + "routing_decisions", about, labels=["rule"])
-    for rule, word in ROUTED.items():
+    for rule, word in DECISION_WORDS.items():
         family.add_metric([rule], totals[word])
     yield family
 
@@ -172,7 +172,7 @@ class _Files(Collector):
     """
 
     def collect(self) -> Iterator[Metric]:
-        if prometheus_files.ENVIRONMENT in os.environ:
+        if prometheus_files.DIRECTORY_VARIABLE in os.environ:
             yield from self._read()
 
     def _read(self) -> list[Metric]:

@@ -112,7 +112,7 @@ class _Remote:
             self.server = discovery.find(
                 choice.pid, choice.pidfile, choice.directory or settings.dir
             )
-        except discovery.NoServer as error:
+        except discovery.ServerNotFound as error:
             raise BusError(
                 f"{error} (bus.connect(pid=...), bus.connect(pidfile=...), or GUNICORN_CLUSTER_DIR "
                 "if it has a cluster_dir)"
@@ -154,7 +154,7 @@ def _of_server() -> Outbox:
     """It may have been started anew since the last message."""
     global _remote
     with _lock:
-        if _remote is not None and not _remote.server.is_there:
+        if _remote is not None and not _remote.server.is_running:
             _forget_remote()
         if _remote is None:
             _remote = _Remote(_choice)

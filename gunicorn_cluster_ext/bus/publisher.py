@@ -263,7 +263,7 @@ class Outbox:
 
     def _look(self) -> None:
         """Who listens now?"""
-        column = self._board.listening()
+        column = self._board.bus_listeners()
         if column != self._column and not self._is_closed:
             self._column = column
             self._meet(memoryview(column).cast("Q").tolist())
