@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
-from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts
+from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
 
