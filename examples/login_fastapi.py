@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from gunicorn_cluster_ext import cache, worker_id
-from gunicorn_cluster_ext.session.asgi import ASGISessionMiddleware
+from gunicorn_cluster_ext.session import ASGISessionMiddleware
 
 app = FastAPI()
 app.add_middleware(ASGISessionMiddleware)  # request.session, in the store
