@@ -44,7 +44,7 @@ def test_public_names_are_those_of_the_document(name: str) -> None:
 def used(text: str) -> set[str]:
     """The dotted names of the package in ``text``, and what is imported from them."""
     dotted = set(re.findall(rf"\b{PACKAGE}(?:\.\w+)+", text))
-    for module, names in re.findall(rf"from ({PACKAGE}[.\w]*) +import +([\w, ]+)", text):
+    for module, names in re.findall(rf"from ({PACKAGE}[.\w]*) import (\w[\w, ]*)", text):
         dotted |= {f"{module}.{name}" for name in re.findall(r"\w+", names)}
     return dotted
 
