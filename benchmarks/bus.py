@@ -49,7 +49,7 @@ WORKERS = 4
 SIZES = {100: 1, 10_000: 5, 300_000: 50}
 PACED, PAUSE_S = 300, 0.002
 BACK = 1_000
-DELAYS = ("p50 under way", "p99 under way", "p50 there and back", "p99 there and back")
+DELAYS = ("p50 one way", "p99 one way", "p50 round trip", "p99 round trip")
 #: While one is stopped: more than what is kept for it.
 STOPPED_SIZE, STOPPED_COUNT, STOPPED_PAUSE_S = 60_000, 400, 0.005
 CONFIG = f"""\
@@ -65,8 +65,8 @@ MARKS = (
         (BUS, "per message, 100 B"),
         3,
     ),
-    Mark("p50 under way, Redis over TCP", (REDIS, DELAYS[0]), (BUS, DELAYS[0]), 3),
-    Mark("p50 there and back, Redis over TCP", (REDIS, DELAYS[2]), (BUS, DELAYS[2]), 3),
+    Mark("p50 one way, Redis over TCP", (REDIS, DELAYS[0]), (BUS, DELAYS[0]), 3),
+    Mark("p50 round trip, Redis over TCP", (REDIS, DELAYS[2]), (BUS, DELAYS[2]), 3),
 )
 
 
@@ -146,10 +146,10 @@ def one_round(server: Gunicorn, timings: Timings, messages: int) -> None:
         ask(server, 0, "paced", way=way, count=PACED, size=100, pause=PAUSE_S)
         delays = list(chain(*(heard(server, way, worker) for worker in range(1, WORKERS))))
         assert len(delays) == PACED * (WORKERS - 1), len(delays)
-        add_delays(timings, way, "under way", delays)
+        add_delays(timings, way, "one way", delays)
     for way in NAMES:
         times = ask(server, 0, "back", way=way, count=BACK, size=100)
-        add_delays(timings, way, "there and back", times)
+        add_delays(timings, way, "round trip", times)
 
 
 def add_delays(timings: Timings, way: str, what: str, times: list[float]) -> None:
@@ -204,7 +204,7 @@ def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Nam
         [
             as_list([*machine.describe(), versions(("redis", "hiredis")), setup]),
             as_table("messages per second to three workers", columns(), throughput(timings)),
-            as_table("100 B under way, 500 a second; there and back", TIMES, delays(timings)),
+            as_table("One-way and round-trip time of 100 B, at 500 a second", TIMES, delays(timings)),
             as_table(
                 f"one of the three stopped, {STOPPED_COUNT} messages of {kind(STOPPED_SIZE)}",
                 STOPPED,
