@@ -1,5 +1,6 @@
 """The public names: those of docs/api.md, what can be imported, and what is used in documents."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -17,6 +18,7 @@ from tests.harness.forks import in_fresh_interpreter
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "gunicorn_cluster_ext"
+OURS = (f"{PACKAGE}.", "tests.")
 
 
 def documented() -> dict[str, set[str]]:
@@ -87,3 +89,12 @@ def test_importing_it_imports_neither_gunicorn_nor_gevent() -> None:
         "print([name for name in sys.modules if name.split('.')[0] in ('gunicorn', 'gevent')])"
     )
     assert in_fresh_interpreter(code) == "[]"
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    for path in ROOT.glob("benchmarks/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(OURS):
+                module = importlib.import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    assert hasattr(module, name), f"{path.name}: {node.module}.{name}"
