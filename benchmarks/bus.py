@@ -210,7 +210,8 @@ def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Nam
                 "One-way and round-trip time of 100 B, at 500 a second", TIMES, delays(timings)
             ),
             as_table(
-                f"one of the three receivers stopped, {STOPPED_COUNT} messages of {kind(STOPPED_SIZE)}",
+                f"one of the three receivers stopped, {STOPPED_COUNT} messages of "
+                f"{kind(STOPPED_SIZE)}",
                 STOPPED,
                 stopped,
             ),
