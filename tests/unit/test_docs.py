@@ -76,3 +76,11 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_files_that_are_named_exist() -> None:
+    files = {f"/{path.relative_to(ROOT)}" for path in PACKAGE.rglob("*.py")}
+    for path in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"[\w/]+\.py\b", path.read_text()):
+            is_there = any(file.endswith(f"/{name}") for file in files) or (ROOT / name).exists()
+            assert is_there, f"{path.name}: {name}"
