@@ -96,13 +96,9 @@ class BoardCollector(Collector):
 def _gauges(board: Board) -> Iterator[Metric]:
     rows = list(board.rows())
     states = [row.state for row in rows]
-    yield _labelled(
-        GaugeMetricFamily,
-        "workers",
-        "Worker processes.",
-        "state",
-        {state.name.lower(): states.count(state) for state in State if state is not State.GONE},
-    )
+    family = GaugeMetricFamily(_PREFIX + "workers", "Worker processes.", labels=["state"])
+    counts = {each.name.lower(): states.count(each) for each in State if each is not State.GONE}
+    yield _by_label(family, counts)
     yield _gauge("workers_wanted", "How many workers there should be.", board.target)
     slots = sorted({row.slot for row in rows})
     for word, (name, about) in _WORKER_GAUGES.items():
@@ -110,7 +106,8 @@ def _gauges(board: Board) -> Iterator[Metric]:
             str(slot): sum(row.words[WORD_NAMES[word]] for row in rows if row.slot == slot)
             for slot in slots
         }
-        yield _labelled(GaugeMetricFamily, f"worker_{name}", about, "worker", sums)
+        family = GaugeMetricFamily(f"{_PREFIX}worker_{name}", about, labels=["worker"])
+        yield _by_label(family, sums)
     loads = board.loads().values()
     threads = sum(load.threads for load in loads)
     if threads:
@@ -130,15 +127,15 @@ def _counters(board: Board) -> Iterator[Metric]:
     slots = board.used_slots()
     for word, (name, about) in _WORKER_COUNTERS.items():
         counts = {str(slot): by_slot[slot][word] for slot in slots}
-        yield _labelled(CounterMetricFamily, name, about, "worker", counts)
+        yield _by_label(CounterMetricFamily(_PREFIX + name, about, labels=["worker"]), counts)
     totals = {word: sum(counted[word] for counted in by_slot) for word in COUNTERS}
     for word, (name, about) in _SERVER_COUNTERS.items():
         yield CounterMetricFamily(_PREFIX + name, about, totals[word])
     about = "Requests by the sticky rule that found their owner."
-    found = {rule: totals[word] for rule, word in ROUTED.items()}
-    yield _labelled(CounterMetricFamily, "routing_decisions", about, "rule", found)
-    outcomes = dict(zip(("committed", "failed"), board.rolls, strict=True))
-    yield _labelled(CounterMetricFamily, "rolls", "Rolls that have ended.", "outcome", outcomes)
+    family = CounterMetricFamily(_PREFIX + "routing_decisions", about, labels=["rule"])
+    yield _by_label(family, {rule: totals[word] for rule, word in ROUTED.items()})
+    family = CounterMetricFamily(_PREFIX + "rolls", "Rolls that have ended.", labels=["outcome"])
+    yield _by_label(family, dict(zip(("committed", "failed"), board.rolls, strict=True)))
     about = "Processes that have ended, by the reason."
     family = CounterMetricFamily(_PREFIX + "worker_exits", about, labels=["worker", "reason"])
     for slot in slots:
@@ -151,17 +148,12 @@ def _gauge(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(_PREFIX + name, about, value)
 
 
-def _labelled(
-    family_type: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    name: str,
-    about: str,
-    label: str,
-    values: Mapping[str, float],
+def _by_label(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
 ) -> Metric:
-    """Return a metric with one series for each value of ``label``."""
-    family = family_type(_PREFIX + name, about, labels=[label])
-    for value_of_label, value in values.items():
-        family.add_metric([value_of_label], value)
+    """Give ``family``, which has one label, a series for each of its values, and return it."""
+    for label, value in values.items():
+        family.add_metric([label], value)
     return family
 
 
