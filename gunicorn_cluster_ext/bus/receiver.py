@@ -107,6 +107,8 @@ class Receiver:
         driver.watch(self._listener, self._accept)
         for link in self._links:
             driver.watch(link.sock, partial(self._read, link))
+            if link.is_behind:  # the event loop before has ended in the middle
+                driver.call_later(0, partial(self._deliver, link))
         driver.start()
 
     def _unsubscribe(self, channel: str, subscription: Subscription) -> None:

@@ -295,6 +295,30 @@ def test_when_its_loop_has_ended_the_next_subscriber_reads_the_links(cluster: Cl
     assert status_of(teller) == 0
 
 
+def test_what_a_loop_that_has_ended_left_is_delivered_to_the_next_subscriber(
+    cluster: Cluster,
+) -> None:
+    heard = []
+
+    def take(message: bytes) -> None:
+        heard.append(message)
+        time.sleep(0.02)  # longer than a turn
+
+    async def listen() -> None:
+        bus.subscribe("news", take)
+        while not heard:
+            await asyncio.sleep(0)
+
+    def listen_twice() -> Any:
+        asyncio.run(listen())
+        left = 20 - len(heard)
+        ear = Ear()
+        ear.wait(left)
+        return left > 0, len(ear.heard) == left
+
+    assert hear(cluster, listen_twice, *[b"x"] * 20) == [True, True]
+
+
 def test_an_event_loop_breathes_between_many_messages(cluster: Cluster) -> None:
     """They come at once, and each takes a millisecond."""
 
