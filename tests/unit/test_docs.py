@@ -66,6 +66,15 @@ def test_every_command_is_there() -> None:
         assert re.search(rf"gunicorn-cluster {name}|`{name}( \S+)?`", OPERATIONS), name
 
 
+def test_every_event_is_there() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.glob("supervisor/*.py"))
+    events = set(re.findall(r'(?:journal\.write|reporter\.event)\(\s*"([a-z ]+)"', source))
+    assert len(events) > 5
+    commands = " ".join((ROOT / "docs" / "commands.md").read_text().split())
+    for event in events:
+        assert f"`{event}`" in commands, event
+
+
 def test_every_state_is_there() -> None:
     for state in set(State) - {State.GONE, State.READY}:
         assert f"`{state.name.lower()}`" in OPERATIONS or f"] {state.name.lower()}`" in OPERATIONS
