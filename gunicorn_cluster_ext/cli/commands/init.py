@@ -47,7 +47,11 @@ def add(commands: Any) -> None:
         "init", help="write a configuration file that explains every setting"
     )
     parser.add_argument(
-        "path", nargs="?", type=Path, default=Path(_DEFAULT_NAME), help=f"default: {_DEFAULT_NAME}"
+        "path",
+        nargs="?",
+        type=Path,
+        default=Path(_DEFAULT_NAME),
+        help=f"the file to write; default: {_DEFAULT_NAME}",
     )
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=run)

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("restart", help="replace one worker; its successor starts first")
     parser.add_argument("id", type=int, help="the worker's id, as status shows it")
     add_server_options(parser)
-    add_timeout(parser, "how long to wait for the successor; the server goes on without us")
+    add_timeout(parser, "how long to wait for the successor")
     parser.set_defaults(run=run)
 
 

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("roll", help="replace every worker, and wait for the outcome")
     add_server_options(parser)
     parser.add_argument("--abort", action="store_true", help="abort the roll that is under way")
-    add_timeout(parser, "how long to follow the roll; it goes on without us")
+    add_timeout(parser, "how long to follow the roll; it continues afterwards")
     parser.set_defaults(run=run)
 
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         _follow(server, number, wait)
     except KeyboardInterrupt:
         print(
-            f"gunicorn-cluster: no longer following roll {number}, which goes on "
+            f"gunicorn-cluster: no longer following roll {number}, which continues "
             "(roll --abort ends it)",
             file=sys.stderr,
         )

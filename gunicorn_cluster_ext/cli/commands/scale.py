@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("workers", type=_count, help="the new number, or a change: +1, -1")
     add_server_options(parser)
-    add_timeout(parser, "how long to wait for the workers; the server goes on without us")
+    add_timeout(parser, "how long to wait for the workers")
     parser.set_defaults(run=run)
 
 

@@ -91,7 +91,11 @@ def add(commands: Any) -> None:
         "--user", help="the user of the service; default: the current user, unless root"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="DIRECTORY", help="default: ."
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIRECTORY",
+        help="where to write them; default: .",
     )
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("arguments", nargs="+", metavar="GUNICORN_ARGUMENTS")

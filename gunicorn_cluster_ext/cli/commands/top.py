@@ -35,7 +35,11 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("top", help="show what the workers are doing, live")
     add_server_options(parser)
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="between updates (1)"
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="the time between updates; default: 1",
     )
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""What `gunicorn-cluster check` says of facts."""
+"""The findings of `gunicorn-cluster check`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ def found(
     return judge(Facts(ConfigurationFacts(**{**STICKY, **changes}), workers))
 
 
-def test_nothing_is_said_of_a_good_one() -> None:
+def test_a_good_configuration_has_no_findings() -> None:
     assert found() == []
     assert found(workers=1, threads=1, is_threaded=True) == []
 
@@ -72,7 +72,7 @@ def test_a_configuration(case: Case) -> None:
     assert case.words in finding.text
 
 
-def test_what_does_nothing_with_gunicorns_own_classes() -> None:
+def test_settings_without_effect_on_gunicorns_own_classes() -> None:
     findings = found(is_sticky=False, full_rollback=True, health_path="/health")
     warnings = [each.text for each in findings if each.level is Level.WARNING]
     assert ["full" in text or "cluster_health_path" in text for text in warnings] == [True, True]
@@ -87,11 +87,11 @@ def test_what_does_nothing_with_gunicorns_own_classes() -> None:
         ["unix:/a", "unix:/b"],
     ],
 )
-def test_addresses_that_go_together(addresses: list[str]) -> None:
+def test_addresses_that_do_not_conflict(addresses: list[str]) -> None:
     assert found(addresses=addresses) == []
 
 
-def test_a_configuration_that_cannot_be_used_is_all_that_is_said() -> None:
+def test_an_unusable_configuration_is_the_only_finding() -> None:
     configuration = ConfigurationFacts("shop:app", "cluster_x is no setting", workers_are_set=False)
     assert judge(Facts(configuration)) == [Finding(Level.ERROR, "cluster_x is no setting")]
 
@@ -130,7 +130,7 @@ def test_an_application(loaded: ApplicationFacts, level: Level, words: str) -> N
     assert words in finding.text
 
 
-def test_what_one_worker_only_cannot_do_is_said() -> None:
+def test_a_failure_in_one_worker_only() -> None:
     (finding,) = found(ApplicationFacts(), ApplicationFacts(error="ValueError: worker 1"))
     assert "cannot be loaded in one worker of two: ValueError" in finding.text
 
