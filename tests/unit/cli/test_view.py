@@ -19,8 +19,8 @@ from gunicorn_cluster_ext.cli.view.table import (
 )
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
 from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause, Roll, RollState
-from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 from tests.harness.forks import in_fresh_interpreter
+from tests.unit.runtime.test_server_info import INFO
 
 NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
 
@@ -98,7 +98,7 @@ def test_rates() -> None:
     ]
 
 
-# --- columns ----------------------------------------------------------------------------------
+# --- table ------------------------------------------------------------------------------------
 
 
 def test_without_a_terminal_all_columns_are_shown() -> None:
@@ -171,20 +171,7 @@ def test_a_sparkline_without_requests() -> None:
     assert sparkline([0.0, 0.0], 0.0, "ab") == "aa"
 
 
-# --- head -------------------------------------------------------------------------------------
-
-INFO = ServerInfo(
-    pack="1.0",
-    gunicorn="27.0.1",
-    python="3.11.7",
-    started=1_000.0,
-    app="app:app",
-    addresses=["http://127.0.0.1:8000"],
-    worker_class="gunicorn_cluster_ext.Sticky",
-    store="embedded",
-    restart_limit=(20, 60.0),
-    settings={},
-)
+# --- summary ----------------------------------------------------------------------------------
 
 
 def test_the_summary() -> None:

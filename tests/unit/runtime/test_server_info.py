@@ -4,8 +4,20 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.runtime import server_info
-from gunicorn_cluster_ext.runtime.server_info import SERVER_INFO_FILE
-from tests.unit.cli.test_view import INFO
+from gunicorn_cluster_ext.runtime.server_info import SERVER_INFO_FILE, ServerInfo
+
+INFO = ServerInfo(
+    pack="1.0",
+    gunicorn="27.0.1",
+    python="3.11.7",
+    started=1_000.0,
+    app="app:app",
+    addresses=["http://127.0.0.1:8000"],
+    worker_class="gunicorn_cluster_ext.Sticky",
+    store="embedded",
+    restart_limit=(20, 60.0),
+    settings={},
+)
 
 
 def test_it_reads_what_was_written(tmp_path: Path) -> None:
