@@ -213,4 +213,4 @@ def test_preload_app_is_said(site: StartSite) -> None:
     rolled = site(preload_app=True)
     done = roll(rolled)
     assert done.returncode == 0
-    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers have the code")
+    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers run the code")
