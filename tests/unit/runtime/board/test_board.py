@@ -1,5 +1,4 @@
 import os
-import signal
 import stat
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     Word,
     decision_word,
 )
-from tests.harness.forks import in_child, spawn, status_of
+from tests.harness.forks import in_child, repeated, spawn, status_of
 
 GONE, BOOTING, READY, DRAINING, PARKED = State
 HEADER, ROW = 128, 64
@@ -315,15 +314,10 @@ def test_a_slot_stays_used_while_the_next_process_comes(board: Board) -> None:
     board.clear(2, generation=1, now=1)
 
     def write() -> None:
-        while True:
-            board.clear(2, generation=2, now=1)
+        board.clear(2, generation=2, now=1)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         assert {tuple(board.used_slots()) for _ in range(50_000)} == {(1,)}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 def test_rolls_are_counted(board: Board) -> None:
@@ -338,20 +332,15 @@ def test_nothing_is_ever_counted_twice_or_missed(board: Board) -> None:
     """The arbiter updates the ledger while another process reads."""
 
     def write() -> None:
-        while True:
-            ledger.settle(board, 0)
-            board.set(0, Word.REQUESTS, 1_000)
+        ledger.settle(board, 0)
+        board.set(0, Word.REQUESTS, 1_000)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         seen, deadline = [0], time.monotonic() + 10
         while seen[-1] < 1_000_000 and time.monotonic() < deadline:
             seen.append(ledger.totals(board)[0][Word.REQUESTS])
         assert seen == sorted(seen), "it went backwards"
         assert seen[-1] >= 1_000_000 and not {each % 1_000 for each in seen} - {0}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 def test_an_unfinished_ledger_entry_is_readable(board: Board) -> None:
@@ -373,21 +362,16 @@ def test_no_word_is_ever_read_half_written(board: Board) -> None:
     none, all_bits = 0, 2**64 - 1
 
     def write() -> None:
-        while True:
-            board.set(0, Word.REQUESTS, all_bits)
-            board.set(0, Word.REQUESTS, none)
+        board.set(0, Word.REQUESTS, all_bits)
+        board.set(0, Word.REQUESTS, none)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         words, index = board.words, board.row_start(0) + Word.REQUESTS
         seen: set[int] = set()
         deadline = time.monotonic() + 10
         while len(seen) < 2 and time.monotonic() < deadline:
             seen.update(words[index] for _ in range(100_000))
         assert seen == {none, all_bits}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 def test_a_reason_that_is_not_valid_text(board: Board) -> None:
@@ -400,20 +384,15 @@ def test_no_reason_is_ever_read_half_written(board: Board) -> None:
     first, second = (Roll(RollState.FAILED, 1, 0, 4, sign * 150) for sign in "ab")
 
     def write() -> None:
-        while True:
-            board.roll = first
-            board.roll = second
+        board.roll = first
+        board.roll = second
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         seen: set[str] = set()
         deadline = time.monotonic() + 10
         while len(seen) < 2 and time.monotonic() < deadline:
             seen.update({board.roll.reason for _ in range(1_000)} - {""})
         assert seen == {first.reason, second.reason}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from gunicorn_cluster_ext.runtime.board import control
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.control import NoReply, Reply, Request, RequestKind
-from tests.harness.forks import spawn, status_of
+from tests.harness.forks import repeated, spawn, status_of
 
 
 @contextmanager
@@ -21,19 +21,14 @@ def arbiter(board: Board, decide: Callable[[Request], Reply]) -> Iterator[int]:
     """Run a process that polls the board for requests, and replies."""
 
     def look() -> None:
-        while True:
-            request = control.pending(board)
-            if request is not None:
-                control.reply(board, request, decide(request))
-            time.sleep(0.001)
+        request = control.pending(board)
+        if request is not None:
+            control.reply(board, request, decide(request))
+        time.sleep(0.001)
 
-    pid = spawn(look)
-    board.words[4] = pid
-    try:
+    with repeated(look) as pid:
+        board.words[4] = pid
         yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        status_of(pid)
 
 
 @pytest.fixture
