@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.logs import log, warn_throttled
 from gunicorn_cluster_ext.runtime.counters import (
-    Count,
+    Counter,
     session_errors,
     session_reads,
     session_writes,
@@ -236,7 +236,7 @@ class Session(MutableMapping[str, Any]):
             return False
         return not self.limits().is_over(self._made, time.time())
 
-    def _ask(self, count: Count, step: Step) -> Script[Any]:
+    def _ask(self, count: Counter, step: Step) -> Script[Any]:
         try:
             answer = yield step
         except StoreError as error:

@@ -80,7 +80,7 @@ class Cluster:
         if self.directory is not None and self._described is not arbiter.cfg:
             self._described = arbiter.cfg
             try:
-                server_info.write(self.directory, server_info.of(arbiter, self.settings))
+                server_info.write(self.directory, server_info.collect(arbiter, self.settings))
             except OSError as error:
                 self._log.warning("The server's description cannot be written: %s", error)
 

@@ -149,7 +149,7 @@ def test_ctrl_c_ends_the_command_only(site: StartSite) -> None:
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 130
     assert err == (
-        "gunicorn-cluster: no longer following roll 1, which goes on (roll --abort ends it)\n"
+        "gunicorn-cluster: no longer following roll 1, which continues (roll --abort ends it)\n"
     )
     rolled.view.wait_roll(1)
 
@@ -213,4 +213,4 @@ def test_preload_app_is_said(site: StartSite) -> None:
     rolled = site(preload_app=True)
     done = roll(rolled)
     assert done.returncode == 0
-    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers have the code")
+    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers run the code")

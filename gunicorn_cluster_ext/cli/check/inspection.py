@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
-from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts
+from gunicorn_cluster_ext.cli.check.findings import AppFacts
 from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
@@ -18,9 +18,9 @@ _SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
 _WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
 
 
-def look(app: Any, settings: Settings) -> ApplicationFacts:
+def look(app: Any, settings: Settings) -> AppFacts:
     """Return facts about ``app``, which this process has loaded."""
-    return ApplicationFacts(
+    return AppFacts(
         is_asgi=compat.is_asgi(app),
         # Digests suffice to compare them: a secret must not leave this process.
         secrets={
