@@ -353,19 +353,22 @@ def test_settings_built_by_hand_are_checked_as_well() -> None:
 def test_an_unknown_name_is_refused_and_the_nearest_named(written: str, meant: str) -> None:
     with pytest.raises(SettingError) as refused:
         read({written: 1}, {})
-    assert str(refused.value).startswith(f"{written} is no setting. Did you mean {meant}? Known")
+    assert str(refused.value).startswith(f"{written} is not a setting. Did you mean {meant}? Known")
     for name in NAMES:
         assert f"cluster_{name}" in str(refused.value)
 
 
 def test_a_name_that_is_near_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"^cluster_zzz is no setting\. Known settings: cluster"):
+    with pytest.raises(
+        SettingError, match=r"^cluster_zzz is not a setting\. Known settings: cluster"
+    ):
         read({"cluster_zzz": 1}, {})
 
 
 def test_an_unknown_variable_is_refused_by_its_own_name() -> None:
     with pytest.raises(
-        SettingError, match=r"^GUNICORN_CLUSTER_STIKY is no setting\. Did you mean cluster_sticky\?"
+        SettingError,
+        match=r"^GUNICORN_CLUSTER_STIKY is not a setting\. Did you mean cluster_sticky\?",
     ):
         read({}, {"GUNICORN_CLUSTER_STIKY": "cookie"})
 
@@ -442,7 +445,7 @@ def test_without_a_configuration_there_is_nothing_to_read(monkeypatch: pytest.Mo
 
 def test_the_table_has_every_setting() -> None:
     header, rule, *rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table().splitlines()]
-    assert [cell.strip() for cell in header] == ["setting", "default", "allowed", "what for"]
+    assert [cell.strip() for cell in header] == ["setting", "default", "allowed", "purpose"]
     assert [cells[0].strip() for cells in rows] == [f"`cluster_{name}`" for name in NAMES]
     assert {len(cells) for cells in (header, rule, *rows)} == {4}
 

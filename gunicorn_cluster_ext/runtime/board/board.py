@@ -76,7 +76,7 @@ class _ServerWord:
 
 
 class Board:
-    """The words, as ints. Implements ``routing.Serving``. Made by ``create`` or ``attach``."""
+    """The words, as ints, and ``routing.rules.SeatLookup``. Made by ``create`` or ``attach``."""
 
     master_pid = _ServerWord(Server.MASTER_PID)
     #: How many workers the server wants.
