@@ -155,7 +155,7 @@ def test_a_value_is_accepted(name: str, value: Any, parsed: Any) -> None:
         ("roll_rollback", "full", "full"),
     ],
 )
-def test_the_environment_says_it_in_words(name: str, text: str, parsed: Any) -> None:
+def test_the_environment_has_values_as_text(name: str, text: str, parsed: Any) -> None:
     assert from_environment(name, text) == parsed
 
 
@@ -310,7 +310,7 @@ def test_any_value_is_accepted_or_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("surge", [0, "0"])
 @pytest.mark.parametrize("unavailable", [0, "0"])
-def test_a_reload_must_be_able_to_replace_somebody(surge: Any, unavailable: Any) -> None:
+def test_a_reload_must_be_able_to_replace_a_worker(surge: Any, unavailable: Any) -> None:
     with pytest.raises(SettingError, match=r"^cluster_roll_surge and cluster_roll_unavailable are"):
         read({"cluster_roll_surge": surge, "cluster_roll_unavailable": unavailable}, {})
 
@@ -373,7 +373,7 @@ def test_an_unknown_variable_is_refused_by_its_own_name() -> None:
         read({}, {"GUNICORN_CLUSTER_STIKY": "cookie"})
 
 
-def test_other_names_are_of_no_concern() -> None:
+def test_other_names_are_ignored() -> None:
     configuration = {"workers": 4, "clusters": 1, "my_cluster_x": 2, "cluster_tools": sys}
     environ = {"GUNICORN_CMD_ARGS": "x", "CLUSTER_STICKY": "x", "GUNICORN_CLUSTERS": "x"}
     assert read(configuration, environ) == DEFAULTS
