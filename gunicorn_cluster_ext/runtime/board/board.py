@@ -76,7 +76,7 @@ class _ServerAttribute:
 
 
 class Board:
-    """The board of a server; its words are ints. Implements ``routing.rules.Serving``.
+    """The board of a server; its words are ints. Implements ``routing.rules.SeatLookup``.
 
     ``create`` and ``attach`` make one.
     """

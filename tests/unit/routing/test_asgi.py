@@ -21,7 +21,7 @@ def serving(slot: int) -> int | None:
 
 
 class Answer:
-    """What comes out of an ASGI application that sends `messages`."""
+    """Collects the response of an ASGI application that sends `messages`."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ def test_a_request_stays_while_a_thread_is_free() -> None:
     assert least_loaded({1: load(3), 3: load(0)}, 1, strictly=False) == 1
 
 
-def test_a_request_leaves_a_busy_worker_for_the_emptiest() -> None:
+def test_a_request_leaves_a_busy_worker_for_the_least_loaded() -> None:
     assert least_loaded({1: load(4), 3: load(2), 5: load(1)}, 1, strictly=False) == 5
 
 
@@ -22,7 +22,7 @@ def test_a_request_stays_when_all_are_busy() -> None:
     assert least_loaded({1: load(9), 3: load(4)}, 1, strictly=True) == 1
 
 
-def test_a_session_begins_on_the_emptiest_worker() -> None:
+def test_a_session_starts_on_the_least_loaded_worker() -> None:
     assert least_loaded({1: load(1), 3: load(0)}, 1, strictly=True) == 3
     assert least_loaded({1: load(0), 3: load(0)}, 3, strictly=True) == 3
 
@@ -47,23 +47,23 @@ def test_sessions_break_a_tie() -> None:
         (load(0, 0), load(0, 9), False),
     ],
 )
-def test_a_request_that_may_begin_a_session_moves_for_a_clear_difference(
+def test_a_request_that_may_start_a_session_moves_for_a_clear_difference(
     mine: Load, other: Load, moves: bool
 ) -> None:
     assert clearly_less_loaded({1: mine, 3: other}, 1) == (3 if moves else 1)
 
 
-def test_a_request_that_may_begin_a_session_leaves_who_drains() -> None:
+def test_a_request_that_may_start_a_session_leaves_a_draining_worker() -> None:
     assert clearly_less_loaded({3: load(4)}, 1) == 3
     assert clearly_less_loaded({}, 1) == 1
 
 
-def test_a_worker_that_drains_gives_everything_away() -> None:
+def test_a_draining_worker_gives_every_request_away() -> None:
     assert least_loaded({3: load(1), 5: load(0)}, 1, strictly=False) == 5
     assert least_loaded({3: load(5), 5: load(4)}, 1, strictly=False) == 5
 
 
-def test_a_worker_that_is_alone_keeps_everything() -> None:
+def test_the_only_worker_keeps_every_request() -> None:
     assert least_loaded({}, 1, strictly=False) == 1
     assert least_loaded({1: load(9)}, 1, strictly=True) == 1
 

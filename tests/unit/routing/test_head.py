@@ -74,7 +74,7 @@ def test_a_question_mark_in_the_fragment_begins_no_query() -> None:
     assert head(target=b"/a#b?sid=1").query_string == b""
 
 
-def test_a_blind_head_knows_only_the_client() -> None:
+def test_an_unreadable_head_knows_only_the_client() -> None:
     unseen = unreadable_head("192.0.2.1")
     assert unseen.client == "192.0.2.1"
     assert unseen.query(b"sid") is None

@@ -60,8 +60,7 @@ def test_an_empty_table_knows_nothing(key: int) -> None:
 
 
 @given(st.lists(words, min_size=2 * WAYS, max_size=2 * WAYS), keys)
-def test_what_does_not_belong_together_is_nobodys(garbage: list[int], key: int) -> None:
-    """Whatever stands in memory."""
+def test_garbage_in_memory_is_no_entry(garbage: list[int], key: int) -> None:
     pairs = zip(garbage[::2], garbage[1::2], strict=True)
     assume(all(one ^ other >> 30 << 30 != key for one, other in pairs))  # a chance of 2**-61
     memory = new_words(1)
@@ -74,9 +73,7 @@ def test_what_does_not_belong_together_is_nobodys(garbage: list[int], key: int) 
 
 
 @given(keys, processes, processes)
-def test_an_entry_that_is_half_written_is_nobodys(
-    key: int, mine: ProcessTag, other: ProcessTag
-) -> None:
+def test_a_half_written_entry_is_no_entry(key: int, mine: ProcessTag, other: ProcessTag) -> None:
     old, new = new_words(1), new_words(1)
     LearnedTable(old).put(key, mine, NOW + 5, NOW)
     LearnedTable(new).put(key, other, NOW + 5, NOW)
@@ -93,7 +90,7 @@ def test_the_last_process_counts() -> None:
 
 
 def test_an_entry_is_renewed_by_one_word() -> None:
-    """So that no reader misses it meanwhile."""
+    """No reader misses the entry while it is renewed."""
     memory = new_words(1)
     table = LearnedTable(memory)
     table.put(7, BOB, NOW + 5, NOW)
@@ -106,7 +103,7 @@ def test_an_entry_is_renewed_by_one_word() -> None:
 # --- many values ------------------------------------------------------------------------------
 
 
-def test_a_full_bucket_loses_what_would_expire_first() -> None:
+def test_a_full_bucket_evicts_the_entry_that_expires_first() -> None:
     table = new_table()
     for key in range(WAYS):
         assert not table.put(key, ALICE, NOW + 100 + key, NOW)
@@ -116,7 +113,7 @@ def test_a_full_bucket_loses_what_would_expire_first() -> None:
     assert {key for key in range(WAYS + 1) if table.find(key, NOW)} == {0, *range(2, WAYS + 1)}
 
 
-def test_what_has_expired_goes_first() -> None:
+def test_expired_entries_are_evicted_first() -> None:
     table = new_table()
     for key in range(WAYS):
         table.put(key, ALICE, NOW + (1 if key == 3 else 100), NOW)
@@ -125,7 +122,7 @@ def test_what_has_expired_goes_first() -> None:
 
 
 def test_processes_prefer_different_entries() -> None:
-    """So two that write at the same moment do not take the same."""
+    """Two that write at the same moment do not take the same entry."""
     taken = set()
     for seat in range(WAYS):
         memory = new_words(1)
@@ -139,7 +136,7 @@ def test_a_table_has_at_least_what_was_asked_for() -> None:
     assert words_for(9) == 64
 
 
-def test_a_table_has_room_for_what_it_is_meant_for() -> None:
+def test_a_table_has_room_for_its_values() -> None:
     table = LearnedTable(memoryview(bytearray(words_for(4096) * 8)).cast("Q"))
     lost = sum(table.put(spread(key), ALICE, NOW + 5, NOW) for key in range(4096))
     assert lost <= 20
@@ -162,7 +159,7 @@ def spread(key: int) -> int:
 
 
 class Model(RuleBasedStateMachine):
-    """Beside a dictionary: what the table finds is true, and it loses nothing without saying so."""
+    """Compared with a dictionary, the table finds nothing wrong and reports every loss."""
 
     def __init__(self) -> None:
         super().__init__()

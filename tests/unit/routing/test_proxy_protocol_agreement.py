@@ -43,7 +43,7 @@ def binaries(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def connections(draw: st.DrawFn) -> bytes:
-    """What a proxy, or somebody who plays one, sends first."""
+    """The first bytes of a proxy, or of a client that imitates one."""
     header = draw(st.one_of(lines, lines, binaries(), binaries(), st.just(b""), grammar.tokens))
     data = header + draw(st.one_of(st.just(REQUEST), grammar.heads(), grammar.mutated_heads()))
     return data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))]

@@ -13,7 +13,7 @@ HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"
 
 
 class Recorder(set[tuple[str, bytes]]):
-    """What was learned, in place of the memory."""
+    """Stands for LearnedSessions and keeps the pairs that were learned."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -68,7 +68,7 @@ def test_every_value_is_learned() -> None:
     assert recorder == {(COOKIE, b"a"), (COOKIE, b"b"), (HEADER, b"c")}
 
 
-def test_what_is_known_begins_no_session() -> None:
+def test_a_known_value_starts_no_session() -> None:
     recorder = Recorder()
     for _ in range(3):
         recorder.learner.read([("X-Key", "abc")])

@@ -72,7 +72,7 @@ def client_ip(head: Head) -> bytes:
 
 
 def recall(words: str, value: bytes) -> ProcessTag | None:
-    """What was learned: `kind:value` -> the process that knows the value."""
+    """Return the process that knows the value, as LEARNED has it."""
     return LEARNED.get((words.split(":")[1], value))
 
 
@@ -86,7 +86,7 @@ LEARNED = {
 
 
 def same_owner(words: str, first: Head, second: Head) -> bool:
-    """Whether the rule finds one key in both: over many slots, other keys hardly meet."""
+    """Return whether the rule finds the same key in both; over many slots, keys rarely collide."""
     board = FakeBoard(tuple(range(1000)))
     owners = [rule(words).owner(each, board) for each in (first, second)]
     assert None not in owners
@@ -107,19 +107,19 @@ def test_a_sid_belongs_to_its_process_also_while_that_drains() -> None:
 
 
 def test_a_sid_of_a_dead_process_goes_to_its_slot() -> None:
-    """Which answers that the session is unknown, and the client connects anew."""
+    """Its present process answers that the session is unknown, and the client connects again."""
     owner = EngineIO().owner(head(target=b"/?sid=abc.2.3"), FakeBoard())
     assert owner == Owner(seat(2), hard_affinity=False)
 
 
-def test_a_sid_of_a_dead_slot_is_anybodys() -> None:
+def test_a_sid_of_a_dead_slot_has_no_owner() -> None:
     assert EngineIO().owner(head(target=b"/?sid=abc.9.1"), FakeBoard()) is None
 
 
 @pytest.mark.parametrize(
     "query", [b"", b"EIO=4", b"sid=", b"sid=abc", b"sid=abc.2.5&sid=abc.1.5", b"sid=abc.2.5.1"]
 )
-def test_without_a_tagged_sid_nobody_owns_a_request(query: bytes) -> None:
+def test_without_a_tagged_sid_there_is_no_owner(query: bytes) -> None:
     assert EngineIO().owner(head(target=b"/?" + query), FakeBoard()) is None
 
 
@@ -127,11 +127,11 @@ def test_without_a_tagged_sid_nobody_owns_a_request(query: bytes) -> None:
     ("query", "begins"),
     [(b"EIO=4&transport=polling", True), (b"EIO=4&sid=abc.1.2", False), (b"sid=1", False)],
 )
-def test_a_request_without_a_sid_begins_an_engineio_session(query: bytes, begins: bool) -> None:
+def test_a_request_without_a_sid_starts_an_engineio_session(query: bytes, begins: bool) -> None:
     assert starts_engineio_session(head(target=b"/socket.io/?" + query)) is begins
 
 
-def test_any_other_request_begins_no_session() -> None:
+def test_any_other_request_starts_no_session() -> None:
     assert not starts_engineio_session(head())
     assert not starts_engineio_session(unreadable_head("192.0.2.1"))
 
@@ -164,7 +164,7 @@ def test_a_learned_value_belongs_to_the_process_that_gave_it(
     assert rule(words).owner(head(line), FakeBoard(draining=(2,))) == owner
 
 
-def test_a_request_without_a_value_may_begin_a_session() -> None:
+def test_a_request_without_a_value_may_start_a_session() -> None:
     learned = rule("learn:header:X-Key")
     assert isinstance(learned, Learned)
     assert learned.may_start_session(head(b"Cookie: x-key=abc"))
@@ -182,7 +182,7 @@ def test_a_cookie_names_a_slot() -> None:
 @pytest.mark.parametrize(
     "value", [b"9", b"9999", b"03", b"-1", b"x", b"", b"3; gunicorn_worker=2", b"3.5"]
 )
-def test_a_cookie_that_names_no_live_slot_names_nobody(value: bytes) -> None:
+def test_a_cookie_that_names_no_live_slot_finds_no_owner(value: bytes) -> None:
     cookie = head(b"Cookie: gunicorn_worker=" + value)
     assert Cookie(b"gunicorn_worker").owner(cookie, FakeBoard()) is None
 
@@ -216,7 +216,7 @@ def test_without_a_key_there_is_no_owner() -> None:
     assert Hash(lambda head: None).owner(head(), FakeBoard()) is None
 
 
-def test_a_slot_that_dies_meanwhile_owns_nothing() -> None:
+def test_a_slot_that_dies_during_the_lookup_owns_nothing() -> None:
     class Dying(FakeBoard):
         def seat_of_slot(self, slot: int) -> int | None:
             return None
@@ -267,7 +267,7 @@ def test_a_hash_rule_sees_its_key_and_nothing_else(
     assert rule(words).owner(head(target=b"/elsewhere"), FakeBoard()) is None
 
 
-def test_a_group_that_took_no_part_is_no_key() -> None:
+def test_a_group_that_did_not_match_is_no_key() -> None:
     optional = rule("hash:path:^/(a)?")
     assert optional.owner(head(target=b"/b"), FakeBoard()) is None
 
@@ -303,14 +303,14 @@ def test_a_users_function_finds_the_key() -> None:
     ("name", "message"),
     [("broken", "no luck"), ("mistaken", "a rule returns bytes or None, not str")],
 )
-def test_a_users_function_that_fails_finds_nobody(name: str, message: str) -> None:
+def test_a_users_function_that_fails_finds_no_owner(name: str, message: str) -> None:
     failures = Failures()
     words = f"{__name__}:{name}"
     assert rule(words, failures).owner(head(), FakeBoard()) is None
     assert [(where, str(error)) for where, error in failures] == [(words, message)]
 
 
-def test_a_users_function_that_is_not_there_fails_the_boot() -> None:
+def test_a_missing_users_function_fails_the_boot() -> None:
     with pytest.raises(AttributeError):
         rule(f"{__name__}:absent")
     with pytest.raises(ImportError):
@@ -350,7 +350,7 @@ def test_keys_of_slots_with_gaps_spread_evenly() -> None:
     assert all(abs(share * 3 / len(KEYS) - 1) < 0.06 for share in shares.values())
 
 
-def test_only_the_keys_of_a_slot_that_goes_move() -> None:
+def test_only_the_keys_of_a_lost_slot_move() -> None:
     before = {key: rendezvous(key, (0, 1, 2, 3)) for key in KEYS}
     after = {key: rendezvous(key, (0, 1, 3)) for key in KEYS}
     assert {key for key in KEYS if before[key] != after[key]} == {
@@ -361,7 +361,7 @@ def test_only_the_keys_of_a_slot_that_goes_move() -> None:
 
 
 @given(st.binary(max_size=40), st.sets(st.integers(0, 999), min_size=1, max_size=12))
-def test_the_order_of_the_slots_is_of_no_account(key: bytes, slots: set[int]) -> None:
+def test_the_order_of_the_slots_does_not_matter(key: bytes, slots: set[int]) -> None:
     ordered = sorted(slots)
     assert rendezvous(key, ordered) == rendezvous(key, ordered[::-1]) in slots
 
@@ -376,6 +376,6 @@ def test_every_process_computes_the_same() -> None:
     assert in_fresh_interpreter(code) == str(here)
 
 
-def test_what_was_computed_once_stays() -> None:
+def test_the_hash_never_changes() -> None:
     """Another value would move every client of every server at an upgrade, and mid-roll."""
     assert [rendezvous(key, range(8)) for key in (b"", b"a", b"b", b"192.0.2.1")] == [7, 7, 3, 2]

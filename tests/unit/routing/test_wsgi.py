@@ -28,7 +28,7 @@ AFFINITY = Affinity(OURS, "gunicorn_worker", serving)
 
 
 class Everybody:
-    """The board that goes with this."""
+    """The board that goes with `serving`."""
 
     def slots(self) -> list[int]:
         return [0, 1, 2, 3]
@@ -49,7 +49,7 @@ def app_with(*headers: tuple[str, str]) -> Callable[..., Iterable[bytes]]:
 
 
 class Answer:
-    """What comes out of a WSGI application. Calling it is `start_response`."""
+    """Collects the response of a WSGI application. Calling it is `start_response`."""
 
     headers: Headers
 
@@ -147,8 +147,8 @@ def test_no_cookie_header_makes_it_fail(cookie: str) -> None:
         max_size=3,
     ).map(";".join)
 )
-def test_a_client_whose_cookie_names_nobody_gets_a_cookie(cookie: str) -> None:
-    """The rule and the response agree: whoever is not routed is given a cookie."""
+def test_a_client_whose_cookie_finds_no_owner_gets_a_cookie(cookie: str) -> None:
+    """The rule and the response agree: a client that is not routed gets a cookie."""
     line = f"Cookie: {cookie}\r\n".encode()
     head = scan(b"GET / HTTP/1.1\r\n" + line + b"\r\n")
     assert isinstance(head, Head)
@@ -187,7 +187,7 @@ def test_the_applications_own_list_is_not_changed() -> None:
 
 
 def test_the_applications_iterable_is_passed_through() -> None:
-    """With its close(), or as a file for sendfile."""
+    """It keeps its close(), and stays a file for sendfile."""
 
     class Body:
         def __iter__(self) -> Iterator[bytes]:
@@ -235,7 +235,7 @@ def test_an_exception_passes_through(error: type[BaseException]) -> None:
 
 
 def test_it_keeps_to_wsgi() -> None:
-    """On both sides, as the validator of the standard library has it."""
+    """The validator of the standard library accepts both sides."""
     inner = validator(app_with(("X-Key", "v")))
     answer = Answer(validator(AffinityMiddleware(inner, AFFINITY)))
     assert b"".join(answer.result) == b"body"
