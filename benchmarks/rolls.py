@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.integration.view import View
-
 from tests.harness.clients.load import Load
 from tests.harness.servers.deploy import APP, GOOD, deploy, slow
 from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import View
 
 from . import machine, report
 

@@ -1,35 +1,38 @@
 """Fixtures that start real programs. Each is stopped, and checked to be gone, after the test."""
 
+import compileall
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
+import gunicorn_cluster_ext
 from gunicorn_cluster_ext.session import cookie
-from tests.harness.clients.browser import Browser
-from tests.harness.clients.node import Node
 from tests.harness.process import Process
+from tests.harness.programs import (
+    Programs,
+    Shared,
+    StartBrowser,
+    StartGunicorn,
+    StartHaproxy,
+    StartNginx,
+    StartNode,
+    StartRedis,
+)
 from tests.harness.servers.certificate import Certificate
-from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.haproxy import Haproxy
-from tests.harness.servers.nginx import Nginx
-from tests.harness.servers.redis import Redis
+from tests.harness.servers.gunicorn import APPS, EXAMPLES, Gunicorn
+from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import STICKY
 
-P = TypeVar("P", bound=Process)
 
-StartGunicorn = Callable[..., Gunicorn]
-StartRedis = Callable[..., Redis]
-StartNginx = Callable[[str], Nginx]
-StartHaproxy = Callable[[str], Haproxy]
-StartNode = Callable[..., Node]
-StartBrowser = Callable[[], Browser]
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile once what every server imports, since servers write no bytecode themselves."""
+    if not hasattr(session.config, "workerinput"):  # not in pytest-xdist's processes
+        for directory in (Path(gunicorn_cluster_ext.__file__).parent, APPS, EXAMPLES):
+            compileall.compile_dir(directory, quiet=2)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,75 +55,37 @@ def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cookie.complain_of_cookie, "_next", 0.0)
 
 
-@pytest.fixture
-def new_directory() -> Iterator[Callable[[], Path]]:
-    """Makes private directories with names short enough for a Unix socket."""
-    made: list[Path] = []
-
-    def make() -> Path:
-        made.append(Path(tempfile.mkdtemp(prefix="gce-")))
-        return made[-1]
-
-    yield make
-    for directory in made:
-        shutil.rmtree(directory)
-
-
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return Certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def at_exit(new_directory: Callable[[], Path]) -> Iterator[ExitStack]:
-    """What is registered here is undone in reverse order, before directories go."""
-    with ExitStack() as stack:
-        yield stack
+def programs() -> Iterator[Programs]:
+    started = Programs()
+    yield started
+    started.close()
 
 
 @pytest.fixture
-def keep(at_exit: ExitStack) -> Callable[[P], P]:
-    """Has a process stopped after the test; its log is shown if the test fails."""
-
-    def keep_process(process: P) -> P:
-        def stop() -> None:
-            try:
-                process.stop()
-            finally:
-                print(process.report("stopped"))
-
-        at_exit.callback(stop)
-        return process
-
-    return keep_process
+def new_directory(programs: Programs) -> Callable[[], Path]:
+    return programs.new_directory
 
 
 @pytest.fixture
-def gunicorn(
-    new_directory: Callable[[], Path], keep: Callable[[Gunicorn], Gunicorn]
-) -> StartGunicorn:
-    """Starts a gunicorn (see Gunicorn for the arguments) and waits until it answers.
+def at_exit(programs: Programs) -> ExitStack:
+    """What is registered here is undone in reverse order, before directories are removed."""
+    return programs.at_exit
 
-    `serving=4` waits instead until 4 workers accept; `wait=False` does not wait;
-    `directory` uses one that the test has prepared.
-    """
 
-    def start(
-        app: str,
-        *args: str,
-        wait: bool = True,
-        serving: int | None = None,
-        directory: Path | None = None,
-        **options: Any,
-    ) -> Gunicorn:
-        server = keep(Gunicorn(directory or new_directory(), app, *args, **options))
-        if serving is not None:
-            server.wait_serving(serving)
-        elif wait:
-            server.wait_answering()
-        return server
+@pytest.fixture
+def keep(programs: Programs) -> Callable[[Process], Process]:
+    return programs.keep
 
-    return start
+
+@pytest.fixture
+def gunicorn(programs: Programs) -> StartGunicorn:
+    return programs.gunicorn
 
 
 @pytest.fixture
@@ -132,58 +97,79 @@ def kind() -> str:
 @pytest.fixture
 def sticky(gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
     """Starts a gunicorn with that worker class."""
-
-    def start(app: str, *args: str, **options: Any) -> Gunicorn:
-        return gunicorn(app, "-k", kind, *args, **options)
-
-    return start
+    return with_class(gunicorn, kind)
 
 
-@pytest.fixture
-def redis(new_directory: Callable[[], Path], keep: Callable[[Redis], Redis]) -> StartRedis:
-    def start(*args: str, port: int | None = None) -> Redis:
-        server = keep(Redis(new_directory(), *args, port=port))
-        server.wait_ready()
-        return server
-
-    return start
+def with_class(start: StartGunicorn, kind: str) -> StartGunicorn:
+    return lambda app, *args, **options: start(app, "-k", kind, *args, **options)
 
 
 @pytest.fixture
-def nginx(new_directory: Callable[[], Path], keep: Callable[[Nginx], Nginx]) -> StartNginx:
-    def start(blocks: str) -> Nginx:
-        server = keep(Nginx(new_directory(), blocks))
-        server.wait_ready()
-        return server
-
-    return start
+def site(programs: Programs, kind: str) -> StartSite:
+    """Starts a server of three workers (see Site), and waits until all serve."""
+    return StartSite(programs, kind)
 
 
 @pytest.fixture
-def haproxy(new_directory: Callable[[], Path], keep: Callable[[Haproxy], Haproxy]) -> StartHaproxy:
-    def start(sections: str) -> Haproxy:
-        server = keep(Haproxy(new_directory(), sections))
-        server.wait_ready()
-        return server
-
-    return start
+def redis(programs: Programs) -> StartRedis:
+    return programs.redis
 
 
 @pytest.fixture
-def node(new_directory: Callable[[], Path], keep: Callable[[Node], Node]) -> StartNode:
-    def start(script: str, *args: str) -> Node:
-        return keep(Node(new_directory(), script, *args))
-
-    return start
+def nginx(programs: Programs) -> StartNginx:
+    return programs.nginx
 
 
 @pytest.fixture
-def browser(new_directory: Callable[[], Path], at_exit: ExitStack) -> StartBrowser:
-    """To be started after the server that it visits: so it leaves before that stops."""
+def haproxy(programs: Programs) -> StartHaproxy:
+    return programs.haproxy
 
-    def start() -> Browser:
-        started = Browser(new_directory())
-        at_exit.callback(started.stop)
-        return started
 
-    return start
+@pytest.fixture
+def node(programs: Programs) -> StartNode:
+    return programs.node
+
+
+@pytest.fixture
+def browser(programs: Programs) -> StartBrowser:
+    return programs.browser
+
+
+# --- servers that the tests of a module share, since they only ask them ---------------------------
+
+
+@pytest.fixture(scope="module")
+def module_programs() -> Iterator[Programs]:
+    started = Programs()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def _shared_gunicorns(module_programs: Programs) -> Shared[Gunicorn]:
+    return Shared(module_programs.gunicorn)
+
+
+@pytest.fixture
+def shared_gunicorn(_shared_gunicorns: Shared[Gunicorn]) -> Iterator[StartGunicorn]:
+    """As `gunicorn`; the tests of the module that say the same get the same server."""
+    yield _shared_gunicorns
+    _shared_gunicorns.check_unharmed()
+
+
+@pytest.fixture
+def shared_sticky(shared_gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
+    """As `sticky`, shared."""
+    return with_class(shared_gunicorn, kind)
+
+
+@pytest.fixture(scope="module")
+def _shared_sites(module_programs: Programs) -> Shared[Site]:
+    return Shared(StartSite(module_programs, STICKY))
+
+
+@pytest.fixture
+def shared_site(_shared_sites: Shared[Site]) -> Iterator[Callable[..., Site]]:
+    """As `site`; the tests of the module that say the same get the same server."""
+    yield _shared_sites
+    _shared_sites.check_unharmed()

@@ -1,15 +1,24 @@
 """A child process in a session of its own, so that all it ever forks can be found."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 
-from tests.harness.process_session import describe, kill_session, session
+from tests.harness.processes import describe, kill_session, session
 from tests.harness.waiting import wait_until
 
 # Orphans are ended by the kernel and by init, after their parent.
 _SETTLE_S = 3
+
+
+def find_program(name: str) -> str:
+    """Return the path. Servers live in /usr/sbin, which an ordinary user's PATH may lack."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    assert found, f"{name} is not installed: run tests/install-system-packages"
+    return found
 
 
 class Process:

@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from gunicorn_cluster_ext.routing.balance import Load
@@ -11,6 +10,7 @@ from gunicorn_cluster_ext.runtime.board import ledger
 from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, State
 from gunicorn_cluster_ext.runtime.directory import directories
+from tests.harness.processes import children
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.harness.watcher import Watcher
@@ -115,7 +115,7 @@ class View:
             return (
                 len(self.rows) == count
                 and sorted(pids) == list(range(count))
-                and sorted(pids.values()) == self._children()
+                and sorted(pids.values()) == children(self._master)
                 and (generation is None or set(self.generations().values()) == {generation})
             )
 
@@ -148,13 +148,6 @@ class View:
 
         self._server.wait_for(there, PATIENCE_S, f"generation {generation} of slot {slot}")
         return self.pids()[slot]
-
-    def _children(self) -> list[int]:
-        try:
-            children = psutil.Process(self._master).children()
-            return sorted(c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:  # one ended while it was asked for its state
-            return []
 
     def wait_total(self, word: str, least: int) -> int:
         wait_until(lambda: self.total(word) >= least, PATIENCE_S, f"{least} {word}")

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import aiohttp
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

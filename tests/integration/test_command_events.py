@@ -17,12 +17,12 @@ import pytest
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from gunicorn_cluster_ext.runtime.event_log import FILE
 from tests.harness.clients.command import run_command
+from tests.harness.servers.bad_deploys import REFUSED
 from tests.harness.servers.deploy import GOOD
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll_failures import REFUSED
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -43,8 +43,8 @@ def wait_event(of: Site, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, 
     return wait_until(lambda: next(filter(wanted, events(of)), None) or {}, PATIENCE_S, "an event")
 
 
-def test_the_start(site: StartSite) -> None:
-    told = site()
+def test_the_start(shared_site: StartSite) -> None:
+    told = shared_site()
     wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
     found = events(told)
     assert found[0]["event"] == "start" and found[0]["text"] == "3 workers are wanted"
@@ -87,8 +87,8 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     assert causes["roll"] == 3 and causes["boot"] == 1
 
 
-def test_for_people(site: StartSite) -> None:
-    told = site()
+def test_for_people(shared_site: StartSite) -> None:
+    told = shared_site()
     wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
     first, *_ = lines(told)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d start: 3 workers are wanted", first)

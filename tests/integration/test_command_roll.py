@@ -12,13 +12,13 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.clients.command import Done, run_command
+from tests.harness.clients.load import NOTICED_S
+from tests.harness.servers.bad_deploys import BAD, CRASHES, REFUSED, THIRD_FAILS
 from tests.harness.servers.deploy import GOOD, IMPORTING, slow
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
-from tests.integration.test_roll_failures import BAD, CRASHES, REFUSED, THIRD_FAILS
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -55,15 +55,15 @@ def test_a_good_deploy(site: StartSite) -> None:
     rolled = site()
     for number, generation in ((1, 2), (2, 3)):
         with rolled.load() as load:
-            wait_more(load)
+            load.wait_more()
             done = roll(rolled)
-            wait_more(load)
+            load.wait_more()
         assert (done.returncode, done.stderr) == (0, "")
         assert re.search(rf"^roll {number}: replacing, \d of 3$", done.stdout, re.MULTILINE)
         last = done.stdout.splitlines()[-1]
         assert last.startswith("Replaced 3 workers in ") and last.endswith(f"s (roll {number})")
         assert rolled.view.roll[:2] == (RollState.COMMITTED, number)
-        check_renewed(rolled, rolled.pids, generation=generation)
+        rolled.check_renewed(rolled.pids, generation=generation)
         assert load.report.complaints(NOTICED_S) == []
 
 
@@ -122,7 +122,7 @@ def test_a_crash_while_it_is_observed(site: StartSite) -> None:
 def test_gunicorns_own_workers(site: StartSite, kind: str) -> None:
     rolled = site(worker_class=kind)
     assert roll(rolled).returncode == 0
-    check_renewed(rolled, rolled.pids)
+    rolled.check_renewed(rolled.pids)
     rolled.deploy("import no_such_module\n")
     assert "could not load" in reason(roll(rolled))
 

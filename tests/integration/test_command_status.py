@@ -11,7 +11,6 @@ from tests.harness.clients.command import run_command
 from tests.harness.servers.site import Site, StartSite, for_each
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import wait_more
 
 
 def status(of: Site, *arguments: str) -> str:
@@ -35,7 +34,7 @@ def table(text: str) -> list[dict[str, str]]:
 def test_the_table(site: StartSite) -> None:
     seen = site(threads=4)
     with seen.load(request=for_each(3)) as load:
-        wait_more(load)
+        load.wait_more()
         wait_until(
             lambda: all(float(row["REQ/S"]) > 0 for row in table(status(seen))),
             PATIENCE_S,
@@ -56,8 +55,8 @@ def test_the_table(site: StartSite) -> None:
     assert "\x1b" not in text
 
 
-def test_json(site: StartSite) -> None:
-    seen = site()
+def test_json(shared_site: StartSite) -> None:
+    seen = shared_site()
     found = as_json(seen)
     assert (found["master"], found["target"], found["serving"]) == (seen.server.pid, 3, 3)
     assert found["server"]["addresses"] == [seen.server.url]
@@ -72,7 +71,7 @@ def test_json(site: StartSite) -> None:
     assert {each["id"]: each["pid"] for each in found["workers"]} == seen.pids
     for each in found["workers"]:
         assert (each["state"], each["generation"], each["last_exit"]) == ("ready", 1, None)
-        assert 0 < each["uptime"] < 60
+        assert 0 < each["uptime"] < 600
         assert each["memory"] > 5_000_000
         assert 0 <= each["processor_time"] <= each["uptime"]
         assert set(each["restarts"].values()) == {0}
@@ -111,9 +110,9 @@ def test_a_roll_that_failed(site: StartSite) -> None:
     assert f"roll 1 failed: {reason}" in status(seen)
 
 
-def test_reading_changes_nothing(site: StartSite) -> None:
+def test_reading_changes_nothing(shared_site: StartSite) -> None:
     """Nobody writes while the arbiter and the workers are stopped."""
-    seen = site()
+    seen = shared_site()
     path = seen.view.path
     pids = [seen.server.pid, *seen.pids.values()]
     choice = ["--dir", str(seen.directory)]

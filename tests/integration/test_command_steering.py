@@ -9,11 +9,11 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.clients.command import Done, run_command
+from tests.harness.clients.load import NOTICED_S
 from tests.harness.servers.deploy import GOOD, slow
 from tests.harness.servers.site import Site, StartSite, for_each
 from tests.harness.view import PATIENCE_S, STICKY, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S, wait_more
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -50,10 +50,10 @@ def test_restart_one(site: StartSite, kind: str) -> None:
 def test_restart_costs_no_client_anything(site: StartSite) -> None:
     steered = site()
     with steered.load(request=for_each(3)) as load:
-        wait_more(load)
+        load.wait_more()
         for slot in range(3):
             assert run(steered, "restart", str(slot)).returncode == 0
-        wait_more(load)
+        load.wait_more()
     assert load.report.complaints(NOTICED_S) == []
     assert len(load.report.pids) == 6
 
@@ -98,7 +98,7 @@ def test_scale(site: StartSite) -> None:
             assert done.stdout.startswith(f"{count} workers instead of {before}, after ")
             assert sorted(steered.view.pids()) == list(range(count))
             before = count
-        wait_more(load)
+        load.wait_more()
     assert load.report.complaints(NOTICED_S) == []
     assert steered.view.wait_slots(2) == {slot: steered.pids[slot] for slot in range(2)}
 

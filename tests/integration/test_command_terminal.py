@@ -51,10 +51,15 @@ def without_rich(directory: Path) -> dict[str, str]:
     ],
 )
 def test_columns_fit(
-    site: StartSite, columns: int, there: list[str], dropped: list[str], rich: bool
+    shared_site: StartSite,
+    tmp_path: Path,
+    columns: int,
+    there: list[str],
+    dropped: list[str],
+    rich: bool,
 ) -> None:
-    watched = site()
-    env = {} if rich else without_rich(watched.directory)
+    watched = shared_site()
+    env = {} if rich else without_rich(tmp_path)
     terminal = shown(watched, "status", columns=columns, **env)
     titles, *workers = rows(terminal.text)
     assert terminal.status == 0
@@ -64,11 +69,11 @@ def test_columns_fit(
     assert max(map(len, [titles, *workers])) <= columns
 
 
-def test_colours_are_for_terminals(site: StartSite) -> None:
-    watched = site()
+def test_colours_are_for_terminals(shared_site: StartSite, tmp_path: Path) -> None:
+    watched = shared_site()
     assert GREEN in shown(watched, "status").raw
     assert GREEN not in shown(watched, "status", NO_COLOR="1").raw
-    assert "\x1b" not in shown(watched, "status", **without_rich(watched.directory)).raw
+    assert "\x1b" not in shown(watched, "status", **without_rich(tmp_path)).raw
     done = run_command("status", "--pid", str(watched.server.pid), directory=watched.directory)
     assert "\x1b" not in done.stdout
 

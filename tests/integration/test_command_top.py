@@ -10,7 +10,6 @@ import pytest
 from tests.harness.clients.terminal import Terminal
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite, for_each
-from tests.integration.test_roll import wait_more
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -35,7 +34,7 @@ def check_left(shown: Terminal, before: object) -> None:
 def test_what_it_shows(site: StartSite) -> None:
     watched = site()
     with watched.load(request=for_each(3)) as load, top(watched) as shown:
-        wait_more(load)
+        load.wait_more()
         for words in (f"master {watched.server.pid}", "HISTORY", "█", "3 of 3 workers serve"):
             shown.wait_for(words)
         for pid in watched.pids.values():
@@ -53,7 +52,7 @@ def test_it_is_sorted(site: StartSite) -> None:
     """All the load is on worker 2."""
     watched = site()
     with watched.load(request=for_each(3)[2:]) as load, top(watched) as shown:
-        wait_more(load)
+        load.wait_more()
         shown.wait_for("sorted by id")
         shown.type("r")
         shown.wait_for("sorted by rate")

@@ -4,10 +4,10 @@ import psutil
 import pytest
 
 from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.load import NOTICED_S
 from tests.harness.servers.site import Site, StartSite, failures, for_each
 from tests.harness.view import KINDS, PATIENCE_S, Watch, name_of
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S
 
 MEGABYTE = 1_000_000
 

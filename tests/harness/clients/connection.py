@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.cookies import SimpleCookie
-from types import TracebackType
 from typing import Any
+
+from tests.harness.closing import Closing
 
 Address = tuple[str, int] | str
 
@@ -30,7 +31,7 @@ class Answer:
         return {name: morsel.value for name, morsel in jar.items()}
 
 
-class Connection:
+class Connection(Closing):
     """Requests may be sent ahead of answers, and bytes may be sent that are no request at all."""
 
     def __init__(self, address: Address, timeout: float = 20) -> None:
@@ -43,17 +44,6 @@ class Connection:
             self.socket.close()
             raise
         self._input = self.socket.makefile("rb")
-
-    def __enter__(self) -> "Connection":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._input.close()

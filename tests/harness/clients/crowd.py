@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tests.conftest import StartNode
 from tests.harness.clients.guests import Guest, hear_all
+from tests.harness.programs import StartNode
 
 #: An obedient server for each worker class.
 SERVERS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Message(NamedTuple):
     whole: bool
 
 
-class Gossip:
+class BusSite:
     """A server, and what its workers publish and hear."""
 
     def __init__(self, site: Site) -> None:
@@ -63,11 +64,44 @@ class Gossip:
         wait_until(complete, PATIENCE_S, f"{count} messages at {pid}")
         return heard
 
+    def wait_talking(self, pids: list[int], count: int = 50) -> None:
+        """Until each has heard so much from each other."""
+
+        def complete() -> bool:
+            try:
+                told = read_chatter(self.site.directory)
+            except (KeyError, ValueError):  # one has not begun yet
+                return False
+            return all(
+                len(told[pid].heard.get(other, ())) >= count
+                for pid in pids
+                for other in pids
+                if pid in told and pid != other
+            )
+
+        self.server.wait_for(complete, PATIENCE_S, f"{count} messages of each to each")
+
     def wait_listening(self, count: int) -> None:
         def listen() -> bool:
             return sum(bool(row.words["bus_listens"]) for row in self.view.rows) == count
 
         self.server.wait_for(listen, PATIENCE_S, f"{count} workers that listen")
+
+
+def memory_files(pid: int) -> int:
+    """How many large messages a process has open."""
+    return sum("gunicorn-cluster-bus" in link for link in links(pid))
+
+
+def links(pid: int) -> list[str]:
+    """What a process has open."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(path))
+        except FileNotFoundError:  # closed just now
+            continue
+    return found
 
 
 def in_order(heard: list[Message]) -> dict[tuple[int, int], list[int]]:
@@ -110,19 +144,21 @@ def _read(text: str) -> Chatter:
     )
 
 
-class StartGossip:
+class StartBusSite:
     def __init__(self, site: StartSite) -> None:
         self._site = site
 
-    def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> Gossip:
+    def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> BusSite:
         """All workers listen from their start on; with `what` "chatter" they say something too."""
         in_loops = "asgi" in kind.lower()
-        app, name = ("bus_echo_asgi:app", "GOSSIP_ASGI") if in_loops else ("bus_echo:app", "GOSSIP")
+        app, name = (
+            ("bus_echo_asgi:app", "BUS_ECHO_ASGI") if in_loops else ("bus_echo:app", "BUS_ECHO")
+        )
         hooks = f"import os\nos.environ[{name!r}] = {what!r}\n"
-        made = Gossip(self._site(app, hooks=hooks, worker_class=kind, **settings))
+        made = BusSite(self._site(app, hooks=hooks, worker_class=kind, **settings))
         if what:
             made.wait_listening(len(made.pids))
         return made
 
 
-Start = Callable[..., Gossip]
+Start = Callable[..., BusSite]

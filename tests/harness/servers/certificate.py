@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.harness.program import find_program
+from tests.harness.process import find_program
 
 
 class Certificate:

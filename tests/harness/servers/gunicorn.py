@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from socket import socket
 
-import psutil
-
 from tests.harness.clients.connection import Address, Answer, Connection
 from tests.harness.listening import listener_inode, polls
 from tests.harness.process import Process
+from tests.harness.processes import children
 
 TESTS = Path(__file__).parents[2]
 APPS = TESTS / "apps"
@@ -87,8 +86,7 @@ class Gunicorn(Process):
             return connection.get(target, connection="close", **headers)
 
     def worker_pids(self) -> list[int]:
-        workers = psutil.Process(self.pid).children()
-        return sorted(each.pid for each in workers if _lives(each))
+        return children(self.pid)
 
     def wait_listening(self) -> None:
         self.wait_for(lambda: _LISTENING.search(self.log_text()), _BOOT_S, "a listening gunicorn")
@@ -137,13 +135,6 @@ def _activation(sockets: Sequence[socket]) -> list[str]:
     return [sys.executable, "-c", _LAUNCHER, str(len(fds)), *fds]
 
 
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:  # it ended just now
-        return False
-
-
 def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
     """The test's own environment, less all that configures a gunicorn."""
     inherited = {
@@ -159,6 +150,7 @@ def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, s
         "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES)]),
         "PYTHONUNBUFFERED": "1",
         # Or a configuration file that a test changes within a second is read from the cache.
+        # What does not change has been compiled before (see pytest_sessionstart).
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return {**inherited, **private, **(extra or {})}

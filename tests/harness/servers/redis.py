@@ -7,8 +7,7 @@ from typing import Any
 import redis
 
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 from tests.harness.servers.certificate import Certificate
 
 

@@ -1,19 +1,18 @@
 """A server whose code and configuration a test changes while it runs."""
 
 import signal
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gunicorn
 
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.load import Load, Report
+from tests.harness.processes import has_ended
+from tests.harness.programs import Programs
 from tests.harness.servers.deploy import APP, GOOD, deploy
-from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.view import KINDS, View
+from tests.harness.view import KINDS, PATIENCE_S, View
+from tests.harness.waiting import wait_until
 
 READY_MADE = "from gunicorn_cluster_ext.conf import *\n"
 
@@ -37,15 +36,9 @@ class Site:
     """`settings` are those of the configuration file, by name; `hooks` is the rest of it."""
 
     def __init__(
-        self,
-        gunicorn: StartGunicorn,
-        directory: Path,
-        app: str,
-        code: str,
-        hooks: str,
-        settings: dict[str, Any],
+        self, programs: Programs, app: str, code: str, hooks: str, settings: dict[str, Any]
     ) -> None:
-        self.directory = directory
+        self.directory = programs.new_directory()
         self.hooks = hooks
         self.settings: dict[str, Any] = {
             "workers": 3,
@@ -54,10 +47,10 @@ class Site:
             "keepalive": 60,
             **settings,
         }
-        deploy(directory, code)
+        deploy(self.directory, code)
         bind = None if "bind" in settings else "127.0.0.1:0"
-        self.server: Gunicorn = gunicorn(
-            app, directory=directory, config=self._text(), bind=bind, wait=False
+        self.server = programs.gunicorn(
+            app, directory=self.directory, config=self._text(), bind=bind, wait=False
         )
         self.view = View(self.server)
         self.pids = self.view.wait_slots(self.settings["workers"])
@@ -88,6 +81,20 @@ class Site:
     def load(self, **options: Any) -> Load:
         return Load(self.server.address, **options)
 
+    def check_renewed(self, before: dict[int, int], generation: int | None = None) -> None:
+        """Check that every slot has a new process, and that nothing is left of the old ones."""
+        pids = self.view.wait_slots(len(before), generation=generation)
+        assert not set(pids.values()) & set(before.values())
+        # They say on the board that they are gone; to be reaped takes a moment more.
+        for pid in before.values():
+            wait_until(lambda pid=pid: has_ended(pid), PATIENCE_S, f"the end of {pid}")
+
+    def worker_pids(self) -> list[int]:
+        return self.server.worker_pids()
+
+    def wait_answering(self) -> None:
+        self.server.wait_answering()
+
     def lines(self, words: str) -> list[str]:
         """The lines of the log with these words."""
         return [line for line in self.server.log_text().splitlines() if words in line]
@@ -96,13 +103,10 @@ class Site:
 class StartSite:
     """`kind` is the worker class, if the settings name no other."""
 
-    def __init__(
-        self, gunicorn: StartGunicorn, new_directory: Callable[[], Path], kind: str
-    ) -> None:
-        self._gunicorn = gunicorn
-        self._new_directory = new_directory
+    def __init__(self, programs: Programs, kind: str) -> None:
+        self._programs = programs
         self._kind = kind
 
     def __call__(self, app: str = APP, code: str = GOOD, hooks: str = "", **settings: Any) -> Site:
         settings = {"worker_class": self._kind, **settings}
-        return Site(self._gunicorn, self._new_directory(), app, code, hooks, settings)
+        return Site(self._programs, app, code, hooks, settings)
