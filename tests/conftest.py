@@ -6,8 +6,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gunicorn import __version__ as gunicorn_release
 
 import gunicorn_cluster_ext
 from gunicorn_cluster_ext.session import cookie
@@ -28,6 +30,10 @@ from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import STICKY
 
 
+def pytest_report_header() -> str:
+    return f"gunicorn {gunicorn_release}"
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile once what every server imports, since servers write no bytecode themselves."""
     if not hasattr(session.config, "workerinput"):  # not in pytest-xdist's processes
@@ -37,21 +43,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where a test's own process, and what it starts, keeps an embedded store without a name."""
+    """Give embedded stores without a path a private place, here and in what tests start."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ.pop("STATE_DIRECTORY", None)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """A shell starts what is to run in the background with SIGINT ignored; that is inherited."""
+    """Restore SIGINT, which a shell makes ignored for what it runs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said at most every ten seconds is said in each test."""
+    """Forget rate-limited log lines, so that each test sees its own."""
     monkeypatch.setattr(cookie.complain_of_cookie, "_next", 0.0)
 
 
@@ -74,7 +80,7 @@ def new_directory(programs: Programs) -> Callable[[], Path]:
 
 @pytest.fixture
 def at_exit(programs: Programs) -> ExitStack:
-    """What is registered here is undone in reverse order, before directories are removed."""
+    """Callbacks that run in reverse order after the test, before directories are removed."""
     return programs.at_exit
 
 
@@ -90,13 +96,13 @@ def gunicorn(programs: Programs) -> StartGunicorn:
 
 @pytest.fixture
 def kind() -> str:
-    """The worker class; tests that are marked EVERY_KIND run once with each."""
+    """The worker class; tests marked EVERY_KIND run once with each."""
     return STICKY
 
 
 @pytest.fixture
 def sticky(gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
-    """Starts a gunicorn with that worker class."""
+    """Start a gunicorn with the worker class `kind`."""
     return with_class(gunicorn, kind)
 
 
@@ -106,7 +112,7 @@ def with_class(start: StartGunicorn, kind: str) -> StartGunicorn:
 
 @pytest.fixture
 def site(programs: Programs, kind: str) -> StartSite:
-    """Starts a server of three workers (see Site), and waits until all serve."""
+    """Start a server with three workers (see Site), and wait until all of them serve."""
     return StartSite(programs, kind)
 
 
@@ -152,14 +158,14 @@ def _shared_gunicorns(module_programs: Programs) -> Shared[Gunicorn]:
 
 @pytest.fixture
 def shared_gunicorn(_shared_gunicorns: Shared[Gunicorn]) -> Iterator[StartGunicorn]:
-    """As `gunicorn`; the tests of the module that say the same get the same server."""
+    """Like `gunicorn`, but tests of a module that pass the same arguments get the same server."""
     yield _shared_gunicorns
     _shared_gunicorns.check_unharmed()
 
 
 @pytest.fixture
 def shared_sticky(shared_gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
-    """As `sticky`, shared."""
+    """Like `sticky`, but shared as `shared_gunicorn` is."""
     return with_class(shared_gunicorn, kind)
 
 
@@ -170,6 +176,19 @@ def _shared_sites(module_programs: Programs) -> Shared[Site]:
 
 @pytest.fixture
 def shared_site(_shared_sites: Shared[Site]) -> Iterator[Callable[..., Site]]:
-    """As `site`; the tests of the module that say the same get the same server."""
+    """Like `site`, but tests of this module that pass the same arguments get the same server."""
     yield _shared_sites
     _shared_sites.check_unharmed()
+
+
+@pytest.fixture(scope="module")
+def reset_site(module_programs: Programs) -> Callable[..., Site]:
+    """Like `shared_site`, for tests that replace the workers; they must leave good ones."""
+    sites = Shared(StartSite(module_programs, STICKY))
+
+    def start(**settings: Any) -> Site:
+        found = sites(**settings)
+        found.reset()
+        return found
+
+    return start

@@ -7,7 +7,7 @@ import psutil
 
 
 def children(parent: int) -> list[int]:
-    """Return the pids of the living children; dead ones that nobody has waited for do not count.
+    """Return the pids of the living children, without zombies.
 
     The tests ask this every 20 ms while they wait. psutil looks at every process for it, which
     takes 2.5 ms with 150 processes; this takes 0.1 ms.
@@ -20,7 +20,7 @@ def children(parent: int) -> list[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """True also when nobody has waited for it, as for orphans in a container without an init."""
+    """True if the process has ended, even if nobody has reaped it (an orphan without an init)."""
     return not _lives(pid)
 
 

@@ -1,4 +1,4 @@
-"""Real programs for a test, or for all tests of a module. None is left when that has ended."""
+"""Real programs for one test, or for all tests of a module; none is left afterwards."""
 
 import shutil
 import tempfile
@@ -45,7 +45,7 @@ class Programs:
         return self._directories[-1]
 
     def keep(self, process: P) -> P:
-        """Have a process stopped at the end; its log is shown if the test fails."""
+        """Stop a process at the end; its log is shown if the test fails."""
 
         def stop() -> None:
             try:
@@ -96,14 +96,14 @@ class Programs:
         return self.keep(Node(self.new_directory(), script, *args))
 
     def browser(self) -> Browser:
-        """To be started after the server that it visits, so that it leaves before that stops."""
+        """Start a browser, after the server that it visits, so that it is stopped before it."""
         started = Browser(self.new_directory())
         self.at_exit.callback(started.stop)
         return started
 
 
 class Server(Protocol):
-    """What tests can share: a Gunicorn, or a Site."""
+    """A server that tests can share: a Gunicorn or a Site."""
 
     def worker_pids(self) -> list[int]: ...
 
@@ -114,10 +114,10 @@ S = TypeVar("S", bound=Server)
 
 
 class Shared(Generic[S]):
-    """Servers that the tests of a module share: each is started when it is first asked for.
+    """Servers that the tests of a module share; each is started when it is first asked for.
 
-    After each test the workers of those that it has used must be the same, so a test that ends
-    one fails, and not one that comes after it.
+    After each test, the servers that it used must answer and have the same workers, so a test
+    that harms one fails itself, and not a later one.
     """
 
     def __init__(self, start: Callable[..., S]) -> None:

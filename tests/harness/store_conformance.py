@@ -34,7 +34,7 @@ class Awaited:
         return lambda *args, **kwargs: self.loop.run_until_complete(method(*args, **kwargs))
 
     def rest(self) -> None:
-        """Let the loop see what has happened meanwhile."""
+        """Run the loop for a moment, so that it handles what has happened meanwhile."""
         self.loop.run_until_complete(asyncio.sleep(0.05))
 
     def close(self) -> None:
@@ -265,7 +265,7 @@ class Conformance:
     # --- concurrency --------------------------------------------------------------------
 
     def test_no_field_is_lost(self, store: Any, settings: Settings) -> None:
-        """Eight at once put other fields into one map."""
+        """Eight threads put different fields into one map at once."""
 
         def put(number: int) -> None:
             with contextlib.closing(open_store(settings)) as mine:
@@ -296,7 +296,7 @@ class Conformance:
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Let it all happen at once; what fails in one fails the test."""
+    """Run `work` in threads at once; what fails in one of them fails the test."""
     failed: list[BaseException] = []
 
     def run(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Looking at something all the time, while a test goes on."""
+"""Sampling something in the background of a test."""
 
 from threading import Event, Thread
 from typing import Any

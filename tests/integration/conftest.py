@@ -24,7 +24,7 @@ def _module_store_site(request: Any, module_programs: Programs) -> StoreSite:
 
 @pytest.fixture
 def shared_store_site(_module_store_site: StoreSite) -> Iterator[StoreSite]:
-    """As `store_site`; the module's tests share the servers, and each finds an empty store."""
+    """Like `store_site`, but the module's tests share the servers; each finds an empty store."""
     yield _module_store_site
     _module_store_site.stores.store.clear(b"")
     _module_store_site.shared.check_unharmed()

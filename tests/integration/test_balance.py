@@ -59,6 +59,7 @@ def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
         return {connection.answer().json()["worker"] for connection in others}
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize(
     "args",
     [

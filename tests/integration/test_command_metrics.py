@@ -14,8 +14,7 @@ pytestmark = pytest.mark.one_gunicorn
 
 
 def ask(site: Site, *arguments: str) -> str:
-    directory = site.directory
-    done = run_command("metrics", "--dir", str(directory), *arguments, directory=directory)
+    done = site.command("metrics", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -43,9 +42,7 @@ def test_it_says_what_is_wrong(shared_site: StartSite, tmp_path: Path) -> None:
     done = run_command("metrics", "--dir", str(tmp_path), directory=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("gunicorn-cluster: no server found (")
-    directory = shared_site().directory
-    arguments = ("--dir", str(directory), "--output", "/no/where.prom")
-    done = run_command("metrics", *arguments, directory=directory)
+    done = shared_site().command("metrics", "--output", "/no/where.prom")
     assert done.returncode == 1
     assert done.stderr == (
         "gunicorn-cluster: cannot write /no/where.prom: No such file or directory\n"

@@ -5,16 +5,19 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from gunicorn_cluster_ext import __version__
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.harness.clients.command import run_command
 from tests.harness.servers.site import Site, StartSite, for_each
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.one_gunicorn
+
 
 def status(of: Site, *arguments: str) -> str:
-    done = run_command("status", "--pid", str(of.server.pid), *arguments, directory=of.directory)
+    done = of.command("status", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -115,13 +118,12 @@ def test_reading_changes_nothing(shared_site: StartSite) -> None:
     seen = shared_site()
     path = seen.view.path
     pids = [seen.server.pid, *seen.pids.values()]
-    choice = ["--dir", str(seen.directory)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
         before, changed = path.read_bytes(), path.stat().st_mtime_ns
         for arguments in (["status"], ["status", "--json"], ["events"]):
-            done = run_command(*arguments, *choice, directory=seen.directory)
+            done = seen.command(*arguments)
             assert (done.returncode, done.stderr) == (0, "")
         assert path.read_bytes() == before
         assert path.stat().st_mtime_ns == changed

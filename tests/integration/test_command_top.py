@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
+from tests.harness.clients.command import command_line
 from tests.harness.clients.terminal import Terminal
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite, for_each
@@ -15,11 +14,11 @@ pytestmark = pytest.mark.one_gunicorn
 
 # What a terminal is told: another screen and back, and the cursor that can be seen again.
 ENTER, LEAVE, SHOW_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
-TOP = [sys.executable, "-W", "error", "-m", "gunicorn_cluster_ext", "top", "--interval", "0.2"]
+TOP = ("top", "--interval", "0.2")
 
 
 def top(of: Site, columns: int = 160) -> Terminal:
-    command = [*TOP, "--pid", str(of.server.pid)]
+    command = command_line(*TOP, "--pid", str(of.server.pid))
     return Terminal(command, of.directory, environment(of.directory, None), columns)
 
 
@@ -95,15 +94,7 @@ def test_the_server_ends(site: StartSite) -> None:
 
 def test_without_a_terminal_one_table_follows_the_other(site: StartSite) -> None:
     watched = site()
-    command = subprocess.Popen(
-        [*TOP, "--pid", str(watched.server.pid)],
-        env=environment(watched.directory, None),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with command:
+    with watched.running_command(*TOP) as command:
         assert command.stdout is not None and command.stderr is not None
         seen = 0
         while seen < 3:

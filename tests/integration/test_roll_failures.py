@@ -1,6 +1,7 @@
 """A deploy that is no good never takes the site down: who served before goes on serving."""
 
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -31,9 +32,9 @@ def check_works_again(failed: Site, load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_deploy(site: StartSite, name: str) -> None:
+def test_a_bad_deploy(reset_site: Callable[..., Site], name: str) -> None:
     bad = BAD[name]
-    failed = site(**bad.settings)
+    failed = reset_site(**bad.settings)
     failed.deploy(bad.code)
     with failed.load() as load, Watch(failed.view) as watch:
         load.wait_more(50)
@@ -177,29 +178,30 @@ def test_ill_after_ready(site: StartSite) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_broken_configuration(site: StartSite, name: str) -> None:
-    refused = site()
+def test_a_broken_configuration(reset_site: Callable[..., Site], name: str) -> None:
+    refused = reset_site()
+    number = refused.view.roll.number + 1
     REFUSED[name](refused)
     with refused.load() as load:
         load.wait_more(50)
         refused.hup()
-        check_refused(refused)
+        check_refused(refused, number)
         load.wait_more(50)
         refused.configure()
         refused.roll()
         load.wait_more(50)
-        refused.check_renewed(refused.pids, generation=2)
+        refused.check_renewed(refused.pids)
     assert load.report.complaints(NOTICED_S) == []
 
 
-def check_refused(refused: Site) -> None:
+def check_refused(refused: Site, number: int = 1) -> None:
     """One line and the board say so, and nothing else happens."""
     server = refused.server
     server.wait_for(lambda: refused.lines("Reload refused"), PATIENCE_S, "a refusal")
     (line,) = refused.lines("Reload refused")
     assert "[ERROR]" in line
-    assert refused.view.wait_slots(3, generation=1) == refused.pids
-    roll = refused.view.wait_roll(1, RollState.FAILED)
+    assert refused.view.wait_slots(3) == refused.pids
+    roll = refused.view.wait_roll(number, RollState.FAILED)
     reason = roll.reason.removeprefix("the reload was refused: ")
     assert reason != roll.reason and f"Reload refused: {reason}" in line
     assert roll.replaced == 0

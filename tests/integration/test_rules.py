@@ -147,6 +147,7 @@ def test_the_cookie_follows_the_slot(sticky: StartGunicorn) -> None:
     assert set_cookie(answer) == []
 
 
+@pytest.mark.one_gunicorn
 def test_a_cookie_by_another_name(sticky: StartGunicorn) -> None:
     server = start(sticky, config="cluster_cookie = 'home.of'\n")
     assert server.get("/").cookies().keys() == {"home.of"}
@@ -154,6 +155,7 @@ def test_a_cookie_by_another_name(sticky: StartGunicorn) -> None:
     assert workers_of(server, requests) == list(SLOTS)
 
 
+@pytest.mark.one_gunicorn
 def test_no_cookie_without_the_rule(shared_sticky: StartGunicorn) -> None:
     server = start(shared_sticky, "hash:ip")
     assert set_cookie(server.get("/")) == []
@@ -176,12 +178,14 @@ def test_a_tagged_sid_goes_to_its_process(shared_sticky: StartGunicorn) -> None:
     assert view.total("handed_in") - before >= len(slots) - 1
 
 
+@pytest.mark.one_gunicorn
 def test_a_sid_of_an_unknown_generation_goes_to_the_slot(shared_sticky: StartGunicorn) -> None:
     server = start(shared_sticky)
     requests = [(polling(f"abc.{slot}.77"), {}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
 
 
+@pytest.mark.one_gunicorn
 def test_the_sid_wins_over_the_cookie_by_default(shared_sticky: StartGunicorn) -> None:
     server = start(shared_sticky)
     requests = [(polling(f"abc.{slot}.1"), {"Cookie": f"{COOKIE}={3 - slot}"}) for slot in SLOTS]
@@ -262,12 +266,14 @@ def test_hash_ip_of_a_stranger(sticky: StartGunicorn) -> None:
     assert server.get("/").json()["worker"] == owner(b"127.0.0.1")
 
 
+@pytest.mark.one_gunicorn
 def test_hash_header(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(12)]
     server = start(sticky, "hash:header:X-Tenant")
     check_spread(server, [("/", {"x-tenant": n}) for n in names], [n.encode() for n in names])
 
 
+@pytest.mark.one_gunicorn
 def test_hash_query(sticky: StartGunicorn) -> None:
     rooms = [f"room {number}" for number in range(12)]
     server = start(sticky, "hash:query:room")
@@ -279,6 +285,7 @@ def test_hash_query(sticky: StartGunicorn) -> None:
     assert workers_of(server, requests) == [owner(key) for key in keys]
 
 
+@pytest.mark.one_gunicorn
 def test_hash_cookie(sticky: StartGunicorn) -> None:
     sessions = [f"session{number}" for number in range(12)]
     server = start(sticky, "hash:cookie:sessionid")
@@ -286,6 +293,7 @@ def test_hash_cookie(sticky: StartGunicorn) -> None:
     check_spread(server, requests, [session.encode() for session in sessions])
 
 
+@pytest.mark.one_gunicorn
 def test_hash_path(sticky: StartGunicorn) -> None:
     documents = [f"doc{number}" for number in range(12)]
     server = start(sticky, r"hash:path:^/documents/(\w+)")
@@ -293,6 +301,7 @@ def test_hash_path(sticky: StartGunicorn) -> None:
     check_spread(server, requests, [document.encode() for document in documents])
 
 
+@pytest.mark.one_gunicorn
 def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(16)]
     server = start(sticky, "hash:header:x-tenant")
@@ -308,6 +317,7 @@ def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
 # --- module:function -----------------------------------------------------------------------
 
 
+@pytest.mark.one_gunicorn
 def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     names = [f"tenant{number}" for number in range(12)]
     server = start(sticky, "key_functions:tenant", app="key_functions:app")
@@ -316,6 +326,7 @@ def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     assert server.get("/").status == 200  # None: anybody's
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize(
     ("tenant", "complaint"),
     [("raise", "RuntimeError('no such tenant')"), ("text", "bytes or None, not str")],
@@ -351,6 +362,7 @@ def test_a_function_that_is_not_there_fails_the_boot(sticky: StartGunicorn, rule
 # --- order ---------------------------------------------------------------------------------
 
 
+@pytest.mark.one_gunicorn
 def test_the_first_rule_that_finds_an_owner_wins(sticky: StartGunicorn) -> None:
     server = start(
         sticky,

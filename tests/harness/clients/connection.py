@@ -1,4 +1,4 @@
-"""An HTTP client connection that never connects anew behind the test's back."""
+"""An HTTP client connection that never reconnects by itself."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ class Answer:
         return json.loads(self.body)
 
     def cookies(self) -> dict[str, str]:
-        """The cookies that the answer sets."""
+        """Return the cookies that the answer sets."""
         jar: SimpleCookie = SimpleCookie()
         for line in self.headers.get_all("Set-Cookie", []):
             jar.load(line)
@@ -32,7 +32,7 @@ class Answer:
 
 
 class Connection(Closing):
-    """Requests may be sent ahead of answers, and bytes may be sent that are no request at all."""
+    """One connection. Requests may be pipelined, and any bytes may be sent."""
 
     def __init__(self, address: Address, timeout: float = 20) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -50,7 +50,7 @@ class Connection(Closing):
         self.socket.close()
 
     def get(self, target: str = "/", **headers: str) -> Answer:
-        """Header names are written as Python has them: `x_key="1"`."""
+        """Send a GET request; header names are written as in `x_key="1"`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("GET", target, headers=named)
 
@@ -64,7 +64,7 @@ class Connection(Closing):
         self.socket.sendall(data)
 
     def answer(self) -> Answer:
-        """The next answer; interim ones (100 Continue) are skipped."""
+        """Return the next answer, skipping interim ones (100 Continue)."""
         status = 100
         while status < 200:
             status = self._status()
@@ -75,7 +75,7 @@ class Connection(Closing):
         return self._input.readline()
 
     def closed_by_peer(self) -> bool:
-        """Waits until the peer closes, or for more bytes, or for the timeout."""
+        """Wait for the peer to close; False if it sends more bytes instead."""
         try:
             return self._input.read(1) == b""
         except ConnectionResetError:

@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass
 class Report:
-    """What the client has seen so far. May be read while the load goes on."""
+    """What the client has seen so far; it may be read while the load goes on."""
 
     requests: int = 0
     connections: int = 0
@@ -69,7 +69,7 @@ class Report:
         return sum(self.statuses.values())
 
     def complaints(self, slowest: float | None = None) -> list[str]:
-        """Everything that a client with a good server does not see.
+        """Return everything that a client of a good server does not see.
 
         ``slowest`` is how many seconds an answer may take where nothing else runs.
         """
@@ -98,7 +98,7 @@ class _Client:
 
 
 class Load(Closing):
-    """Runs in a thread of its own, from `start` to `close`, or as a context.
+    """The load, in a thread of its own, from `start` to `close`, or as a context.
 
     `request` makes the bytes of the request with the number that it is given; a sequence is
     shared out to the connections. Answers are JSON with "pid" and "worker", as whoami's; one
@@ -290,7 +290,7 @@ class _Answer:
 
 
 def _parse(data: bytearray) -> _Answer | None:
-    """The answer in `data`, if it is complete. Raises ValueError, KeyError or IndexError."""
+    """Return the answer in `data`, if it is complete. Raise ValueError, KeyError or IndexError."""
     head, found, body = bytes(data).partition(b"\r\n\r\n")
     if not found:
         return None

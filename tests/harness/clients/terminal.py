@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, as if somebody sat before it."""
+"""A program in a pseudo-terminal."""
 
 import fcntl
 import os

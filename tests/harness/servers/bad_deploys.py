@@ -28,7 +28,7 @@ HEALTH: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Deploy:
-    """Code that is no good, and a word of the reason that is given."""
+    """Bad code, and a word of the reason that the server gives."""
 
     code: str
     word: str

@@ -1,4 +1,4 @@
-"""Servers whose workers tell each other things over the bus (tests/apps/bus_echo.py)."""
+"""Servers whose workers publish and receive over the bus (tests/apps/bus_echo.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 30
 
 
 class Message(NamedTuple):
-    """As a worker has heard it."""
+    """A message as a worker has received it."""
 
     pid: int
     thread: int
@@ -38,8 +38,8 @@ class BusSite:
         return sorted(self.view.pids().values())
 
     def ask(self, pid: int, path: str, **query: Any) -> Any:
-        """What that worker answers. Whoever else accepts the connection hands it over, or does
-        nothing."""
+        """Return the answer of that worker. Another that accepts the connection hands it over, or
+        does nothing."""
         words = "&".join(f"{name}={value}" for name, value in {**query, "pid": pid}.items())
         slot = next(slot for slot, each in self.view.pids().items() if each == pid)
         deadline = time.monotonic() + PATIENCE_S
@@ -54,7 +54,7 @@ class BusSite:
         return [Message(*each) for each in self.ask(pid, "said")]
 
     def wait_heard(self, pid: int, count: int) -> list[Message]:
-        """Wait until that worker has heard so many."""
+        """Wait until that worker has received `count` messages; return them."""
         heard: list[Message] = []
 
         def complete() -> bool:
@@ -65,7 +65,7 @@ class BusSite:
         return heard
 
     def wait_talking(self, pids: list[int], count: int = 50) -> None:
-        """Until each has heard so much from each other."""
+        """Wait until each of the workers has received `count` messages from each other."""
 
         def complete() -> bool:
             try:
@@ -89,12 +89,12 @@ class BusSite:
 
 
 def memory_files(pid: int) -> int:
-    """How many large messages a process has open."""
+    """Return the number of large messages (memory files) that a process has open."""
     return sum("gunicorn-cluster-bus" in link for link in links(pid))
 
 
 def links(pid: int) -> list[str]:
-    """What a process has open."""
+    """Return what the open files of a process are."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -105,7 +105,7 @@ def links(pid: int) -> list[str]:
 
 
 def in_order(heard: list[Message]) -> dict[tuple[int, int], list[int]]:
-    """The numbers of each sender's messages, by its pid and thread, as they came."""
+    """Return the numbers of each sender's messages, by its pid and thread, in order of arrival."""
     numbers: dict[tuple[int, int], list[int]] = defaultdict(list)
     for message in heard:
         numbers[message.pid, message.thread].append(message.number)
@@ -149,7 +149,7 @@ class StartBusSite:
         self._site = site
 
     def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> BusSite:
-        """All workers listen from their start on; with `what` "chatter" they say something too."""
+        """Start a server whose workers subscribe at their start; with "chatter" they publish."""
         in_loops = "asgi" in kind.lower()
         app, name = (
             ("bus_echo_asgi:app", "BUS_ECHO_ASGI") if in_loops else ("bus_echo:app", "BUS_ECHO")

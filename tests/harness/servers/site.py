@@ -1,11 +1,13 @@
 """A server whose code and configuration a test changes while it runs."""
 
 import signal
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gunicorn
 
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
+from tests.harness.clients.command import Done, Running, run_command, running_command
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.load import Load, Report
 from tests.harness.processes import has_ended
@@ -18,13 +20,13 @@ READY_MADE = "from gunicorn_cluster_ext.conf import *\n"
 
 
 def for_each(workers: int) -> list[bytes]:
-    """Requests for each worker: those of nobody stay where their connections are."""
+    """Return a request for each worker; one without a cookie stays where its connection is."""
     cookies = [{"Cookie": f"gunicorn_worker={slot}"} for slot in range(workers)]
     return [request_bytes("GET", "/", cookie) for cookie in cookies]
 
 
 def failures(report: Report, kind: str) -> list[str]:
-    """Those that are not the worker class's own.
+    """Return the failures that are not known ones of the worker class.
 
     gthread before gunicorn 27 may close a kept-alive connection whose next request has come.
     """
@@ -33,7 +35,7 @@ def failures(report: Report, kind: str) -> list[str]:
 
 
 class Site:
-    """`settings` are those of the configuration file, by name; `hooks` is the rest of it."""
+    """A server; `settings` are written into its configuration file, then the code `hooks`."""
 
     def __init__(
         self, programs: Programs, app: str, code: str, hooks: str, settings: dict[str, Any]
@@ -54,6 +56,7 @@ class Site:
         )
         self.view = View(self.server)
         self.pids = self.view.wait_slots(self.settings["workers"])
+        self._log_begin = 0
 
     def _text(self) -> str:
         lines = [f"{name} = {value!r}" for name, value in self.settings.items()]
@@ -62,7 +65,7 @@ class Site:
         return "\n".join([header, *lines, self.hooks])
 
     def configure(self, **settings: Any) -> None:
-        """Change some settings. Nobody knows before the next HUP."""
+        """Change settings in the configuration file; they take effect at the next HUP."""
         self.settings |= settings
         self.server.config_path.write_text(self._text())
 
@@ -73,7 +76,7 @@ class Site:
         self.server.signal(signal.SIGHUP)
 
     def roll(self, state: RollState = RollState.COMMITTED) -> Roll:
-        """HUP, and wait for the end that the roll is to have."""
+        """Send HUP and wait until the roll is in that state."""
         number = self.view.roll.number + 1
         self.hup()
         return self.view.wait_roll(number, state)
@@ -95,13 +98,30 @@ class Site:
     def wait_answering(self) -> None:
         self.server.wait_answering()
 
+    def command(self, *arguments: str, **env: str) -> Done:
+        """Run `gunicorn-cluster` for this server."""
+        choice = ("--dir", str(self.directory))
+        return run_command(*arguments, *choice, directory=self.directory, env=env)
+
+    def running_command(self, *arguments: str) -> AbstractContextManager[Running]:
+        choice = ("--pid", str(self.server.pid))
+        return running_command(*arguments, *choice, directory=self.directory)
+
     def lines(self, words: str) -> list[str]:
-        """The lines of the log with these words."""
-        return [line for line in self.server.log_text().splitlines() if words in line]
+        """Return the lines of the log that contain these words."""
+        log = self.server.log_text()[self._log_begin :]
+        return [line for line in log.splitlines() if words in line]
+
+    def reset(self) -> None:
+        """Restore the good deploy and the configuration, for another test on this server."""
+        self.deploy(GOOD)
+        self.configure()
+        self.pids = self.view.wait_slots(self.settings["workers"])
+        self._log_begin = len(self.server.log_text())
 
 
 class StartSite:
-    """`kind` is the worker class, if the settings name no other."""
+    """Starts a Site; `kind` is the worker class, if the settings name no other."""
 
     def __init__(self, programs: Programs, kind: str) -> None:
         self._programs = programs

@@ -50,7 +50,7 @@ class Subject:
     headers: dict[str, str] = field(default_factory=dict)
 
     def connect(self, timeout: float = 30) -> Connection:
-        """A connection; in the third mode it is with worker 0, and requests ask for worker 1."""
+        """Return a connection; if requests are handed over, it is with worker 0."""
         connection = self.server.connect(timeout)
         if self.mode.hands_over:
             assert self.first(connection)["worker"] == 0
@@ -61,7 +61,7 @@ class Subject:
 
     @property
     def line(self) -> bytes:
-        """The header line that sends a request away."""
+        """The header line that makes a request be handed over, if any."""
         return "".join(f"{name}: {value}\r\n" for name, value in self.headers.items()).encode()
 
     def request(self, connection: Connection, method: str, target: str, **more: Any) -> Any:
@@ -85,7 +85,7 @@ OLD = gunicorn.version_info < (27,)
 
 
 def skip_old_gthread(mode: Mode) -> None:
-    """Here Sticky does on each gunicorn what gthread does only on the newest."""
+    """Skip gthread where only the newest gunicorn's does what Sticky does on every release."""
     if OLD and mode == GTHREAD:
         pytest.skip("gthread does this from gunicorn 27 on")
 
@@ -97,7 +97,7 @@ def read_head(connection: Connection) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def readable(connection: Connection, seconds: float = 0.2) -> bool:
-    """Whether the server says something, or closes, within this time."""
+    """True if the server sends something, or closes, within this time."""
     before = connection.socket.gettimeout()
     connection.socket.settimeout(seconds)
     try:

@@ -20,8 +20,8 @@ COOKIE = "gunicorn_session"
 class StoreSite:
     """A store, and servers that use it.
 
-    `start` starts one of them. With `shared`, the tests of a module that say the same get the same
-    server.
+    `start` starts one of them. With `shared`, calls with the same arguments get the
+    same server.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class StoreSite:
 
 
 class Client:
-    """A browser with one cookie jar, that asks as often at once as it likes."""
+    """A browser with one cookie jar; it may send several requests at once."""
 
     def __init__(self, server: Gunicorn, name: str = COOKIE) -> None:
         self.server = server
@@ -63,7 +63,7 @@ class Client:
         return self.server.get(target, cookie=cookie)
 
     def get(self, target: str) -> Any:
-        """What the application says. The cookie is kept, or forgotten, as a browser does."""
+        """Return what the application says; keep or forget the cookie as a browser does."""
         answer = self.send(target)
         assert answer.status == 200, (answer.status, answer.body)
         self.take(answer)
@@ -73,12 +73,12 @@ class Client:
         self.cookie = answer.cookies().get(self.name, self.cookie)
 
     def get_all(self, targets: list[str]) -> list[Answer]:
-        """All at once."""
+        """Send all requests at once."""
         with ThreadPoolExecutor(len(targets)) as crowd:
             return list(crowd.map(self.send, targets))
 
     def get_when_served(self, target: str) -> Any:
-        """The store was away: each worker finds out by itself that it is back."""
+        """Wait until the store is found to be back, which each worker finds out by itself."""
         answer = wait_until(lambda: self._served(target), 10, f"an answer to {target}")
         return answer.json()["said"]
 

@@ -14,7 +14,7 @@ from tests.harness.servers.stock import ARGS, MODES, Subject, subject_of
 
 @pytest.fixture(scope="package", params=MODES, ids=str)
 def shared_subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """One server for the tests that leave it as it was."""
+    """One server of each mode, for the tests that leave it as it was."""
     programs = Programs()
     try:
         server = programs.gunicorn("misbehaving:app", "-k", request.param.kind, *ARGS, wait=False)
@@ -25,7 +25,7 @@ def shared_subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 @pytest.fixture
 def subject(shared_subject: Subject) -> Iterator[Subject]:
-    """It must be unharmed afterwards, and if it hands over it must have done so."""
+    """A shared server, which must be unharmed afterwards, and must have handed over if it is to."""
     server, view = shared_subject.server, shared_subject.view
     pids = server.worker_pids()
     before = view.total("handed_in") if view else 0
