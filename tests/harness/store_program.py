@@ -22,7 +22,7 @@ def count(store: Store, threads: str, times: str) -> None:
 
 
 def write(store: Store, name: str) -> None:
-    """Until it is killed: say each number when it has been written, in three places at once."""
+    """Count until killed; print each number when it has been written in three places at once."""
     number = int(store.get(name.encode()) or 0)
     while True:
         number += 1
@@ -33,7 +33,7 @@ def write(store: Store, name: str) -> None:
 
 
 def hold(store: Store) -> None:
-    """Be in the middle of a write until somebody ends this."""
+    """Stay in the middle of a write until killed."""
     store.set(b"held", b"1")
     with store._environment.lock:  # type: ignore[attr-defined]
         state = store._environment.enter()  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def hold(store: Store) -> None:
 
 
 def read(store: Store) -> None:
-    """Be in the middle of a read until somebody ends this."""
+    """Stay in the middle of a read until killed."""
     store.set(b"read", b"1")
     with store._environment.opened()[0].begin():  # type: ignore[attr-defined]
         print("ready", flush=True)

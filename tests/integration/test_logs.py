@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
