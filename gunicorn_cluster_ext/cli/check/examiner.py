@@ -24,8 +24,9 @@ import msgspec
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
-from gunicorn_cluster_ext.cli.check.inspection import first_line, look
+from gunicorn_cluster_ext.cli.check.inspection import look
 from gunicorn_cluster_ext.cli.files import load
+from gunicorn_cluster_ext.logs import one_line
 from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.session.cookie import SessionCookie
@@ -89,7 +90,7 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
     except SettingError as error:
         return Configuration(uri, str(error)), None
     except Exception as error:
-        return Configuration(uri, f"worker_class: {first_line(error)}"), None
+        return Configuration(uri, f"worker_class: {one_line(error)}"), None
     if not isinstance(kind, type):  # so gunicorn answers for a module that has no such class
         return Configuration(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
@@ -125,8 +126,7 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
 def _workers_are_set(cfg: Any) -> bool:
     if "WEB_CONCURRENCY" not in os.environ or "workers" in executed_config(cfg.config):
         return True
-    words = [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
-    return any(word.startswith(("-w", "--workers")) for word in words)
+    return any(word.startswith(("-w", "--workers")) for word in compat.command_line(cfg))
 
 
 def _address(address: Any) -> str:
@@ -211,7 +211,7 @@ def _loaded(app: Any, settings: Settings) -> Loaded:
 
 
 def _failed(error: BaseException) -> Loaded:
-    return Loaded(first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
+    return Loaded(one_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
 
 
 def _result(pid: int, reader: int, deadline: float | None) -> Loaded:

@@ -16,18 +16,18 @@ from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from gunicorn_cluster_ext.supervisor.actions import (
     Abort,
     Action,
-    Ended,
     Kill,
     Park,
     Resume,
+    Retire,
+    RollEnded,
     RollPolicy,
     Spawn,
-    Tell,
 )
 from gunicorn_cluster_ext.supervisor.backoff import RestartPolicy
 from gunicorn_cluster_ext.supervisor.exits import LOAD_ERROR, Exit
-from gunicorn_cluster_ext.supervisor.lifecycle import Supervisor, Verdict
-from gunicorn_cluster_ext.supervisor.rolling import BOOTING_LEAVES, DRAIN_SLACK
+from gunicorn_cluster_ext.supervisor.lifecycle import ExitOutcome, Lifecycle
+from gunicorn_cluster_ext.supervisor.rolling import DRAIN_SLACK_S, EXIT_TIMEOUT_S
 from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 CAPACITY = 5
@@ -88,10 +88,10 @@ class Worker:
         fate, process = self.fate, self.process
         if self.goes is not None and now >= self.goes:
             return self.exit
-        if process.ready is None and fate.fails and now >= self.forked + fate.boot:
+        if process.ready_at is None and fate.fails and now >= self.forked + fate.boot:
             return fate.fails
-        is_out = process.ready is not None and fate.lives is not None
-        if is_out and now >= (process.ready or 0.0) + (fate.lives or 0.0):
+        is_out = process.ready_at is not None and fate.lives is not None
+        if is_out and now >= (process.ready_at or 0.0) + (fate.lives or 0.0):
             return SEGFAULT
         return None
 
@@ -107,21 +107,21 @@ class Worker:
 
 
 class Cluster:
-    """Does what the supervisor says, and checks at once that nothing serves less for it."""
+    """Does what the lifecycle says, and checks at once that nothing serves less for it."""
 
     def __init__(
         self, policy: RollPolicy = POLICY, restarts: RestartPolicy = RESTARTS, seed: int = 0
     ) -> None:
         self.now = 1_000.0
         self.policy = policy
-        self.supervisor = Supervisor(CAPACITY, restarts, random.Random(seed).random)
-        self.table = self.supervisor.table
-        self.replacer = self.supervisor.replacer
+        self.lifecycle = Lifecycle(CAPACITY, restarts, random.Random(seed).random)
+        self.table = self.lifecycle._table
+        self.replacer = self.lifecycle._replacer
         self.workers: dict[int, Worker] = {}
         self.fates: deque[Fate] = deque()
         self.boots: list[float] = []
-        self.rolls: list[Ended] = []
-        self.verdicts: list[Verdict] = []
+        self.rolls: list[RollEnded] = []
+        self.outcomes: list[ExitOutcome] = []
         self.gaps: set[int] = set()  # emptied in order to recycle, and not filled again
 
     # --- time ---------------------------------------------------------------------------------
@@ -151,33 +151,33 @@ class Cluster:
         process, state = worker.process, worker.becomes(self.now)
         if state is not None:
             process.can_park = worker.fate.can_park
-            self.supervisor.saw(process, state, self.now)
+            self.lifecycle.note_state(process, state, self.now)
             self.gaps -= {process.place.slot} if state is State.READY else set()
-        elif self.policy.probing and process.serves and self.now > (process.ready or 0.0) + 0.5:
+        elif self.policy.probing and process.serves and self.now > (process.ready_at or 0.0) + 0.5:
             self.probe(worker)
 
     def probe(self, worker: Worker) -> None:
         worker.process.healthy = not worker.fate.sick
         if worker.fate.sick:
-            self.call(self.supervisor.unhealthy, worker.process, "is not healthy", self.now)
+            self.call(self.lifecycle.unhealthy, worker.process, "is not healthy", self.now)
 
     def end(self, worker: Worker, exit: Exit) -> None:
         process = worker.process
         del self.workers[process.key]
-        verdict = self.supervisor.ended(process.key, exit, self.now)
-        assert verdict is not None
-        self.verdicts.append(verdict)
-        if not verdict.expected:
+        outcome = self.lifecycle.exited(process.key, exit, self.now)
+        assert outcome is not None
+        self.outcomes.append(outcome)
+        if not outcome.expected:
             self.gaps.discard(process.place.slot)
-        self.execute(verdict.actions)
+        self.execute(outcome.actions)
 
     def turn(self) -> None:
         good = self.good()
-        self.call(self.supervisor.turn, self.policy, self.now)
+        self.call(self.lifecycle.plan, self.policy, self.now)
         floor = self.policy.target - self.policy.unavailable
         assert self.good() >= min(good, floor), "it relied upon what may not be healthy"
 
-    # --- what the supervisor says ---------------------------------------------------------------
+    # --- what the lifecycle says ---------------------------------------------------------------
 
     def call(self, function: Callable[..., list[Action]], *args: object) -> None:
         """Whatever it decides, it does not take away what is needed."""
@@ -204,11 +204,11 @@ class Cluster:
             match action:
                 case Spawn(slot):
                     self.spawn(slot)
-                case Ended():
+                case RollEnded():
                     self.over(action)
                 case Kill(process, _):
                     self.end(self.workers[process.key], Exit(None, signal.SIGKILL))
-                case Tell(process):
+                case Retire(process):
                     self.check_told(process)
                     self.leave(self.workers[process.key], Exit(0, None))
                 case Abort(process, _):
@@ -222,18 +222,17 @@ class Cluster:
 
     def leave(self, worker: Worker, exit: Exit) -> None:
         if worker.goes is None and not worker.fate.refuses:
-            drain = worker.fate.drain if worker.process.ready else 0.1
+            drain = worker.fate.drain if worker.process.ready_at else 0.1
             worker.goes, worker.exit = self.now + drain, exit
 
     def spawn(self, slot: int) -> None:
         key = len(self.boots)
-        process = self.supervisor.seat(key, slot, self.now)
+        process = self.lifecycle.add(key, slot, self.now)
         self.boots.append(self.now)
         fate = self.fates.popleft() if self.fates else GOOD
         self.workers[key] = Worker(process, fate, self.now)
-        roles = [Role.CURRENT, Role.NEXT] + [Role.LEAVING] * (self.policy.surge == 0)
-        replacer = self.supervisor.replacer
-        there = [each for each in self.table if not replacer.is_held(each, self.policy)]
+        roles = [Role.CURRENT, Role.NEXT] + [Role.RETIRED] * (self.policy.surge == 0)
+        there = [each for each in self.table if not self.replacer.is_held(each, self.policy)]
         most = self.policy.target + self.policy.surge
         assert sum(each.role in roles for each in there) <= most
         if process.role is Role.NEXT and not self.is_rolling:
@@ -251,11 +250,15 @@ class Cluster:
 
     def check_told(self, process: Process) -> None:
         slot = process.place.slot
-        if process.why == RECYCLED and self.table.current(slot) is None and not self.is_rolling:
+        if (
+            process.retire_reason == RECYCLED
+            and self.table.current(slot) is None
+            and not self.is_rolling
+        ):
             assert self.gaps <= {slot} and not self.table.count(Role.NEXT), "one at a time"
             self.gaps.add(slot)
 
-    def over(self, ended: Ended) -> None:
+    def over(self, ended: RollEnded) -> None:
         """As the arbiter does, take back the old configuration if nothing of the new is left."""
         assert ended.roll is self.replacer.roll
         assert ended.roll.state in (RollState.COMMITTED, RollState.FAILED)
@@ -272,15 +275,15 @@ class Cluster:
         self.gaps = {slot for slot in self.gaps if slot < target}
 
     def reload(self, policy: RollPolicy | None = None) -> None:
-        self.call(self.replacer.fail, "another roll began", self.now)
+        self.call(self.lifecycle.fail_roll, "another roll began", self.now)
         before = self.policy.target
         self.policy = policy or self.policy
         self.gaps.clear()
-        self.call(self.replacer.begin, self.policy.target, before, self.now)
+        self.call(self.lifecycle.begin_roll, self.policy.target, before, self.now)
 
     def terminate(self, worker: Worker) -> None:
         """An operator sends it SIGTERM. Before it has a handler, that is its end."""
-        if worker.process.ready is None:
+        if worker.process.ready_at is None:
             self.end(worker, Exit(None, signal.SIGTERM))
         else:
             self.leave(worker, Exit(0, None))
@@ -289,11 +292,11 @@ class Cluster:
 
     def check(self) -> None:
         assert {each.key for each in self.table} == set(self.workers)
-        longest = max(self.policy.drain + DRAIN_SLACK, BOOTING_LEAVES) + 2 * TICK
+        longest = max(self.policy.drain + DRAIN_SLACK_S, EXIT_TIMEOUT_S) + 2 * TICK
         for process in self.table:
-            assert process.told is None or self.now - process.told <= longest, process
+            assert process.retired_at is None or self.now - process.retired_at <= longest, process
             parked = process.role is Role.PARKED
-            assert not parked or self.is_active or process.told is not None, process
+            assert not parked or self.is_active or process.retired_at is not None, process
         for slot in range(CAPACITY):
             there = [each for each in self.table if each.place.slot == slot]
             assert len(there) <= 2
@@ -304,11 +307,11 @@ class Cluster:
         """Whether all is as it should be, and nobody is on the way."""
         current = [self.table.current(slot) for slot in range(self.policy.target)]
         return (
-            all(each is not None and each.serves and not each.due for each in current)
+            all(each is not None and each.serves and not each.replace_reason for each in current)
             and {each.role for each in self.table} <= {Role.CURRENT}
             and len(self.workers) == self.policy.target
             and not self.is_active
-            and self.supervisor.is_settled(self.policy.target)
+            and self.lifecycle.is_settled(self.policy.target)
         )
 
     def finish(self) -> None:
@@ -402,15 +405,15 @@ class AnyHistory(RuleBasedStateMachine):
     def hang(self, index: int) -> None:
         """gunicorn's timeout ends it; it may say READY a while longer."""
         if worker := self.some(index, State.READY, State.PARKED):
-            supervisor, now = self.cluster.supervisor, self.cluster.now
-            self.cluster.execute(supervisor.blame(worker.process, "did not answer", now))
+            lifecycle, now = self.cluster.lifecycle, self.cluster.now
+            self.cluster.execute(lifecycle.abort(worker.process, "did not answer", now))
 
     @rule(index=st.integers(0, 9))
     def eat(self, index: int) -> None:
         """cluster_max_memory_hard."""
         if worker := self.some(index, State.READY):
-            supervisor, now = self.cluster.supervisor, self.cluster.now
-            self.cluster.execute(supervisor.kill(worker.process, "ate too much", now))
+            lifecycle, now = self.cluster.lifecycle, self.cluster.now
+            self.cluster.execute(lifecycle.kill(worker.process, "ate too much", now))
 
     @rule(index=st.integers(0, 9))
     def terminate(self, index: int) -> None:
@@ -421,8 +424,8 @@ class AnyHistory(RuleBasedStateMachine):
     def recycle(self, index: int, all_of_them: bool) -> None:
         found = [self.some(index, State.READY)]
         for worker in self.cluster.workers.values() if all_of_them else found:
-            if worker and worker.process.ready is not None:
-                self.cluster.supervisor.recycle(worker.process, RECYCLED, self.cluster.now)
+            if worker and worker.process.ready_at is not None:
+                self.cluster.lifecycle.recycle(worker.process, RECYCLED, self.cluster.now)
 
     @rule(index=st.integers(0, 9))
     def sicken(self, index: int) -> None:
@@ -486,7 +489,7 @@ def test_a_reload_of_bad_code_leaves_a_cluster_that_serves(
     while some.is_active:
         some.step()
         assert some.serving() >= policy.target - policy.unavailable
-    kept = {each.key for each in some.table if each.version == 0 and each.told is None}
+    kept = {each.key for each in some.table if each.version == 0 and each.retired_at is None}
     if (policy.surge, policy.unavailable) == (1, 0):
         assert len(kept) == policy.target - (0 if policy.full else good % policy.target)
     some.settle()
@@ -601,26 +604,26 @@ def test_the_first_exit_of_who_served_for_long_is_replaced_at_once() -> None:
     some = cluster()
     some.run(10.0)
     some.end(some.workers[1], SEGFAULT)
-    assert some.verdicts[-1].delay == 0.0
+    assert some.outcomes[-1].delay == 0.0
     some.turn()
     assert len(some.boots) == 4
     some.end(some.workers[3], SEGFAULT)
-    assert 0.08 <= some.verdicts[-1].delay <= 0.12
+    assert 0.08 <= some.outcomes[-1].delay <= 0.12
 
 
 def test_what_was_expected_costs_nothing() -> None:
     """Recycling, TTOU, a reload, and an operator's SIGTERM."""
     some = cluster()
-    some.supervisor.recycle(some.workers[0].process, RECYCLED, some.now)
+    some.lifecycle.recycle(some.workers[0].process, RECYCLED, some.now)
     some.run(5.0)
     some.terminate(some.workers[1])
     some.run(5.0)
     some.want(2)
     some.reload()
     some.settle()
-    assert all(each.expected and not each.delay for each in some.verdicts)
-    assert len(some.verdicts) == 5
-    assert some.supervisor.limits.used(some.now) == 0
+    assert all(each.expected and not each.delay for each in some.outcomes)
+    assert len(some.outcomes) == 5
+    assert some.lifecycle.recent_exits(some.now) == 0
 
 
 def test_whom_an_operator_ends_is_replaced_while_it_finishes() -> None:
@@ -639,22 +642,22 @@ def test_a_long_life_that_ends_as_it_should_redeems_a_slot() -> None:
         assert process is not None
         some.end(some.workers[process.key], SEGFAULT)
         some.run(3.0)
-    assert some.verdicts[-1].delay > 0.6
+    assert some.outcomes[-1].delay > 0.6
     some.run(10.0)
-    some.supervisor.recycle(some.workers[some.slots()[1]].process, RECYCLED, some.now)
+    some.lifecycle.recycle(some.workers[some.slots()[1]].process, RECYCLED, some.now)
     some.settle()
     some.end(some.workers[some.slots()[1]], SEGFAULT)
-    assert some.verdicts[-1].delay <= 0.12
+    assert some.outcomes[-1].delay <= 0.12
 
 
 def test_what_was_not_does() -> None:
     some = cluster()
     some.end(some.workers[0], Exit(None, signal.SIGKILL))
-    some.execute(some.supervisor.blame(some.workers[1].process, "did not answer", some.now))
-    some.execute(some.supervisor.kill(some.workers[2].process, "ate too much", some.now))
+    some.execute(some.lifecycle.abort(some.workers[1].process, "did not answer", some.now))
+    some.execute(some.lifecycle.kill(some.workers[2].process, "ate too much", some.now))
     some.fates.extend([FAILURES["does not load"], FAILURES["hangs"]])
     some.run(8.0)
-    words = [each.words.split(" after")[0].split(" before")[0] for each in some.verdicts]
+    words = [each.words.split(" after")[0].split(" before")[0] for each in some.outcomes]
     assert words == [
         "was ended by SIGKILL",
         "ate too much",
@@ -662,8 +665,8 @@ def test_what_was_not_does() -> None:
         "could not load the application (exit code 4)",
         "did not become ready within 4 s (cluster_startup_timeout)",
     ]
-    assert not any(each.expected for each in some.verdicts)
-    assert some.supervisor.limits.used(some.now) == 5
+    assert not any(each.expected for each in some.outcomes)
+    assert some.lifecycle.recent_exits(some.now) == 5
 
 
 @pytest.mark.parametrize(("code", "halt"), [(3, 3), (4, 4), (1, 0)])
@@ -671,23 +674,23 @@ def test_a_server_that_never_served_ends_with_its_workers_code(code: int, halt: 
     some = Cluster()
     some.turn()
     some.end(some.workers[0], Exit(code, None))
-    assert some.verdicts[-1].halt == halt
+    assert some.outcomes[-1].halt == halt
 
 
 def test_one_recycled_worker_that_cannot_boot_never_stops_the_server() -> None:
     some = cluster()
     some.fates.extend([FAILURES["does not load"]] * 50)
-    some.supervisor.recycle(some.workers[1].process, RECYCLED, some.now)
+    some.lifecycle.recycle(some.workers[1].process, RECYCLED, some.now)
     some.run(30.0)
     assert some.slots() == [0, 1, 2]
-    assert {each.halt for each in some.verdicts} == {0}
-    assert 10 <= len(some.verdicts) <= 20
+    assert {each.halt for each in some.outcomes} == {0}
+    assert 10 <= len(some.outcomes) <= 20
     some.settle()
     assert set(some.slots()) > {0, 2}
 
 
-def test_strangers_have_no_verdict() -> None:
-    assert Supervisor(1, RESTARTS, random.random).ended(99, SEGFAULT, 0.0) is None
+def test_unknown_processes_have_no_outcome() -> None:
+    assert Lifecycle(1, RESTARTS, random.random).exited(99, SEGFAULT, 0.0) is None
 
 
 # --- hangs, health, recycling -------------------------------------------------------------------
@@ -698,11 +701,11 @@ def test_who_does_not_boot_is_killed_if_it_does_not_go() -> None:
     some.fates.extend([Fate(hangs=True), Fate(hangs=True, refuses=True)])
     some.turn()
     some.run(4.0)
-    assert len(some.verdicts) == 0
+    assert len(some.outcomes) == 0
     some.run(0.75)
-    assert len(some.verdicts) == 1
+    assert len(some.outcomes) == 1
     some.run(2.0)
-    assert len(some.verdicts) == 2
+    assert len(some.outcomes) == 2
     some.settle()
 
 
@@ -714,13 +717,13 @@ def test_any_time_to_boot_is_any_time() -> None:
     assert some.slots() == [0, 1, 2]
 
 
-def test_a_process_is_blamed_once() -> None:
+def test_a_process_is_aborted_once() -> None:
     some = cluster()
     process = some.workers[0].process
-    assert some.supervisor.blame(process, "hangs", some.now) == [Abort(process, "hangs")]
-    assert some.supervisor.blame(process, "hangs", some.now) == []
-    assert some.supervisor.kill(process, "eats", some.now) == [Kill(process, "eats")]
-    assert (process.blamed, process.killed) == ("hangs", True)
+    assert some.lifecycle.abort(process, "hangs", some.now) == [Abort(process, "hangs")]
+    assert some.lifecycle.abort(process, "hangs", some.now) == []
+    assert some.lifecycle.kill(process, "eats", some.now) == [Kill(process, "eats")]
+    assert (process.kill_reason, process.killed) == ("hangs", True)
 
 
 def test_who_is_not_healthy_is_replaced_first() -> None:
@@ -746,7 +749,7 @@ def test_successors_that_are_not_healthy_either_are_tried_ever_less_often() -> N
 def test_all_are_recycled_one_at_a_time(limits: tuple[int, int], target: int) -> None:
     some = cluster(target=target, surge=limits[0], unavailable=limits[1])
     for worker in some.workers.values():
-        some.supervisor.recycle(worker.process, RECYCLED, some.now)
+        some.lifecycle.recycle(worker.process, RECYCLED, some.now)
     for _ in range(400):
         some.step()
         assert some.serving() >= target - (limits[0] == 0)
@@ -760,8 +763,8 @@ def test_a_reload_ends_while_new_workers_want_to_be_recycled_all_the_time() -> N
     some.reload()
     while some.is_active:
         for process in some.table:
-            if process.ready is not None and process.version == some.replacer.version:
-                some.supervisor.recycle(process, RECYCLED, some.now)
+            if process.ready_at is not None and process.version == some.replacer.version:
+                some.lifecycle.recycle(process, RECYCLED, some.now)
         some.step()
         assert some.serving() == 4
         assert some.now < 1_000 + 30
@@ -782,14 +785,14 @@ def test_fewer_workers_are_not_the_ones_that_are_down() -> None:
 
 def test_it_is_settled_when_nothing_is_under_way() -> None:
     some = Cluster()
-    assert not some.supervisor.is_settled(3)
+    assert not some.lifecycle.is_settled(3)
     some.started()
-    assert some.supervisor.is_settled(3)
-    assert not some.supervisor.is_settled(2)
+    assert some.lifecycle.is_settled(3)
+    assert not some.lifecycle.is_settled(2)
     some.reload()
-    assert not some.supervisor.is_settled(3)
+    assert not some.lifecycle.is_settled(3)
     some.settle()
-    assert some.supervisor.is_settled(3)
-    some.supervisor.recycle(some.workers[4].process, RECYCLED, some.now)
+    assert some.lifecycle.is_settled(3)
+    some.lifecycle.recycle(some.workers[4].process, RECYCLED, some.now)
     some.turn()
-    assert not some.supervisor.is_settled(3)
+    assert not some.lifecycle.is_settled(3)

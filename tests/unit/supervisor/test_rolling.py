@@ -1,4 +1,4 @@
-"""What is planned, step by step. For whole clusters over time see test_supervisor.py."""
+"""What is planned, step by step. For whole clusters over time see test_lifecycle.py."""
 
 import dataclasses
 from typing import Any
@@ -8,16 +8,16 @@ import pytest
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
 from gunicorn_cluster_ext.supervisor.actions import (
     Action,
-    Ended,
     Kill,
     Park,
     Resume,
+    Retire,
+    RollEnded,
     RollPolicy,
     RollProgress,
     Spawn,
-    Tell,
 )
-from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
+from gunicorn_cluster_ext.supervisor.backoff import RestartLimits, RestartPolicy
 from gunicorn_cluster_ext.supervisor.rolling import ROLL, Replacer
 from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
@@ -43,7 +43,7 @@ class Bench:
         self.now = 100.0
         self.policy = dataclasses.replace(POLICY, **policy)
         self.table = SlotTable(8)
-        self.limits = Limits(RESTARTS, lambda: 0.5)
+        self.limits = RestartLimits(RESTARTS, lambda: 0.5)
         self.replacer = Replacer(self.table, self.limits)
         self.keys = 0
         for slot in range(serving):
@@ -51,15 +51,15 @@ class Bench:
 
     def spawn(self, slot: int) -> Process:
         self.keys += 1
-        return self.table.seat(self.keys, slot, self.replacer.version, self.now)
+        return self.table.add(self.keys, slot, self.replacer.version, self.now)
 
     def ready(self, process: Process, healthy: bool = False) -> Process:
         process.healthy, process.can_park = healthy, True
-        self.table.saw(process, State.READY, self.now)
+        self.table.note_state(process, State.READY, self.now)
         return process
 
     def gone(self, process: Process) -> None:
-        self.table.leave(process.key)
+        self.table.remove(process.key)
 
     def process(self, key: int) -> Process:
         process = self.table.get(key)
@@ -82,7 +82,7 @@ class Bench:
         return self.replacer.roll
 
     def begin(self, before: int = 3) -> list[Action]:
-        return self.replacer.begin(self.policy.target, before, self.now)
+        return self.replacer.begin_roll(self.policy.target, before, self.now)
 
     def plan(self, after: float = 0.0) -> list[Action]:
         """What is planned, where what is to be spawned is not."""
@@ -127,10 +127,12 @@ def test_a_roll_replaces_one_after_the_other() -> None:
         bench.ready(new)
         # The next one is spawned in the same turn.
         expected = (
-            [Tell(old), Spawn(slot + 1)] if slot < 2 else [Tell(old), Ended(bench.roll, False)]
+            [Retire(old), Spawn(slot + 1)]
+            if slot < 2
+            else [Retire(old), RollEnded(bench.roll, False)]
         )
         assert bench.plan(1.0) == expected
-        assert (old.role, old.why, new.role) == (Role.LEAVING, ROLL, Role.CURRENT)
+        assert (old.role, old.retire_reason, new.role) == (Role.RETIRED, ROLL, Role.CURRENT)
         assert bench.roll.replaced == slot + 1
     assert bench.roll.state is RollState.COMMITTED
     assert bench.plan(1.0) == []
@@ -142,27 +144,27 @@ def test_a_surge_of_two_replaces_two_at_a_time() -> None:
     assert [each.place.slot for each in bench.spawns()] == [0, 1]
     old = bench.current(1)
     bench.ready(bench.next(1))
-    assert bench.plan() == [Tell(old), Spawn(2)]
+    assert bench.plan() == [Retire(old), Spawn(2)]
 
 
 def test_without_a_surge_the_old_one_is_gone_before_its_successor_starts() -> None:
     bench = Bench(surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
-    assert bench.plan() == [Tell(old)]
+    assert bench.plan() == [Retire(old)]
     assert bench.plan(5.0) == [], "it finishes, and takes memory"
     bench.gone(old)
     (new,) = bench.spawns()
     assert bench.plan(5.0) == []
     bench.ready(new)
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
 def test_a_surge_and_one_missing_are_two_at_a_time() -> None:
     bench = Bench(surge=1, unavailable=1)
     bench.begin()
     dismissed = bench.current(1)
-    assert bench.plan() == [Spawn(0), Tell(dismissed)]
+    assert bench.plan() == [Spawn(0), Retire(dismissed)]
     bench.spawn(0)
     assert bench.plan() == [Spawn(1)], "who finishes does not count"
     bench.spawn(1)
@@ -172,24 +174,24 @@ def test_a_surge_and_one_missing_are_two_at_a_time() -> None:
 def test_all_may_be_missing_at_once() -> None:
     bench = Bench(surge=0, unavailable=3)
     bench.begin()
-    assert bench.plan() == [Tell(bench.process(key)) for key in (1, 2, 3)]
+    assert bench.plan() == [Retire(bench.process(key)) for key in (1, 2, 3)]
 
 
 def test_who_boots_when_a_roll_begins_is_not_waited_for() -> None:
     bench = Bench(serving=2)
     old = bench.spawn(2)
     bench.begin()
-    assert bench.plan() == [Spawn(0), Tell(old)]
+    assert bench.plan() == [Spawn(0), Retire(old)]
     assert bench.plan() == [Spawn(2), Spawn(0)], "nobody has spawned it so far"
 
 
 def test_a_successor_of_before_the_roll_is_told_to_go() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     (successor,) = bench.spawns()
-    assert bench.begin() == [Tell(successor)]
-    assert successor.why == "another roll began"
-    assert bench.current(1).due == ROLL
+    assert bench.begin() == [Retire(successor)]
+    assert successor.retire_reason == "another roll began"
+    assert bench.current(1).replace_reason == ROLL
 
 
 def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
@@ -215,7 +217,7 @@ def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
 def test_new_code_does_not_wait_for_what_the_old_one_did() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan() == []
     bench.begin()
     assert bench.plan() == [Spawn(1), Spawn(0)]
@@ -247,7 +249,7 @@ def test_the_roll_counts_what_is_wanted_now() -> None:
     bench.ready(bench.spawn(1))
     bench.plan()
     assert bench.roll.state is RollState.COMMITTED
-    assert bench.plan() == [Tell(surplus)]
+    assert bench.plan() == [Retire(surplus)]
 
 
 def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
@@ -255,7 +257,7 @@ def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
     bench.begin(before=4)
     (new,) = bench.spawns()
     bench.gone(new)
-    bench.replacer.failed(new, "exited", bench.now)
+    bench.replacer.process_failed(new, "exited", bench.now)
     bench.policy = dataclasses.replace(bench.policy, target=4)
     assert bench.plan() == []
     assert bench.table.serving() == 4
@@ -267,10 +269,10 @@ def test_new_ones_that_are_to_be_recycled_wait_for_the_roll() -> None:
     bench.begin()
     for slot in range(3):
         new = bench.ready(bench.spawn(slot))
-        bench.replacer.want(new, "max_requests", bench.now)
+        bench.replacer.mark_due(new, "max_requests", bench.now)
         actions = bench.plan(1.0)
         assert bench.current(slot) is new
-        assert actions[1:] == ([Spawn(slot + 1)] if slot < 2 else [Ended(bench.roll, False)])
+        assert actions[1:] == ([Spawn(slot + 1)] if slot < 2 else [RollEnded(bench.roll, False)])
     bench.gone(bench.process(1))
     assert bench.plan(1.0) == [Spawn(0)]
 
@@ -285,7 +287,7 @@ def test_a_successor_takes_over_when_it_is_healthy() -> None:
     bench.ready(new)
     assert bench.plan(1.0) == []
     new.healthy = True
-    assert bench.plan()[0] == Tell(bench.process(1))
+    assert bench.plan()[0] == Retire(bench.process(1))
 
 
 def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
@@ -293,13 +295,13 @@ def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
     bench = Bench(probing=True, surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
-    assert bench.plan() == [Tell(old)]
+    assert bench.plan() == [Retire(old)]
     bench.gone(old)
     (new,) = bench.spawns()
     bench.ready(new)
     assert bench.plan(1.0) == []
     new.healthy = True
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
 def test_old_ones_need_not_have_passed_a_check() -> None:
@@ -308,22 +310,22 @@ def test_old_ones_need_not_have_passed_a_check() -> None:
     for old in bench.table:
         old.healthy = False
     bench.begin()
-    assert bench.plan() == [Tell(bench.process(1))]
+    assert bench.plan() == [Retire(bench.process(1))]
 
 
 def test_who_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
     bench = Bench(probing=True, surge=0, unavailable=1)
     for process in bench.table:
         process.healthy = False
-        bench.replacer.want(process, "is not healthy", bench.now)
-    assert bench.plan() == [Tell(bench.process(1))]
+        bench.replacer.mark_due(process, "is not healthy", bench.now)
+    assert bench.plan() == [Retire(bench.process(1))]
 
 
 def test_who_is_ended_by_force_does_not_take_over() -> None:
     bench = Bench()
     bench.begin()
     (new,) = bench.spawns()
-    new.blamed, new.told = "did not become ready", bench.now
+    new.kill_reason, new.retired_at = "did not become ready", bench.now
     bench.ready(new)
     assert bench.plan(1.0) == []
 
@@ -338,15 +340,15 @@ def test_a_new_process_that_fails_ends_the_roll() -> None:
     bench.spawn(1)
     bench.plan()
     bench.gone(bench.next(1))
-    failed = Process(9, bench.current(1).place, bench.roll.version, 0.0, Role.LEAVING)
-    assert bench.replacer.failed(failed, "was ended by SIGKILL", bench.now) == [
-        Ended(bench.roll, undone=False)
+    failed = Process(9, bench.current(1).place, bench.roll.version, 0.0, Role.RETIRED)
+    assert bench.replacer.process_failed(failed, "was ended by SIGKILL", bench.now) == [
+        RollEnded(bench.roll, undone=False)
     ]
     assert (bench.roll.state, bench.roll.reason) == (
         RollState.FAILED,
         "worker 1 was ended by SIGKILL",
     )
-    assert [each.due for each in bench.table] == [""] * 4
+    assert [each.replace_reason for each in bench.table] == [""] * 4
     assert bench.plan(1.0) == []
 
 
@@ -355,9 +357,9 @@ def test_new_ones_that_have_not_taken_over_go() -> None:
     bench.begin()
     first, second = bench.spawns()
     bench.ready(first)
-    actions = bench.replacer.fail("because", bench.now)
-    assert actions == [Tell(first), Tell(second), Ended(bench.roll, undone=True)]
-    assert second.why == "the roll failed"
+    actions = bench.replacer.fail_roll("because", bench.now)
+    assert actions == [Retire(first), Retire(second), RollEnded(bench.roll, undone=True)]
+    assert second.retire_reason == "the roll failed"
     assert bench.plan(1.0) == []
 
 
@@ -368,7 +370,10 @@ def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
     bench.plan()
     bench.gone(next(iter(bench.table)))
     (new,) = bench.spawns()
-    assert bench.replacer.fail("because", bench.now) == [Tell(new), Ended(bench.roll, undone=True)]
+    assert bench.replacer.fail_roll("because", bench.now) == [
+        Retire(new),
+        RollEnded(bench.roll, undone=True),
+    ]
     bench.gone(new)
     assert bench.plan() == [Spawn(0)]
 
@@ -376,25 +381,25 @@ def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
 def test_an_old_process_may_fail() -> None:
     bench = Bench()
     old = bench.current(0)
-    assert bench.replacer.failed(old, "died", bench.now) == []
+    assert bench.replacer.process_failed(old, "died", bench.now) == []
     bench.begin()
-    assert bench.replacer.failed(old, "died", bench.now) == []
+    assert bench.replacer.process_failed(old, "died", bench.now) == []
     assert bench.roll.is_active
 
 
 def test_a_roll_ends_once() -> None:
     bench = Bench()
-    assert bench.replacer.fail("because", bench.now) == []
+    assert bench.replacer.fail_roll("because", bench.now) == []
     bench.begin()
-    assert len(bench.replacer.fail("because", bench.now)) == 1
-    assert bench.replacer.fail("because", bench.now) == []
+    assert len(bench.replacer.fail_roll("because", bench.now)) == 1
+    assert bench.replacer.fail_roll("because", bench.now) == []
     new = bench.spawn(0)
-    assert bench.replacer.failed(new, "died", bench.now) == []
+    assert bench.replacer.process_failed(new, "died", bench.now) == []
 
 
 def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
     bench = Bench()
-    assert bench.replacer.refuse("no such module", 3, bench.now)
+    assert bench.replacer.refuse_roll("no such module", 3, bench.now)
     assert (bench.roll.state, bench.roll.version) == (RollState.FAILED, 1)
     assert bench.roll.reason == "the reload was refused: no such module"
     assert (bench.roll.replaced, bench.roll.total) == (0, 3)
@@ -407,7 +412,7 @@ def test_the_roll_that_is_under_way_goes_on_when_another_is_refused() -> None:
     bench = Bench()
     bench.begin()
     begun = bench.roll
-    assert not bench.replacer.refuse("no such module", 3, bench.now)
+    assert not bench.replacer.refuse_roll("no such module", 3, bench.now)
     assert bench.roll is begun and begun.is_active
 
 
@@ -417,17 +422,17 @@ def test_it_is_undone_if_only_slots_that_are_new_have_new_processes() -> None:
     new = bench.spawns()[0]
     assert new.place.slot == 3
     bench.ready(new)
-    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=True)
+    assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=True)
 
 
 def test_after_the_last_one_the_roll_is_observed() -> None:
     bench = Bench(target=1, serving=1, observe=5.0)
     bench.begin()
     old = bench.replace(0)
-    assert bench.plan() == [Tell(old)]
+    assert bench.plan() == [Retire(old)]
     assert bench.roll.state is RollState.OBSERVING
     assert bench.plan(4.9) == []
-    assert bench.plan(0.2) == [Ended(bench.roll, undone=False)]
+    assert bench.plan(0.2) == [RollEnded(bench.roll, undone=False)]
     assert bench.roll.state is RollState.COMMITTED
 
 
@@ -440,7 +445,9 @@ def test_a_crash_while_it_is_observed_fails_it() -> None:
     bench.plan()
     crashed = bench.current(1)
     bench.gone(crashed)
-    assert bench.replacer.failed(crashed, "crashed", bench.now) == [Ended(bench.roll, False)]
+    assert bench.replacer.process_failed(crashed, "crashed", bench.now) == [
+        RollEnded(bench.roll, False)
+    ]
     assert bench.plan() == [Spawn(1)]
 
 
@@ -453,7 +460,7 @@ def roll_of_which_two_are_replaced(**policy: Any) -> Bench:
     for slot in range(2):
         old = bench.replace(slot)
         assert bench.plan()[0] == Park(old)
-        bench.table.saw(old, State.PARKED, bench.now)
+        bench.table.note_state(old, State.PARKED, bench.now)
     return bench
 
 
@@ -464,10 +471,10 @@ def test_the_parked_go_when_the_roll_is_committed() -> None:
     bench.ready(bench.spawn(2))
     assert bench.plan() == [
         Park(last),
-        Tell(parked[0]),
-        Tell(parked[1]),
-        Tell(last),
-        Ended(bench.roll, undone=False),
+        Retire(parked[0]),
+        Retire(parked[1]),
+        Retire(last),
+        RollEnded(bench.roll, undone=False),
     ]
 
 
@@ -475,16 +482,16 @@ def test_the_parked_come_back_when_it_fails() -> None:
     bench = roll_of_which_two_are_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     new = [bench.current(0), bench.current(1)]
-    assert bench.replacer.fail("because", bench.now) == [
+    assert bench.replacer.fail_roll("because", bench.now) == [
         Resume(parked[0]),
         Resume(parked[1]),
-        Ended(bench.roll, undone=True),
+        RollEnded(bench.roll, undone=True),
     ]
     assert bench.plan() == [], "the new ones serve until the old ones do"
     bench.ready(parked[0])
-    assert bench.plan() == [Tell(new[0])]
+    assert bench.plan() == [Retire(new[0])]
     bench.ready(parked[1])
-    assert bench.plan() == [Tell(new[1])]
+    assert bench.plan() == [Retire(new[1])]
     assert [bench.current(slot).version for slot in range(3)] == [0, 0, 0]
 
 
@@ -492,7 +499,9 @@ def test_one_comes_back_at_once_where_the_new_one_crashed() -> None:
     bench = roll_of_which_two_are_replaced()
     crashed = bench.current(0)
     bench.gone(crashed)
-    assert bench.replacer.failed(crashed, "crashed", bench.now)[-1] == Ended(bench.roll, True)
+    assert bench.replacer.process_failed(crashed, "crashed", bench.now)[-1] == RollEnded(
+        bench.roll, True
+    )
     assert bench.current(0).key == 1
     assert bench.plan(1.0) == [], "it is on its way, so nobody is spawned"
 
@@ -500,10 +509,10 @@ def test_one_comes_back_at_once_where_the_new_one_crashed() -> None:
 def test_who_is_being_killed_does_not_come_back() -> None:
     bench = roll_of_which_two_are_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
-    parked[0].blamed, parked[0].told = "hangs", bench.now
-    assert bench.replacer.fail("because", bench.now) == [
+    parked[0].kill_reason, parked[0].retired_at = "hangs", bench.now
+    assert bench.replacer.fail_roll("because", bench.now) == [
         Resume(parked[1]),
-        Ended(bench.roll, undone=False),
+        RollEnded(bench.roll, undone=False),
     ]
 
 
@@ -513,8 +522,8 @@ def test_who_cannot_be_parked_goes() -> None:
     old = bench.current(0)
     old.can_park = False
     bench.replace(0)
-    assert bench.plan()[0] == Tell(old)
-    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=False)
+    assert bench.plan()[0] == Retire(old)
+    assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=False)
 
 
 def test_without_a_surge_the_parked_make_room() -> None:
@@ -528,10 +537,10 @@ def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
     """What the second roll finds is a new process, and an old one that comes back for it."""
     bench = roll_of_which_two_are_replaced()
     oldest, first = [each for each in bench.table if each.place.slot == 0]
-    bench.replacer.fail("another roll began", bench.now)
+    bench.replacer.fail_roll("another roll began", bench.now)
     bench.begin()
     bench.ready(oldest)
-    assert bench.plan() == [Tell(first)], "not parked: that would leave no seat"
+    assert bench.plan() == [Retire(first)], "not parked: that would leave no seat"
     bench.gone(first)
     bench.ready(bench.next(1))
     assert Spawn(0) in bench.plan()
@@ -541,26 +550,30 @@ def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready", "blamed", "patience"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
+    ("ready", "kill_reason", "timeout"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
 )
-def test_who_does_not_go_is_killed_once(ready: bool, blamed: str, patience: float) -> None:
+def test_who_does_not_go_is_killed_once(ready: bool, kill_reason: str, timeout: float) -> None:
     bench = Bench(serving=0, target=0)
     process = bench.spawn(0)
     if ready:
         bench.ready(process)
-    process.blamed = blamed
-    bench.replacer.tell(process, "because", bench.now)
-    assert bench.plan(patience) == []
-    assert bench.plan(0.1) == [Kill(process, f"did not finish within {patience:g} s")]
+    process.kill_reason = kill_reason
+    bench.replacer.retire(process, "because", bench.now)
+    assert bench.plan(timeout) == []
+    assert bench.plan(0.1) == [Kill(process, f"did not finish within {timeout:g} s")]
     assert bench.plan(9.0) == []
 
 
 def test_a_process_is_told_once() -> None:
     bench = Bench()
     process = bench.current(0)
-    assert bench.replacer.tell(process, "because", bench.now) == [Tell(process)]
-    assert bench.replacer.tell(process, "why not", bench.now + 1) == []
-    assert (process.told, process.why, process.due) == (100.0, "because", "")
+    assert bench.replacer.retire(process, "because", bench.now) == [Retire(process)]
+    assert bench.replacer.retire(process, "why not", bench.now + 1) == []
+    assert (process.retired_at, process.retire_reason, process.replace_reason) == (
+        100.0,
+        "because",
+        "",
+    )
 
 
 # --- more and fewer workers ---------------------------------------------------------------------
@@ -569,7 +582,7 @@ def test_a_process_is_told_once() -> None:
 def test_the_highest_slots_go_first() -> None:
     bench = Bench(serving=4)
     bench.policy = dataclasses.replace(bench.policy, target=2)
-    assert bench.plan() == [Tell(bench.process(4)), Tell(bench.process(3))]
+    assert bench.plan() == [Retire(bench.process(4)), Retire(bench.process(3))]
     assert bench.plan() == []
 
 
@@ -578,21 +591,21 @@ def test_who_serves_stays_while_too_few_others_do() -> None:
     booting, serving = bench.spawn(0), bench.ready(bench.spawn(1))
     assert bench.plan() == []
     bench.ready(booting)
-    assert bench.plan() == [Tell(serving)]
+    assert bench.plan() == [Retire(serving)]
 
 
 def test_who_does_not_serve_goes_at_once() -> None:
     bench = Bench(serving=0, target=1)
     bench.spawn(0)
     surplus = bench.spawn(1)
-    assert bench.plan() == [Tell(surplus)]
+    assert bench.plan() == [Retire(surplus)]
 
 
 def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
     bench = Bench(serving=0, target=2, surge=0, unavailable=1)
     for slot in (2, 3):
         bench.ready(bench.spawn(slot))
-    assert bench.plan()[0] == Tell(bench.process(2))
+    assert bench.plan()[0] == Retire(bench.process(2))
     bench.gone(bench.process(2))
     assert bench.plan() == [Spawn(0)]
 
@@ -603,7 +616,7 @@ def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
 def test_an_empty_slot_waits_for_its_time() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan(0.9) == []
     assert bench.plan(0.2) == [Spawn(1)]
 
@@ -612,7 +625,7 @@ def test_when_nobody_is_left_one_is_tried_each_second() -> None:
     bench = Bench(serving=0)
     for slot in range(3):
         for _ in range(10):
-            bench.limits.failed(slot, None, bench.now)
+            bench.limits.note_failure(slot, None, bench.now)
     tried = [now for now in range(50) if bench.plan(0.1)]
     assert len(tried) == 5
     assert bench.plan(1.0) == [Spawn(0)]
@@ -626,66 +639,66 @@ def test_when_nobody_is_left_one_is_tried_each_second() -> None:
 def test_who_is_due_is_replaced_by_a_successor() -> None:
     bench = Bench()
     old = bench.current(1)
-    bench.replacer.want(old, "max_requests", bench.now)
+    bench.replacer.mark_due(old, "max_requests", bench.now)
     (new,) = bench.spawns()
     assert new.role is Role.NEXT
     assert bench.plan(1.0) == []
     bench.ready(new)
-    assert bench.plan() == [Tell(old)]
-    assert old.why == "max_requests"
+    assert bench.plan() == [Retire(old)]
+    assert old.retire_reason == "max_requests"
 
 
 @pytest.mark.parametrize("surge", [1, 3])
 def test_one_at_a_time_the_longest_due_first(surge: int) -> None:
     bench = Bench(surge=surge)
     for slot in (2, 0, 1):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now + 3 - slot)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + 3 - slot)
     for slot in (2, 1, 0):
         old = bench.current(slot)
         (new,) = bench.spawns()
         assert bench.plan(1.0) == []
         bench.ready(new)
-        assert bench.plan()[0] == Tell(old)
+        assert bench.plan()[0] == Retire(old)
 
 
 def test_one_at_a_time_also_if_more_may_be_missing() -> None:
     bench = Bench(surge=0, unavailable=3)
     for slot in range(3):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now)
     first = bench.current(0)
-    assert bench.plan() == [Tell(first)]
+    assert bench.plan() == [Retire(first)]
     assert bench.plan() == []
     bench.gone(first)
     (new,) = bench.spawns()
     assert bench.plan() == []
     bench.ready(new)
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
 def test_a_slot_whose_predecessor_drains_makes_nobody_wait() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(0), "max_requests", bench.now)
     bench.replace(0)
     bench.plan()
-    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(0), "max_requests", bench.now)
     assert bench.plan() == []
-    bench.replacer.want(bench.current(2), "max_requests", bench.now + 1)
+    bench.replacer.mark_due(bench.current(2), "max_requests", bench.now + 1)
     assert bench.plan() == [Spawn(2)]
 
 
 def test_a_slot_that_waits_after_a_crash_makes_nobody_wait() -> None:
     bench = Bench()
     bench.gone(bench.current(0))
-    bench.limits.failed(0, None, bench.now)
-    bench.replacer.want(bench.current(2), "max_requests", bench.now)
+    bench.limits.note_failure(0, None, bench.now)
+    bench.replacer.mark_due(bench.current(2), "max_requests", bench.now)
     assert bench.plan() == [Spawn(2)]
 
 
 def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     bench.gone(bench.spawns()[0])
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan(0.9) == []
     assert bench.plan(0.2) == [Spawn(1)]
 
@@ -693,16 +706,16 @@ def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
 def test_nor_does_it_make_others_wait() -> None:
     bench = Bench()
     for slot in (1, 2):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now + slot)
-    bench.limits.failed(1, None, bench.now)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + slot)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan() == [Spawn(2)]
 
 
 def test_the_first_reason_stays_but_for_a_roll() -> None:
     bench = Bench()
     process = bench.current(0)
-    bench.replacer.want(process, "max_requests", 1.0)
-    bench.replacer.want(process, "memory", 2.0)
-    assert (process.due, process.due_since) == ("max_requests", 1.0)
-    bench.replacer.want(process, ROLL, 3.0)
-    assert (process.due, process.due_since) == (ROLL, 3.0)
+    bench.replacer.mark_due(process, "max_requests", 1.0)
+    bench.replacer.mark_due(process, "memory", 2.0)
+    assert (process.replace_reason, process.due_since) == ("max_requests", 1.0)
+    bench.replacer.mark_due(process, ROLL, 3.0)
+    assert (process.replace_reason, process.due_since) == (ROLL, 3.0)
