@@ -134,19 +134,17 @@ class ClusterArbiter(Arbiter):
         self._executor.drop_vanished(now)
         self._control.turn()
         pids = {worker.age: pid for pid, worker in self.WORKERS.items()}
-        address, probing = self._address(), self._policy().probing
+        address = self.LISTENERS[0].getsockname() if self.LISTENERS else ""
+        probing = self._policy().probing
         self._executor.execute(self._monitor.turn(pids, address, probing=probing, now=now))
+        # The actions above may have ended a roll, after which another policy is in force.
         self._executor.execute(self._lifecycle.plan(self._policy(), now))
         self._executor.send_late_signals(now)
         self._status.update(now)
         if reason := self._lifecycle.halt_reason(self.num_workers, now):
             raise HaltServer(f"{reason} (cluster_restart_limit, cluster_restart_policy)", 1)
 
-    def _address(self) -> Any:
-        return self.LISTENERS[0].getsockname() if self.LISTENERS else ""
-
     def _policy(self) -> RollPolicy:
-        """Return the policy in force. The end of a roll may change it."""
         settings = self._cluster.settings
         probing = bool(settings.health_path) and self._has_inboxes
         return RollPolicy.of(settings, self.cfg, self.num_workers, probing=probing)
@@ -174,7 +172,7 @@ class ClusterArbiter(Arbiter):
     # --- forks and exits --------------------------------------------------------------------
 
     def assign_place(self, worker: Any) -> None:
-        """Give ``worker``, about to be forked, its place. Called by ``pre_fork``."""
+        """Give ``worker``, about to be forked, its place. Called by the hook ``pre_fork``."""
         process = self._seats.assign(worker.age, self.num_workers)
         process.can_park = self._has_inboxes
         worker.shared, worker.place = self._cluster.shared, process.place

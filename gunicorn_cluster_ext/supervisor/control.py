@@ -31,7 +31,12 @@ class ControlRequests:
             case Kind.ROLL:
                 return self._roll()
             case Kind.ABORT_ROLL:
-                return self._abort_roll()
+                roll = self._lifecycle.roll
+                if roll is None or not roll.is_active:
+                    return Reply(False, "no roll is under way")
+                self._arbiter.fail_roll("it was aborted", time.monotonic())
+                self._arbiter.publish()
+                return Reply(True, f"roll {roll.version} aborted", roll.version)
             case Kind.RESTART:
                 return self._restart(request.argument)
             case Kind.SCALE:
@@ -49,14 +54,6 @@ class ControlRequests:
         if roll is None or roll is before:
             return Reply(False, "the configuration was refused; the current roll continues")
         return Reply(roll.is_active, roll.reason or f"roll {roll.version}", roll.version)
-
-    def _abort_roll(self) -> Reply:
-        roll = self._lifecycle.roll
-        if roll is None or not roll.is_active:
-            return Reply(False, "no roll is under way")
-        self._arbiter.fail_roll("it was aborted", time.monotonic())
-        self._arbiter.publish()
-        return Reply(True, f"roll {roll.version} aborted", roll.version)
 
     def _restart(self, slot: int) -> Reply:
         exists = 0 <= slot < self._arbiter.num_workers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from gunicorn_cluster_ext.runtime.inboxes import Address, HandoffMessage, Inboxes
 from gunicorn_cluster_ext.settings import Settings
@@ -23,13 +23,6 @@ _REQUEST: Final = (
     "Connection: close\r\n\r\n"
 )
 _STATUS_LINE_BYTES: Final = 64
-
-
-class Failure(NamedTuple):
-    """A process has failed ``cluster_health_failures`` checks in a row."""
-
-    process: Process
-    reason: str
 
 
 @dataclass
@@ -68,10 +61,11 @@ class Prober:
 
     def turn(
         self, processes: Iterable[Process], settings: Settings, server: Address, now: float
-    ) -> Iterator[Failure]:
+    ) -> Iterator[tuple[Process, str]]:
         """Continue the checks of ``processes``, all of which serve, and forget all others.
 
-        ``server`` is the address that the requests appear to be sent to.
+        ``server`` is the address that the requests appear to be sent to. Yield each process that
+        has failed ``cluster_health_failures`` checks in a row, and the reason.
         """
         present = {process.key: process for process in processes}
         for key in self._checks.keys() - present.keys():
@@ -81,8 +75,16 @@ class Prober:
             if check.sock is None and now >= check.next_at:
                 self._ask(check, process, settings, server, now)
             problem = _poll(check, now)
-            if problem is not None:
-                yield from _judge(check, process, settings, problem, now)
+            if problem is None:
+                continue
+            check.close()
+            process.healthy = process.healthy or not problem
+            interval = settings.health_interval
+            check.next_at = now + (interval if process.healthy else min(interval, FIRST_INTERVAL_S))
+            check.failures = check.failures + 1 if problem else 0
+            if check.failures >= settings.health_failures:
+                check.failures = 0
+                yield process, f"failed its health checks ({settings.health_path}: {problem})"
 
     def _ask(
         self, check: _Check, process: Process, settings: Settings, server: Address, now: float
@@ -116,17 +118,3 @@ def _poll(check: _Check, now: float) -> str | None:
     if not version.startswith(b"HTTP/") or not status.isdigit():
         return "no answer"
     return "" if 200 <= int(status) < 400 else f"status {status.decode()}"
-
-
-def _judge(
-    check: _Check, process: Process, settings: Settings, problem: str, now: float
-) -> Iterator[Failure]:
-    """Record the end of a check; ``problem`` is "" if it was passed."""
-    check.close()
-    process.healthy = process.healthy or not problem
-    interval = settings.health_interval
-    check.next_at = now + (interval if process.healthy else min(interval, FIRST_INTERVAL_S))
-    check.failures = check.failures + 1 if problem else 0
-    if check.failures >= settings.health_failures:
-        check.failures = 0
-        yield Failure(process, f"failed its health checks ({settings.health_path}: {problem})")

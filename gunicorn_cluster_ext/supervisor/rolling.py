@@ -294,7 +294,12 @@ class Replacer:
         if self.roll is not None and self.roll.state is RollState.ROLLING:
             return [each for each in due if each.replace_reason == ROLL]
         due = [each for each in due if now >= self.limits.not_before(each.place.slot)]
-        return [] if self._is_busy(policy, now) else sorted(due, key=self._urgency)[:1]
+
+        def urgency(process: Process) -> tuple[bool, float]:
+            # A slot whose other process still drains has to wait, so it lets others pass.
+            return not self.table.has_free_seat(process.place.slot), process.due_since
+
+        return [] if self._is_busy(policy, now) else sorted(due, key=urgency)[:1]
 
     def _is_busy(self, policy: RollPolicy, now: float) -> bool:
         """Return whether a process boots, or is about to be spawned, in any slot."""
@@ -305,7 +310,3 @@ class Replacer:
             if self.table.next(slot) or (current and current.state is State.BOOTING):
                 return True
         return False
-
-    def _urgency(self, process: Process) -> tuple[bool, float]:
-        """Sort by how long a process is due; slots whose other process still drains come last."""
-        return not self.table.has_free_seat(process.place.slot), process.due_since
