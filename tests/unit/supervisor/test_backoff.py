@@ -14,7 +14,7 @@ POLICY = RestartPolicy(
 
 
 def limits(draw: float = 0.5, **changes: float | bool) -> RestartLimits:
-    """With ``draw`` 0.5 nothing varies."""
+    """With ``draw`` 0.5 delays do not vary."""
     return RestartLimits(dataclasses.replace(POLICY, **changes), lambda: draw)  # type: ignore[arg-type]
 
 
@@ -45,7 +45,7 @@ def test_slots_do_not_share_a_delay() -> None:
 @pytest.mark.parametrize(
     ("served", "delay"), [(None, 0.8), (0.0, 0.8), (9.99, 0.8), (10.0, 0.0), (86_400.0, 0.0)]
 )
-def test_who_served_for_long_is_replaced_at_once(served: float | None, delay: float) -> None:
+def test_a_process_that_served_long_is_replaced_at_once(served: float | None, delay: float) -> None:
     some = limits()
     for now in (1.0, 2.0, 3.0):
         some.note_failure(0, None, now)
@@ -53,7 +53,7 @@ def test_who_served_for_long_is_replaced_at_once(served: float | None, delay: fl
     assert some.not_before(0) == pytest.approx(100.0 + delay)
 
 
-def test_after_a_long_service_the_delay_begins_anew() -> None:
+def test_a_long_service_resets_the_delay() -> None:
     some = limits()
     for now in range(5):
         some.note_failure(0, None, now)
@@ -66,8 +66,10 @@ def test_after_a_long_service_the_delay_begins_anew() -> None:
 @pytest.mark.parametrize(
     ("served", "delay"), [(None, 0.4), (9.0, 0.4), (10.0, 0.1), (47.0, 0.1), (49.0, 0.4)]
 )
-def test_so_it_does_when_that_ended_in_peace(served: float | None, delay: float) -> None:
-    """Not if it is the predecessor, long in service, of those that failed."""
+def test_an_expected_exit_after_a_long_service_resets_the_delay(
+    served: float | None, delay: float
+) -> None:
+    """It does not if the process is an old predecessor of those that failed."""
     some = limits()
     some.note_failure(0, None, 1.0)
     some.note_failure(0, None, 2.0)
@@ -85,17 +87,17 @@ def test_delays_vary_by_a_fifth_at_most(failures: int, draw: float, delay: float
     assert min(30.0, nominal * (1 - JITTER)) - 1e-9 <= got <= min(30.0, nominal * (1 + JITTER))
 
 
-def test_delays_do_vary() -> None:
+def test_delays_are_drawn_at_random() -> None:
     assert limits(0.0).note_failure(0, None, 0.0) == pytest.approx(0.08)
     assert limits(0.999_999).note_failure(0, None, 0.0) == pytest.approx(0.12)
 
 
-def test_no_delay_is_no_delay() -> None:
+def test_a_delay_of_zero_never_grows() -> None:
     some = limits(delay=0.0)
     assert [some.note_failure(0, None, now) for now in range(20)] == [0.0] * 20
 
 
-# --- the budget of the cluster ------------------------------------------------------------------
+# --- the budget of the server -------------------------------------------------------------------
 
 
 @given(
@@ -105,7 +107,7 @@ def test_no_delay_is_no_delay() -> None:
     st.floats(0, 90),
 )
 def test_the_window_slides(exits: list[float], limit: int, window: float, later: float) -> None:
-    """At any time those count that were less than the window ago, wherever it began."""
+    """Exits count that are more recent than the window, wherever it began."""
     some = limits(limit=limit, window=window)
     for index, now in enumerate(exits):
         some.note_failure(index % 3, None, now)
@@ -116,7 +118,7 @@ def test_the_window_slides(exits: list[float], limit: int, window: float, later:
     assert some.recent_exits(now) == sum(each > now - window for each in exits)
 
 
-def test_as_many_as_allowed_are_allowed() -> None:
+def test_the_limit_itself_is_allowed() -> None:
     some = limits(limit=3, window=10.0)
     for now in (1.0, 2.0, 3.0):
         some.note_failure(0, 99.0, now)
@@ -126,15 +128,15 @@ def test_as_many_as_allowed_are_allowed() -> None:
     assert not some.is_spent(11.0)
 
 
-def test_a_burst_astride_two_windows_counts_as_one() -> None:
-    """As it would not with a counter that is set to zero every so often."""
+def test_a_burst_counts_as_one_wherever_it_falls() -> None:
+    """A counter that is reset periodically would split it."""
     some = limits(limit=9, window=10.0)
     for now in [9.8] * 5 + [10.2] * 5:
         some.note_failure(0, None, now)
     assert some.is_spent(10.2)
 
 
-def test_when_the_budget_is_spent_each_slot_waits_the_longest_delay() -> None:
+def test_a_spent_budget_gives_each_slot_the_longest_delay() -> None:
     some = limits(limit=2)
     assert [some.note_failure(slot, None, 0.0) for slot in range(4)] == pytest.approx(
         [0.1, 0.1, 30, 30]
@@ -142,7 +144,7 @@ def test_when_the_budget_is_spent_each_slot_waits_the_longest_delay() -> None:
     assert some.note_failure(0, None, 60.0) == pytest.approx(0.2), "until the window has moved on"
 
 
-def test_without_a_limit_nothing_is_ever_spent_or_kept() -> None:
+def test_without_a_limit_the_budget_is_never_spent() -> None:
     some = limits(limit=0, window=0.0)
     for now in range(1_000):
         some.note_failure(0, None, now)
@@ -150,7 +152,7 @@ def test_without_a_limit_nothing_is_ever_spent_or_kept() -> None:
     assert some.recent_exits(1_000.0) == len(some._exits) == 0
 
 
-def test_new_code_is_forgiven() -> None:
+def test_a_reset_forgets_every_failure() -> None:
     some = limits(limit=2)
     for _ in range(9):
         some.note_failure(0, None, 1.0)
@@ -159,7 +161,7 @@ def test_new_code_is_forgiven() -> None:
     assert some.note_failure(0, None, 1.0) == pytest.approx(0.1)
 
 
-# --- giving up ----------------------------------------------------------------------------------
+# --- halting -------------------------------------------------------------------------------------
 
 
 def fail_each(some: RestartLimits, slots: Iterable[int], times: int, now: float = 0.0) -> None:
@@ -176,22 +178,22 @@ def test_a_spent_budget_halts() -> None:
     assert some.halt_reason(4, 1.0) == "4 workers ended unexpectedly within 60 s"
 
 
-def test_so_does_a_cluster_in_which_all_wait_for_as_long_as_can_be() -> None:
-    """Their delays alone would keep them below the budget for ever."""
+def test_a_server_whose_slots_all_wait_the_longest_delay_halts() -> None:
+    """Their delays alone would keep them below the budget forever."""
     some = limits(limit=1_000, halt=True)
     fail_each(some, [0, 1, 2], 10)
     assert some.halt_reason(3, 29.0) == "every worker keeps failing"
-    assert some.halt_reason(3, 30.0) == "", "they are tried again"
+    assert some.halt_reason(3, 30.0) == "", "the delays are over"
 
 
 @pytest.mark.parametrize("slots", [0, 4])
-def test_one_slot_that_does_not_fail_is_enough_to_go_on(slots: int) -> None:
+def test_one_slot_that_does_not_fail_prevents_a_halt(slots: int) -> None:
     some = limits(limit=1_000, halt=True)
     fail_each(some, [0, 1, 2], 10)
     assert some.halt_reason(slots, 1.0) == ""
 
 
-def test_slots_that_nobody_wants_do_not_count() -> None:
+def test_slots_above_the_target_do_not_count() -> None:
     some = limits(limit=1_000, halt=True)
     fail_each(some, [0], 10)
     assert some.halt_reason(1, 1.0) != ""
@@ -199,14 +201,14 @@ def test_slots_that_nobody_wants_do_not_count() -> None:
     assert some.halt_reason(2, 1.0) == ""
 
 
-def test_a_delay_that_can_grow_is_no_reason() -> None:
+def test_a_delay_that_can_still_grow_does_not_halt() -> None:
     some = limits(limit=1_000, halt=True)
     fail_each(some, [0], 9)
     assert some.halt_reason(1, 1.0) == ""
 
 
 @pytest.mark.parametrize("changes", [{"halt": False}, {"limit": 0}])
-def test_it_halts_only_if_that_is_wanted(changes: dict[str, float]) -> None:
+def test_the_policy_says_whether_to_halt(changes: dict[str, float]) -> None:
     some = limits(**({"limit": 3, "halt": True} | changes))
     fail_each(some, [0, 1], 50)
     assert some.halt_reason(2, 1.0) == ""

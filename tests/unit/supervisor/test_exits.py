@@ -23,7 +23,7 @@ def process(
     kill_reason: str = "",
     reason: str = "",
 ) -> Process:
-    """Forked at 100; retired for ``reason``, if there is one."""
+    """Return a process that was forked at 100, and retired for ``reason``, if there is one."""
     one = Process(1, Place(0, 0, 1), 0, 100.0, Role.CURRENT, state, ready_at=ready_at)
     one.kill_reason, one.retire_reason = kill_reason, reason
     one.retired_at = 110.0 if reason or kill_reason else None
@@ -43,12 +43,12 @@ BOOTING = {"ready_at": None, "state": State.BOOTING}
         (signal.SIGSEGV | 0x80, Exit(None, 11)),
     ],
 )
-def test_a_status_is_taken_apart(status: int, exit: Exit) -> None:
+def test_a_wait_status_is_decoded(status: int, exit: Exit) -> None:
     assert Exit.of_code(os.waitstatus_to_exitcode(status)) == exit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_so_is_the_status_of_a_real_process() -> None:
+def test_the_wait_status_of_a_real_process_is_decoded() -> None:
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "raise SystemExit(4)"], os.environ)
     assert Exit.of_code(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == Exit(LOAD_ERROR, None)
 
@@ -71,7 +71,7 @@ def test_signals_have_names(number: int | None, name: str) -> None:
         (Exit(None, 4), False),
     ],
 )
-def test_gunicorn_says_by_two_codes_that_it_could_not_boot(exit: Exit, failed: bool) -> None:
+def test_two_exit_codes_mean_a_failed_boot(exit: Exit, failed: bool) -> None:
     assert exit.failed_to_boot is failed
 
 
@@ -90,7 +90,7 @@ TERM, KILL, DONE = Exit(None, signal.SIGTERM), Exit(None, signal.SIGKILL), Exit(
         (DONE, process(state=State.DRAINING)),
     ],
 )
-def test_what_somebody_wanted_is_expected(exit: Exit, one: Process) -> None:
+def test_requested_exits_are_expected(exit: Exit, one: Process) -> None:
     assert exit.is_expected(one)
 
 
@@ -111,7 +111,7 @@ def test_what_somebody_wanted_is_expected(exit: Exit, one: Process) -> None:
         (DONE, process(kill_reason="did not answer", reason="roll")),
     ],
 )
-def test_the_rest_is_not(exit: Exit, one: Process) -> None:
+def test_other_exits_are_unexpected(exit: Exit, one: Process) -> None:
     assert not exit.is_expected(one)
 
 
@@ -157,7 +157,7 @@ def test_the_rest_is_not(exit: Exit, one: Process) -> None:
         ),
     ],
 )
-def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
+def test_the_words_of_an_exit(exit: Exit, one: Process, words: str) -> None:
     assert exit.words(one, 120.0) == words
 
 
@@ -168,7 +168,7 @@ def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
         (KILL, process(**BOOTING), Cause.BOOT),
         (KILL, process(), Cause.CRASH),
         (DONE, process(), Cause.CRASH),
-        (KILL, process(kill_reason="was silent for 30 s"), Cause.FORCE),
+        (KILL, process(kill_reason="sent no heartbeat for 30 s"), Cause.FORCE),
         (KILL, process(**BOOTING, kill_reason="did not become ready"), Cause.FORCE),
         (DONE, process(reason=ROLL), Cause.ROLL),
         (DONE, process(**BOOTING, reason=ROLL_FAILED), Cause.ROLL),
@@ -179,5 +179,5 @@ def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
         (DONE, process(state=State.DRAINING), Cause.REQUEST),
     ],
 )
-def test_the_cause(exit: Exit, one: Process, cause: Cause) -> None:
+def test_the_cause_of_an_exit(exit: Exit, one: Process, cause: Cause) -> None:
     assert exit.cause(one) is cause

@@ -1,7 +1,7 @@
 from gunicorn_cluster_ext.supervisor.monitor import RATE_INTERVAL_S, Rates
 
 
-def test_requests_per_second_since_the_last_count() -> None:
+def test_rates_are_per_second_since_the_last_count() -> None:
     rates = Rates()
     rates.count({1: 100, 2: 5}, 1000.0)
     assert not rates.is_due(1000.0 + RATE_INTERVAL_S / 2)
@@ -10,7 +10,7 @@ def test_requests_per_second_since_the_last_count() -> None:
     assert rates.count({2: 25}, 1010.0) == {2: 4.0}
 
 
-def test_one_that_is_new_counts_from_nothing() -> None:
+def test_a_new_process_counts_from_zero() -> None:
     rates = Rates()
     rates.count({}, 1000.0)
     assert rates.count({7: 30}, 1005.0) == {7: 6.0}

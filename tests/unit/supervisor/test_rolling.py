@@ -1,4 +1,4 @@
-"""What is planned, step by step. For whole clusters over time see test_lifecycle.py."""
+"""Plans, step by step. test_lifecycle.py has whole servers over time."""
 
 import dataclasses
 from typing import Any
@@ -37,7 +37,7 @@ POLICY = RollPolicy(
 
 
 class Bench:
-    """A replacer whose processes do what the test says. The first have the keys 1, 2, ..."""
+    """A replacer whose processes do what the test says. The first ones have the keys 1, 2, ..."""
 
     def __init__(self, serving: int = 3, **policy: Any) -> None:
         self.now = 100.0
@@ -85,18 +85,18 @@ class Bench:
         return self.replacer.begin_roll(self.policy.target, before, self.now)
 
     def plan(self, after: float = 0.0) -> list[Action]:
-        """What is planned, where what is to be spawned is not."""
+        """Return what is planned, without spawning anything."""
         self.now += after
         return self.replacer.plan(self.policy, self.now)
 
     def spawns(self) -> list[Process]:
-        """Spawn what is planned, which is nothing else."""
+        """Spawn what is planned; nothing else may be planned."""
         actions = self.plan()
         assert all(isinstance(each, Spawn) for each in actions), actions
         return [self.spawn(each.slot) for each in actions if isinstance(each, Spawn)]
 
     def replace(self, slot: int) -> Process:
-        """One step of a roll with surge 1. Returns the predecessor, which is going."""
+        """Do one step of a roll with surge 1. Return the predecessor."""
         old = self.current(slot)
         (new,) = self.spawns()
         assert new.place.slot == slot
@@ -108,7 +108,7 @@ class Bench:
 # --- a roll, one after the other ----------------------------------------------------------------
 
 
-def test_where_all_serve_nothing_is_to_be_done() -> None:
+def test_nothing_is_planned_while_all_serve() -> None:
     assert Bench().plan() == []
 
 
@@ -147,12 +147,12 @@ def test_a_surge_of_two_replaces_two_at_a_time() -> None:
     assert bench.plan() == [Retire(old), Spawn(2)]
 
 
-def test_without_a_surge_the_old_one_is_gone_before_its_successor_starts() -> None:
+def test_without_a_surge_the_old_process_exits_before_its_successor_starts() -> None:
     bench = Bench(surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
     assert bench.plan() == [Retire(old)]
-    assert bench.plan(5.0) == [], "it finishes, and takes memory"
+    assert bench.plan(5.0) == [], "it is finishing, and uses memory"
     bench.gone(old)
     (new,) = bench.spawns()
     assert bench.plan(5.0) == []
@@ -160,32 +160,32 @@ def test_without_a_surge_the_old_one_is_gone_before_its_successor_starts() -> No
     assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_a_surge_and_one_missing_are_two_at_a_time() -> None:
+def test_surge_and_unavailable_add_up() -> None:
     bench = Bench(surge=1, unavailable=1)
     bench.begin()
     dismissed = bench.current(1)
     assert bench.plan() == [Spawn(0), Retire(dismissed)]
     bench.spawn(0)
-    assert bench.plan() == [Spawn(1)], "who finishes does not count"
+    assert bench.plan() == [Spawn(1)], "retired processes do not count"
     bench.spawn(1)
     assert bench.plan() == []
 
 
-def test_all_may_be_missing_at_once() -> None:
+def test_all_may_be_unavailable_at_once() -> None:
     bench = Bench(surge=0, unavailable=3)
     bench.begin()
     assert bench.plan() == [Retire(bench.process(key)) for key in (1, 2, 3)]
 
 
-def test_who_boots_when_a_roll_begins_is_not_waited_for() -> None:
+def test_a_process_that_boots_when_the_roll_begins_is_retired() -> None:
     bench = Bench(serving=2)
     old = bench.spawn(2)
     bench.begin()
     assert bench.plan() == [Spawn(0), Retire(old)]
-    assert bench.plan() == [Spawn(2), Spawn(0)], "nobody has spawned it so far"
+    assert bench.plan() == [Spawn(2), Spawn(0)], "it has not been spawned yet"
 
 
-def test_a_successor_of_before_the_roll_is_told_to_go() -> None:
+def test_a_successor_from_before_the_roll_is_retired() -> None:
     bench = Bench()
     bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     (successor,) = bench.spawns()
@@ -194,7 +194,7 @@ def test_a_successor_of_before_the_roll_is_told_to_go() -> None:
     assert bench.current(1).replace_reason == ROLL
 
 
-def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
+def test_a_slot_with_two_processes_waits_until_one_has_exited() -> None:
     bench = Bench(target=1, serving=1)
     bench.begin()
     old = bench.replace(0)
@@ -205,7 +205,7 @@ def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
     assert bench.plan() == [Spawn(0)]
 
 
-def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
+def test_a_process_that_dies_during_the_roll_is_replaced_by_a_new_one() -> None:
     bench = Bench()
     bench.begin()
     bench.spawns()
@@ -214,7 +214,7 @@ def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
     assert (new.place.slot, new.version) == (2, bench.roll.version)
 
 
-def test_new_code_does_not_wait_for_what_the_old_one_did() -> None:
+def test_a_roll_resets_the_backoff() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
     bench.limits.note_failure(1, None, bench.now)
@@ -223,7 +223,7 @@ def test_new_code_does_not_wait_for_what_the_old_one_did() -> None:
     assert bench.plan() == [Spawn(1), Spawn(0)]
 
 
-def test_what_is_spawned_for_empty_slots_counts() -> None:
+def test_spawns_for_empty_slots_count_towards_the_surge() -> None:
     bench = Bench()
     bench.begin()
     bench.gone(bench.current(1))
@@ -232,13 +232,13 @@ def test_what_is_spawned_for_empty_slots_counts() -> None:
     assert bench.plan() == [Spawn(1), Spawn(2), Spawn(0)]
 
 
-def test_more_workers_are_there_before_any_is_replaced() -> None:
+def test_additional_slots_are_filled_before_any_process_is_replaced() -> None:
     bench = Bench(target=5)
     bench.begin()
     assert [each.place.slot for each in bench.spawns()] == [3, 4, 0]
 
 
-def test_the_roll_counts_what_is_wanted_now() -> None:
+def test_the_roll_follows_a_change_of_the_target() -> None:
     bench = Bench()
     bench.begin()
     bench.replace(0)
@@ -252,7 +252,7 @@ def test_the_roll_counts_what_is_wanted_now() -> None:
     assert bench.plan() == [Retire(surplus)]
 
 
-def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
+def test_a_failed_roll_keeps_the_workers_that_it_would_have_removed() -> None:
     bench = Bench(serving=4, target=2)
     bench.begin(before=4)
     (new,) = bench.spawns()
@@ -263,8 +263,8 @@ def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
     assert bench.table.serving() == 4
 
 
-def test_new_ones_that_are_to_be_recycled_wait_for_the_roll() -> None:
-    """A busy site whose workers live for a few requests would never see its end."""
+def test_recycling_of_new_processes_waits_for_the_roll() -> None:
+    """Otherwise the roll of a busy server whose workers live for few requests would never end."""
     bench = Bench()
     bench.begin()
     for slot in range(3):
@@ -290,8 +290,8 @@ def test_a_successor_takes_over_when_it_is_healthy() -> None:
     assert bench.plan()[0] == Retire(bench.process(1))
 
 
-def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
-    """Also where the old one went first: otherwise the roll would go through them all."""
+def test_a_new_process_without_a_passed_check_does_not_count() -> None:
+    """This also holds without a surge; otherwise the roll would retire them all."""
     bench = Bench(probing=True, surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
@@ -304,8 +304,8 @@ def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
     assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_old_ones_need_not_have_passed_a_check() -> None:
-    """The check may be what the roll brings."""
+def test_old_processes_need_not_have_passed_a_check() -> None:
+    """The check may be new with the roll."""
     bench = Bench(probing=True, surge=0, unavailable=1)
     for old in bench.table:
         old.healthy = False
@@ -313,7 +313,7 @@ def test_old_ones_need_not_have_passed_a_check() -> None:
     assert bench.plan() == [Retire(bench.process(1))]
 
 
-def test_who_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
+def test_a_process_that_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
     bench = Bench(probing=True, surge=0, unavailable=1)
     for process in bench.table:
         process.healthy = False
@@ -321,7 +321,7 @@ def test_who_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
     assert bench.plan() == [Retire(bench.process(1))]
 
 
-def test_who_is_ended_by_force_does_not_take_over() -> None:
+def test_a_process_that_is_being_aborted_does_not_take_over() -> None:
     bench = Bench()
     bench.begin()
     (new,) = bench.spawns()
@@ -352,7 +352,7 @@ def test_a_new_process_that_fails_ends_the_roll() -> None:
     assert bench.plan(1.0) == []
 
 
-def test_new_ones_that_have_not_taken_over_go() -> None:
+def test_new_processes_that_have_not_taken_over_are_retired() -> None:
     bench = Bench(surge=2, probing=True)
     bench.begin()
     first, second = bench.spawns()
@@ -363,8 +363,8 @@ def test_new_ones_that_have_not_taken_over_go() -> None:
     assert bench.plan(1.0) == []
 
 
-def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
-    """It would load what has just been seen to fail; the arbiter may know better by then."""
+def test_a_new_process_that_boots_in_an_empty_slot_is_retired() -> None:
+    """It would load what has just failed; the arbiter may have the old configuration by then."""
     bench = Bench(surge=0, unavailable=1)
     bench.begin()
     bench.plan()
@@ -378,7 +378,7 @@ def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
     assert bench.plan() == [Spawn(0)]
 
 
-def test_an_old_process_may_fail() -> None:
+def test_the_failure_of_an_old_process_does_not_fail_the_roll() -> None:
     bench = Bench()
     old = bench.current(0)
     assert bench.replacer.process_failed(old, "died", bench.now) == []
@@ -397,7 +397,7 @@ def test_a_roll_ends_once() -> None:
     assert bench.replacer.process_failed(new, "died", bench.now) == []
 
 
-def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
+def test_a_refused_reload_is_a_failed_roll() -> None:
     bench = Bench()
     assert bench.replacer.refuse_roll("no such module", 3, bench.now)
     assert (bench.roll.state, bench.roll.version) == (RollState.FAILED, 1)
@@ -408,7 +408,7 @@ def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
     assert (bench.roll.state, bench.roll.version) == (RollState.ROLLING, 2)
 
 
-def test_the_roll_that_is_under_way_goes_on_when_another_is_refused() -> None:
+def test_a_refused_reload_does_not_disturb_the_current_roll() -> None:
     bench = Bench()
     bench.begin()
     begun = bench.roll
@@ -416,7 +416,7 @@ def test_the_roll_that_is_under_way_goes_on_when_another_is_refused() -> None:
     assert bench.roll is begun and begun.is_active
 
 
-def test_it_is_undone_if_only_slots_that_are_new_have_new_processes() -> None:
+def test_a_roll_is_undone_if_only_additional_slots_have_new_processes() -> None:
     bench = Bench(target=4)
     bench.begin(before=3)
     new = bench.spawns()[0]
@@ -425,7 +425,7 @@ def test_it_is_undone_if_only_slots_that_are_new_have_new_processes() -> None:
     assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=True)
 
 
-def test_after_the_last_one_the_roll_is_observed() -> None:
+def test_a_roll_is_observed_after_the_last_replacement() -> None:
     bench = Bench(target=1, serving=1, observe=5.0)
     bench.begin()
     old = bench.replace(0)
@@ -436,7 +436,7 @@ def test_after_the_last_one_the_roll_is_observed() -> None:
     assert bench.roll.state is RollState.COMMITTED
 
 
-def test_a_crash_while_it_is_observed_fails_it() -> None:
+def test_a_crash_during_the_observation_fails_the_roll() -> None:
     bench = Bench(target=2, serving=2, observe=5.0)
     bench.begin(before=2)
     bench.replace(0)
@@ -451,10 +451,10 @@ def test_a_crash_while_it_is_observed_fails_it() -> None:
     assert bench.plan() == [Spawn(1)]
 
 
-# --- all or nothing -----------------------------------------------------------------------------
+# --- full rollback ------------------------------------------------------------------------------
 
 
-def roll_of_which_two_are_replaced(**policy: Any) -> Bench:
+def roll_with_two_replaced(**policy: Any) -> Bench:
     bench = Bench(full=True, **policy)
     bench.begin()
     for slot in range(2):
@@ -464,8 +464,8 @@ def roll_of_which_two_are_replaced(**policy: Any) -> Bench:
     return bench
 
 
-def test_the_parked_go_when_the_roll_is_committed() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_parked_processes_are_retired_when_the_roll_is_committed() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     last = bench.current(2)
     bench.ready(bench.spawn(2))
@@ -478,8 +478,8 @@ def test_the_parked_go_when_the_roll_is_committed() -> None:
     ]
 
 
-def test_the_parked_come_back_when_it_fails() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_parked_processes_are_resumed_when_the_roll_fails() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     new = [bench.current(0), bench.current(1)]
     assert bench.replacer.fail_roll("because", bench.now) == [
@@ -487,7 +487,7 @@ def test_the_parked_come_back_when_it_fails() -> None:
         Resume(parked[1]),
         RollEnded(bench.roll, undone=True),
     ]
-    assert bench.plan() == [], "the new ones serve until the old ones do"
+    assert bench.plan() == [], "the new ones serve until the old ones do again"
     bench.ready(parked[0])
     assert bench.plan() == [Retire(new[0])]
     bench.ready(parked[1])
@@ -495,19 +495,19 @@ def test_the_parked_come_back_when_it_fails() -> None:
     assert [bench.current(slot).version for slot in range(3)] == [0, 0, 0]
 
 
-def test_one_comes_back_at_once_where_the_new_one_crashed() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_a_parked_process_is_resumed_where_the_new_one_crashed() -> None:
+    bench = roll_with_two_replaced()
     crashed = bench.current(0)
     bench.gone(crashed)
     assert bench.replacer.process_failed(crashed, "crashed", bench.now)[-1] == RollEnded(
         bench.roll, True
     )
     assert bench.current(0).key == 1
-    assert bench.plan(1.0) == [], "it is on its way, so nobody is spawned"
+    assert bench.plan(1.0) == [], "it is being resumed, so none is spawned"
 
 
-def test_who_is_being_killed_does_not_come_back() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_a_parked_process_that_is_being_killed_is_not_resumed() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     parked[0].kill_reason, parked[0].retired_at = "hangs", bench.now
     assert bench.replacer.fail_roll("because", bench.now) == [
@@ -516,7 +516,7 @@ def test_who_is_being_killed_does_not_come_back() -> None:
     ]
 
 
-def test_who_cannot_be_parked_goes() -> None:
+def test_a_process_that_cannot_be_parked_is_retired() -> None:
     bench = Bench(full=True)
     bench.begin()
     old = bench.current(0)
@@ -526,16 +526,16 @@ def test_who_cannot_be_parked_goes() -> None:
     assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=False)
 
 
-def test_without_a_surge_the_parked_make_room() -> None:
+def test_without_a_surge_parked_processes_make_room() -> None:
     bench = Bench(full=True, surge=0, unavailable=1)
     bench.begin()
     assert bench.plan() == [Park(bench.process(1))]
     assert bench.plan() == [Spawn(0)]
 
 
-def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
-    """What the second roll finds is a new process, and an old one that comes back for it."""
-    bench = roll_of_which_two_are_replaced()
+def test_a_roll_that_follows_an_undone_roll_ends() -> None:
+    """The second roll finds a new process, and an old one that is being resumed in its place."""
+    bench = roll_with_two_replaced()
     oldest, first = [each for each in bench.table if each.place.slot == 0]
     bench.replacer.fail_roll("another roll began", bench.now)
     bench.begin()
@@ -546,13 +546,15 @@ def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
     assert Spawn(0) in bench.plan()
 
 
-# --- who does not go ----------------------------------------------------------------------------
+# --- processes that do not exit -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("ready", "kill_reason", "timeout"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
 )
-def test_who_does_not_go_is_killed_once(ready: bool, kill_reason: str, timeout: float) -> None:
+def test_a_process_that_does_not_exit_is_killed_once(
+    ready: bool, kill_reason: str, timeout: float
+) -> None:
     bench = Bench(serving=0, target=0)
     process = bench.spawn(0)
     if ready:
@@ -564,7 +566,7 @@ def test_who_does_not_go_is_killed_once(ready: bool, kill_reason: str, timeout: 
     assert bench.plan(9.0) == []
 
 
-def test_a_process_is_told_once() -> None:
+def test_a_process_is_retired_once() -> None:
     bench = Bench()
     process = bench.current(0)
     assert bench.replacer.retire(process, "because", bench.now) == [Retire(process)]
@@ -579,14 +581,14 @@ def test_a_process_is_told_once() -> None:
 # --- more and fewer workers ---------------------------------------------------------------------
 
 
-def test_the_highest_slots_go_first() -> None:
+def test_the_highest_slots_are_retired_first() -> None:
     bench = Bench(serving=4)
     bench.policy = dataclasses.replace(bench.policy, target=2)
     assert bench.plan() == [Retire(bench.process(4)), Retire(bench.process(3))]
     assert bench.plan() == []
 
 
-def test_who_serves_stays_while_too_few_others_do() -> None:
+def test_a_surplus_process_stays_while_too_few_others_serve() -> None:
     bench = Bench(serving=0, target=1)
     booting, serving = bench.spawn(0), bench.ready(bench.spawn(1))
     assert bench.plan() == []
@@ -594,14 +596,14 @@ def test_who_serves_stays_while_too_few_others_do() -> None:
     assert bench.plan() == [Retire(serving)]
 
 
-def test_who_does_not_serve_goes_at_once() -> None:
+def test_a_surplus_process_that_does_not_serve_is_retired_at_once() -> None:
     bench = Bench(serving=0, target=1)
     bench.spawn(0)
     surplus = bench.spawn(1)
     assert bench.plan() == [Retire(surplus)]
 
 
-def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
+def test_surplus_processes_do_not_keep_the_lower_slots_empty() -> None:
     bench = Bench(serving=0, target=2, surge=0, unavailable=1)
     for slot in (2, 3):
         bench.ready(bench.spawn(slot))
@@ -613,7 +615,7 @@ def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
 # --- empty slots --------------------------------------------------------------------------------
 
 
-def test_an_empty_slot_waits_for_its_time() -> None:
+def test_an_empty_slot_waits_for_its_backoff() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
     bench.limits.note_failure(1, None, bench.now)
@@ -621,7 +623,7 @@ def test_an_empty_slot_waits_for_its_time() -> None:
     assert bench.plan(0.2) == [Spawn(1)]
 
 
-def test_when_nobody_is_left_one_is_tried_each_second() -> None:
+def test_with_no_process_left_one_is_tried_each_second() -> None:
     bench = Bench(serving=0)
     for slot in range(3):
         for _ in range(10):
@@ -636,7 +638,7 @@ def test_when_nobody_is_left_one_is_tried_each_second() -> None:
 # --- recycling ----------------------------------------------------------------------------------
 
 
-def test_who_is_due_is_replaced_by_a_successor() -> None:
+def test_a_due_process_is_replaced_by_a_successor() -> None:
     bench = Bench()
     old = bench.current(1)
     bench.replacer.mark_due(old, "max_requests", bench.now)
@@ -649,7 +651,7 @@ def test_who_is_due_is_replaced_by_a_successor() -> None:
 
 
 @pytest.mark.parametrize("surge", [1, 3])
-def test_one_at_a_time_the_longest_due_first(surge: int) -> None:
+def test_due_processes_are_replaced_one_at_a_time_the_longest_due_first(surge: int) -> None:
     bench = Bench(surge=surge)
     for slot in (2, 0, 1):
         bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + 3 - slot)
@@ -661,7 +663,7 @@ def test_one_at_a_time_the_longest_due_first(surge: int) -> None:
         assert bench.plan()[0] == Retire(old)
 
 
-def test_one_at_a_time_also_if_more_may_be_missing() -> None:
+def test_due_processes_are_replaced_one_at_a_time_if_more_may_be_unavailable() -> None:
     bench = Bench(surge=0, unavailable=3)
     for slot in range(3):
         bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now)
@@ -675,7 +677,7 @@ def test_one_at_a_time_also_if_more_may_be_missing() -> None:
     assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_a_slot_whose_predecessor_drains_makes_nobody_wait() -> None:
+def test_a_slot_whose_predecessor_drains_delays_no_other_slot() -> None:
     bench = Bench()
     bench.replacer.mark_due(bench.current(0), "max_requests", bench.now)
     bench.replace(0)
@@ -686,7 +688,7 @@ def test_a_slot_whose_predecessor_drains_makes_nobody_wait() -> None:
     assert bench.plan() == [Spawn(2)]
 
 
-def test_a_slot_that_waits_after_a_crash_makes_nobody_wait() -> None:
+def test_a_slot_in_backoff_delays_no_other_slot() -> None:
     bench = Bench()
     bench.gone(bench.current(0))
     bench.limits.note_failure(0, None, bench.now)
@@ -694,7 +696,7 @@ def test_a_slot_that_waits_after_a_crash_makes_nobody_wait() -> None:
     assert bench.plan() == [Spawn(2)]
 
 
-def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
+def test_a_failed_successor_is_tried_again_after_the_backoff() -> None:
     bench = Bench()
     bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     bench.gone(bench.spawns()[0])
@@ -703,7 +705,7 @@ def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
     assert bench.plan(0.2) == [Spawn(1)]
 
 
-def test_nor_does_it_make_others_wait() -> None:
+def test_a_failed_successor_delays_no_other_slot() -> None:
     bench = Bench()
     for slot in (1, 2):
         bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + slot)
@@ -711,7 +713,7 @@ def test_nor_does_it_make_others_wait() -> None:
     assert bench.plan() == [Spawn(2)]
 
 
-def test_the_first_reason_stays_but_for_a_roll() -> None:
+def test_the_first_reason_is_kept_unless_a_roll_follows() -> None:
     bench = Bench()
     process = bench.current(0)
     bench.replacer.mark_due(process, "max_requests", 1.0)

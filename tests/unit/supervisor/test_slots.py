@@ -35,7 +35,7 @@ def test_a_new_process_boots_and_has_the_slot() -> None:
     assert (table.capacity, repr(table)) == (3, "<SlotTable [<CURRENT 2.1 booting>]>")
 
 
-def test_a_second_process_is_to_take_over() -> None:
+def test_a_second_process_is_next() -> None:
     table = SlotTable(1)
     old, new = add(table, 11), add(table, 12)
     assert (old.role, new.role) == (Role.CURRENT, Role.NEXT)
@@ -44,14 +44,14 @@ def test_a_second_process_is_to_take_over() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.RETIRED, Role.PARKED])
-def test_when_the_current_process_goes_the_next_is_current(role: Role) -> None:
+def test_next_becomes_current_when_current_loses_its_role(role: Role) -> None:
     table = SlotTable(1)
     old, new = add(table, 11), add(table, 12)
     table.set_role(old, role)
     assert (old.role, new.role) == (role, Role.CURRENT)
 
 
-def test_when_the_current_process_ends_the_next_is_current() -> None:
+def test_next_becomes_current_when_current_exits() -> None:
     table = SlotTable(1)
     old, new = add(table, 11), add(table, 12)
     assert table.remove(11) is old
@@ -60,7 +60,7 @@ def test_when_the_current_process_ends_the_next_is_current() -> None:
     assert new.role is Role.CURRENT
 
 
-def test_the_current_process_stays_when_the_next_ends() -> None:
+def test_current_stays_when_next_exits() -> None:
     table = SlotTable(1)
     old, new = add(table, 11), add(table, 12)
     table.remove(12)
@@ -68,7 +68,7 @@ def test_the_current_process_stays_when_the_next_ends() -> None:
     assert add(table, 13).place == Place(0, new.place.seat, 3)
 
 
-def test_a_parked_process_comes_back_as_any_successor() -> None:
+def test_a_resumed_process_takes_over_as_any_successor() -> None:
     table = SlotTable(1)
     old, new = add(table, 11), add(table, 12)
     table.set_role(old, Role.PARKED)
@@ -78,7 +78,7 @@ def test_a_parked_process_comes_back_as_any_successor() -> None:
     assert (table.current(0), table.next(0)) == (old, None)
 
 
-def test_a_parked_process_is_current_at_once_where_nobody_is() -> None:
+def test_a_resumed_process_is_current_at_once_in_an_empty_slot() -> None:
     table = SlotTable(1)
     old = add(table, 11)
     table.set_role(old, Role.PARKED)
@@ -87,7 +87,7 @@ def test_a_parked_process_is_current_at_once_where_nobody_is() -> None:
 
 
 def test_the_replacement_of_a_dead_process_takes_its_seat() -> None:
-    """What is queued in its inbox is read."""
+    """So what is queued in its inbox is read."""
     table = SlotTable(3)
     for slot in range(3):
         add(table, slot, slot)
@@ -129,8 +129,8 @@ def test_a_slot_has_two_seats(role: Role) -> None:
     assert table.has_free_seat(0)
 
 
-def test_who_comes_back_to_take_over_needs_no_help() -> None:
-    """Two processes are never NEXT, also where one seat is free."""
+def test_a_resumed_process_excludes_another_successor() -> None:
+    """Two processes are never NEXT, even if a seat is free."""
     table = SlotTable(1)
     table.set_role(add(table, 11), Role.PARKED)
     add(table, 12)
@@ -139,18 +139,18 @@ def test_who_comes_back_to_take_over_needs_no_help() -> None:
         add(table, 13)
 
 
-def test_a_process_serves_from_when_it_says_so_until_it_is_told() -> None:
+def test_a_process_serves_from_ready_until_it_is_retired() -> None:
     table = SlotTable(1)
     process = add(table, 11)
     assert not process.serves
     table.note_state(process, State.READY, 12.0)
     assert process.serves
     process.retired_at = 13.0
-    assert not process.serves, "it may say READY until it has heard of it"
+    assert not process.serves, "it may publish READY until it has got the signal"
 
 
 @pytest.mark.parametrize("state", [State.GONE, State.BOOTING, State.DRAINING, State.PARKED])
-def test_only_who_is_ready_serves(state: State) -> None:
+def test_only_a_ready_process_serves(state: State) -> None:
     table = SlotTable(1)
     process = serve(table, add(table, 11))
     table.note_state(process, state, 12.0)
@@ -158,7 +158,7 @@ def test_only_who_is_ready_serves(state: State) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_only_current_and_next_serve(role: Role) -> None:
+def test_only_current_and_next_processes_serve(role: Role) -> None:
     table = SlotTable(1)
     old, _ = serve(table, add(table, 11)), add(table, 12)
     if role is Role.NEXT:
@@ -167,7 +167,7 @@ def test_only_current_and_next_serve(role: Role) -> None:
     assert old.serves is (role in (Role.CURRENT, Role.NEXT))
 
 
-def test_a_process_is_ready_since_it_said_so_first() -> None:
+def test_the_first_ready_counts() -> None:
     table = SlotTable(1)
     process = add(table, 11)
     for now, state in enumerate([State.BOOTING, State.READY, State.PARKED, State.READY]):
@@ -175,7 +175,7 @@ def test_a_process_is_ready_since_it_said_so_first() -> None:
     assert process.ready_at == 1.0
 
 
-def test_slots_that_serve_are_counted_not_processes() -> None:
+def test_serving_counts_slots_not_processes() -> None:
     table = SlotTable(3)
     for key, slot in [(1, 0), (2, 0), (3, 1)]:
         serve(table, add(table, key, slot))
@@ -186,7 +186,7 @@ def test_slots_that_serve_are_counted_not_processes() -> None:
     assert table.count(Role.PARKED) == 0
 
 
-def test_strangers_are_of_no_concern() -> None:
+def test_an_unknown_process_is_ignored() -> None:
     assert SlotTable(1).remove(99) is None
 
 
@@ -245,18 +245,20 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(target=processes, process=consumes(processes))
     def crash(self, process: Process) -> object:
-        """And is replaced at once."""
+        """End the process and replace it at once."""
         was, slot = process.role, process.place.slot
         self.end(process)
         if was is not Role.CURRENT or self.table.current(slot):
             return multiple()
         replacement = self.fork(slot)
         assert isinstance(replacement, Process)
-        assert replacement.place.seat == process.place.seat, "what is queued there is read"
+        assert replacement.place.seat == process.place.seat, (
+            "or what is queued there would not be read"
+        )
         return replacement
 
     @invariant()
-    def the_table_knows_all(self) -> None:
+    def the_table_is_complete(self) -> None:
         assert {each.key for each in self.table} == {each.key for each in self.alive}
         for process in self.alive:
             assert self.table.get(process.key) is process
@@ -264,7 +266,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert slots == sorted(slots)
 
     @invariant()
-    def nobody_shares(self) -> None:
+    def no_seat_is_shared(self) -> None:
         seats = [each.place.seat for each in self.alive]
         assert len(seats) == len(set(seats))
         for slot in range(self.table.capacity):
