@@ -38,7 +38,8 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``http.parser.Parser``: ``finish_body``, ``unreader``, ``req_count``, ``mesg``; that ``next`` on
   an iterable source raises ``NoMoreData`` exactly when the bytes so far decide nothing.
   ``http.body.LengthReader.length``: what is left of a body.
-* ``config.Config``: that ``default_proc_name`` is the application's name.
+* ``config.Config``: ``get_cmd_args_from_env``; that ``default_proc_name`` is the application's
+  name.
 * ``glogging.Logger``: ``error_log``, ``error_fmt``. ``util._setproctitle``.
 """
 

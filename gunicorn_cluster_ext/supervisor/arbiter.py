@@ -181,8 +181,13 @@ class ClusterArbiter(Arbiter):
 
     def reap_workers(self) -> None:
         """Reap like gunicorn, but say why; no exit ends a server that has served."""
-        while (ended := _next_ended()) is not None:
-            pid, status = ended
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
             worker = self.WORKERS.pop(pid, None)
             if worker is not None:
                 self._reaped(pid, worker, Exit.of_code(os.waitstatus_to_exitcode(status)))
@@ -265,15 +270,6 @@ class ClusterArbiter(Arbiter):
     def publish(self) -> None:
         """Publish the roll at once, instead of at the end of the turn."""
         self._status.publish()
-
-
-def _next_ended() -> tuple[int, int] | None:
-    """Return the pid and the wait status of a child that has ended, if there is one."""
-    try:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return None
-    return (pid, status) if pid else None
 
 
 def adopt(server: Any, settings: Settings, install: Install) -> ClusterArbiter:

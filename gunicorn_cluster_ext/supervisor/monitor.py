@@ -12,7 +12,6 @@ from gunicorn_cluster_ext.supervisor.actions import Action
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.health import Prober
 from gunicorn_cluster_ext.supervisor.recycling import Recycler
-from gunicorn_cluster_ext.supervisor.slots import Process
 
 #: Time between two samples of the workers' memory.
 MEMORY_INTERVAL_S = 2.0
@@ -66,7 +65,11 @@ class Monitor:
         if limited and now - self._sampled_at >= MEMORY_INTERVAL_S:
             self._sampled_at = now
             for process in serving:
-                yield from self._check_memory(process, pids.get(process.key), recycler, now)
+                size = resident_memory(pids.get(process.key))
+                if reason := recycler.hard_memory(size):
+                    yield from self._lifecycle.kill(process, reason, now)
+                elif reason := recycler.memory(process, size):
+                    self._lifecycle.recycle(process, reason, now)
 
     def _publish_rates(self, now: float) -> None:
         if not self._rates.is_due(now):
@@ -75,16 +78,6 @@ class Monitor:
         requests = {key: self._board.get(seat, Word.REQUESTS) for key, seat in seats.items()}
         for key, rate in self._rates.count(requests, now).items():
             self._board.set(seats[key], Word.RATE, int(rate * 1000))
-
-    def _check_memory(
-        self, process: Process, pid: int | None, recycler: Recycler, now: float
-    ) -> Iterator[Action]:
-        size = resident_memory(pid)
-        kill_reason, replace_reason = recycler.hard_memory(size), recycler.memory(process, size)
-        if kill_reason:
-            yield from self._lifecycle.kill(process, kill_reason, now)
-        elif replace_reason:
-            self._lifecycle.recycle(process, replace_reason, now)
 
 
 class Rates:

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.backoff import JITTER, RestartLimits, RestartPolicy
 
-POLICY = RestartPolicy(
-    delay=0.1, delay_max=30.0, min_uptime=10.0, limit=20, window=60.0, halt=False
-)
+POLICY = RestartPolicy.of(Settings())
 
 
 def limits(draw: float = 0.5, **changes: float | bool) -> RestartLimits:

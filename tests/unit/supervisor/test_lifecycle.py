@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.actions import (
     Abort,
     Action,
@@ -32,19 +33,8 @@ from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 CAPACITY = 5
 TICK = 0.25
-RESTARTS = RestartPolicy(
-    delay=0.1, delay_max=3.0, min_uptime=10.0, limit=20, window=60.0, halt=False
-)
-POLICY = RollPolicy(
-    target=3,
-    surge=1,
-    unavailable=0,
-    full=False,
-    observe=0.0,
-    startup=4.0,
-    drain=3.0,
-    probing=False,
-)
+RESTARTS = RestartPolicy.of(Settings(restart_delay_max=3.0))
+POLICY = RollPolicy.of(Settings(startup_timeout=4.0, drain_timeout=3.0), None, 3, probing=False)
 RECYCLED = "max_requests"
 SEGFAULT = Exit(None, signal.SIGSEGV)
 

@@ -1,11 +1,13 @@
 """Plans, step by step. test_lifecycle.py has whole servers over time."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.actions import (
     Action,
     Kill,
@@ -21,19 +23,8 @@ from gunicorn_cluster_ext.supervisor.backoff import RestartLimits, RestartPolicy
 from gunicorn_cluster_ext.supervisor.rolling import ROLL, Replacer
 from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
-RESTARTS = RestartPolicy(
-    delay=1.0, delay_max=30.0, min_uptime=10.0, limit=0, window=0.0, halt=False
-)
-POLICY = RollPolicy(
-    target=3,
-    surge=1,
-    unavailable=0,
-    full=False,
-    observe=0.0,
-    startup=60.0,
-    drain=30.0,
-    probing=False,
-)
+RESTARTS = RestartPolicy.of(Settings(restart_delay=1.0, restart_limit=None))
+POLICY = RollPolicy.of(Settings(), SimpleNamespace(graceful_timeout=30), 3, probing=False)
 
 
 class Bench:
