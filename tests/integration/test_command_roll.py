@@ -153,7 +153,7 @@ def test_another_roll_takes_its_place(site: StartSite) -> None:
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1
     assert err in (
-        "gunicorn-cluster: roll 1 failed: another reload was asked for\n",
+        "gunicorn-cluster: roll 1 failed: another reload was requested\n",
         "gunicorn-cluster: roll 2 took the place of roll 1\n",
     )
 
@@ -165,7 +165,7 @@ def test_a_configuration_that_is_refused_while_a_roll_is_under_way(site: StartSi
         rolled.view.wait_roll(1, RollState.ROLLING)
         REFUSED["error"](rolled)
         why = reason(rolled.command("roll"))
-        assert why == "no roll: the configuration was refused; the roll under way goes on"
+        assert why == "no roll: the configuration was refused; the current roll continues"
         _, err = command.communicate(timeout=PATIENCE_S)
     assert (command.returncode, err) == (0, "")
 
