@@ -14,31 +14,30 @@ from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
 from gunicorn_cluster_ext.session.cookie import is_id
-from gunicorn_cluster_ext.session.session import Limits, Session, store_key
+from gunicorn_cluster_ext.session.session import Session, SessionLifetime, store_key
 from gunicorn_cluster_ext.stores import handles
-from gunicorn_cluster_ext.stores.drivers import Blocking
-from gunicorn_cluster_ext.stores.script import run
+from gunicorn_cluster_ext.stores.sync_async import run
 
 
 class _Record(Session):
-    """The session itself, with Django's limits."""
+    """The session itself, with Django's rules for its lifetime."""
 
     def __init__(self, owner: SessionStore, sid: str | None) -> None:
-        super().__init__(handles.default, Limits(0, 0), sid)
+        super().__init__(handles.default, SessionLifetime(0, 0), sid)
         self._owner = owner
 
     @property
     def sid(self) -> str | None:
         return self._sid
 
-    def limits(self) -> Limits:
-        return Limits(max(1.0, self._owner.get_expiry_age()), 0)
+    def lifetime(self) -> SessionLifetime:
+        return SessionLifetime(max(1.0, self._owner.get_expiry_age()), 0)
 
     def is_changed(self) -> bool:
         return self._fields is not None and bool(self._fields.changes())
 
     def renew(self) -> _Record:
-        """Another session with the same data, stored, under another id."""
+        """Store another session with the same data under a new id, and return it."""
         new = _Record(self._owner, None)
         if self._fields is not None:
             new.update(self)
@@ -49,7 +48,7 @@ class _Record(Session):
     def create(self) -> None:
         fields = self._read()
         changes = fields.changes()
-        run(self._create(changes), Blocking(self._stores))
+        run(self._create(self._stores.blocking_io, changes))
         fields.stored(changes)
 
 
@@ -119,7 +118,7 @@ class SessionStore(SessionBase):
             handles.default.store.delete([store_key(session_key)])
 
     def clear(self) -> None:
-        """Without data, but still the same session; ``flush`` ends it."""
+        """Remove all data, but keep the session; ``flush`` ends it."""
         for name in list(self._session):
             del self[name]
         self.accessed = self.modified = True
@@ -131,7 +130,7 @@ class SessionStore(SessionBase):
         self.record.save(last=False)
 
     def cycle_key(self) -> None:
-        """At once, with what other requests have stored meanwhile."""
+        """Change the id at once, and keep what other requests have stored meanwhile."""
         if self.record.new:
             self.create()
             return
@@ -149,4 +148,4 @@ class SessionStore(SessionBase):
 
     @classmethod
     def clear_expired(cls) -> None:
-        """The store does so by itself."""
+        """Do nothing: the store removes expired sessions by itself."""

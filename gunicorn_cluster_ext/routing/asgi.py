@@ -34,13 +34,13 @@ class Tagged:
             scope[WORKER_ID] = tagging.slot
             if tagging.learner is not None:
                 send = _heard(tagging.learner, send)
-            if tagging.sets_cookie and not tagging.is_settled(_cookies(scope)):
+            if tagging.sets_cookie and not tagging.is_settled(cookie_header(scope)):
                 cookie = tagging.cookie(secure=scope.get("scheme") in ("https", "wss"))
                 send = _setting(cookie, send)
         await self.app(scope, receive, send)
 
 
-def _cookies(scope: Scope) -> str:
+def cookie_header(scope: Scope) -> str:
     """The cookies of a request. HTTP/2 may send each as a header of its own (RFC 9113)."""
     lines = [value for name, value in scope["headers"] if name == b"cookie"]
     return b"; ".join(lines).decode("latin-1")
@@ -56,7 +56,7 @@ def _setting(cookie: str, send: Send) -> Send:
     def send_with_cookie(message: Message) -> Awaitable[None]:
         if message["type"] in _STARTS:
             headers = list(message.get("headers", ()))
-            if not is_public(_text(headers)):
+            if not is_public(decoded(headers)):
                 message = {**message, "headers": [*headers, header]}
         return send(message)
 
@@ -67,12 +67,12 @@ def _heard(learner: Learner, send: Send) -> Send:
     def send_and_learn(message: Message) -> Awaitable[None]:
         if message["type"] in _STARTS:
             headers = list(message.get("headers", ()))
-            learner.hear(_text(headers))
+            learner.hear(decoded(headers))
             message = {**message, "headers": headers}
         return send(message)
 
     return send_and_learn
 
 
-def _text(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]

@@ -32,8 +32,8 @@ try:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from gunicorn_cluster_ext.stores.redis.blocking_client import sentinel_options
-    from gunicorn_cluster_ext.stores.redis.url import parse
+    from gunicorn_cluster_ext.stores.redis.options import sentinel_options
+    from gunicorn_cluster_ext.stores.redis.url import Topology, parse
 except ImportError as error:
     raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
 
@@ -91,9 +91,9 @@ class _Way:
 
     def _client(self, **changes: Any) -> Any:
         options = {**self._address.options(self._is_async), **changes}
-        if self._address.way == "sentinel":
+        if self._address.topology is Topology.SENTINEL:
             return self._master(options)
-        if self._address.way == "cluster":
+        if self._address.topology is Topology.CLUSTER:
             # All nodes hear what is published at one. If this one is away, the next is tried.
             options["host"], options["port"] = next(self._nodes)
         return self._redis.Redis(connection_pool=self._redis.ConnectionPool(**options))

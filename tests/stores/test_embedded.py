@@ -12,8 +12,9 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
-from gunicorn_cluster_ext.stores.contract import Store, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.embedded import environment, shared_state
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.store_conformance import Conformance
 
 MEGABYTE = 1 << 20
@@ -47,7 +48,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-OpenStore = Callable[..., Store]
+OpenStore = Callable[..., BlockingStore]
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def opened(directory: Path) -> Iterator[OpenStore]:
     """Opens the store as a process does that has never seen it."""
     with contextlib.ExitStack() as stack:
 
-        def open_anew(size: str = "4M", **options: object) -> Store:
+        def open_anew(size: str = "4M", **options: object) -> BlockingStore:
             environment._environments.pop(str(directory), None)
             store = open_store(
                 Settings(store_path=str(directory), store_size=size, **options)  # type: ignore[arg-type]
@@ -180,13 +181,13 @@ def test_reads_alone_mark_what_they_use(opened: OpenStore, clock: Clock) -> None
 
 
 @contextlib.contextmanager
-def opened_lmdb(store: Store) -> Iterator[lmdb.Transaction]:
-    with store._environment._lmdb.begin() as transaction:  # type: ignore[attr-defined]
+def opened_lmdb(store: BlockingStore) -> Iterator[lmdb.Transaction]:
+    with store.coroutines._environment._lmdb.begin() as transaction:  # type: ignore[attr-defined]
         yield transaction
 
 
-def last_transaction(store: Store) -> int:
-    return int(store._environment._lmdb.info()["last_txnid"])  # type: ignore[attr-defined]
+def last_transaction(store: BlockingStore) -> int:
+    return int(store.coroutines._environment._lmdb.info()["last_txnid"])  # type: ignore[attr-defined]
 
 
 # --- its clock --------------------------------------------------------------------------------
@@ -305,9 +306,9 @@ def forked() -> int:
     return pid
 
 
-def crash(store: Store) -> None:
+def crash(store: BlockingStore) -> None:
     """End its use as SIGKILL does: nothing is closed in order, and the kernel forgets the locks."""
-    used = store._environment  # type: ignore[attr-defined]
+    used = store.coroutines._environment  # type: ignore[attr-defined]
     used._lmdb.close()
     used.state.close()
     used._forget()
@@ -324,7 +325,7 @@ def test_after_a_power_cut_it_begins_anew(
     assert store.get(b"a") is None
     store.set(b"a", b"2")
     assert store.get(b"a") == b"2"
-    assert messages(caplog) == ["begins anew: the machine went down while it was in use."]
+    assert messages(caplog) == ["starts empty: the machine went down while it was in use."]
     assert (directory / "broken.mdb").exists()
 
 
@@ -445,11 +446,11 @@ def test_what_breaks_in_use_begins_anew_for_all(
     """LMDB's verdict is put into its mouth: real damage may as well be a crash of the process."""
     store = opened()
     store.set(b"a", b"1")
-    transactions = store._transactions  # type: ignore[attr-defined]
+    transactions = store.coroutines._transactions  # type: ignore[attr-defined]
     monkeypatch.setattr(transactions, "_tidy", lambda *args: complain(monkeypatch, transactions))
     store.set(b"b", b"2")
     assert store.get_many([b"a", b"b"]) == [None, b"2"]
-    assert messages(caplog) == ["begins anew: page 7 is no page."]
+    assert messages(caplog) == ["starts empty: page 7 is no page."]
 
 
 def complain(monkeypatch: pytest.MonkeyPatch, transactions: object) -> None:
@@ -480,18 +481,18 @@ def test_a_read_that_cannot_be(opened: OpenStore) -> None:
         store.get(b"a")
 
 
-def fail_reads(store: Store, error: Exception) -> None:
+def fail_reads(store: BlockingStore, error: Exception) -> None:
     def begin() -> None:
         raise error
 
-    used = store._environment  # type: ignore[attr-defined]
+    used = store.coroutines._environment  # type: ignore[attr-defined]
     used.view = used.view._replace(begin=begin)
 
 
 def test_more_readers_than_there_are_places(opened: OpenStore) -> None:
     store = opened()
     store.set(b"a", b"1")
-    readers = [store._environment._lmdb.begin() for _ in range(1_024)]  # type: ignore[attr-defined]
+    readers = [store.coroutines._environment._lmdb.begin() for _ in range(1_024)]  # type: ignore[attr-defined]
     with pytest.raises(StoreError, match="READERS_FULL"):
         store.get(b"a")
     readers.clear()
@@ -518,4 +519,4 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
 def test_its_repr(opened: OpenStore, directory: Path) -> None:
     store = opened()
     assert repr(store) == f"<EmbeddedStore {directory}>"
-    assert repr(store._environment) == f"<Environment {directory} closed>"  # type: ignore[attr-defined]
+    assert repr(store.coroutines._environment) == f"<Environment {directory} closed>"  # type: ignore[attr-defined]

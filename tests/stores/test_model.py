@@ -231,7 +231,7 @@ def opened_embedded() -> Iterator[tuple[Any, Callable[[float], None]]]:
 def check_places(store: Any) -> None:
     """Each entry has its places in the orders, and nothing else is left in the file."""
     store.get(b"x")
-    with store._environment._lmdb.begin() as transaction:
+    with store.coroutines._environment._lmdb.begin() as transaction:
         nodes = [bytes(key) for key, _ in transaction.cursor()]
     entries = {node[1:] for node in nodes if node[:1] == b"k"}
     uses = [node[9:] for node in nodes if node[:1] == b"u"]

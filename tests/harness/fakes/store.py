@@ -1,4 +1,4 @@
-"""A store in memory, that can be away: what is tested over it are codec, cache and session."""
+"""A store in memory, which can be away, for the tests of codec, cache and session."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +22,7 @@ class MemoryStore:
         self.before: Callable[[str], None] = lambda name: None
         self.ahead = 0.0
         self._lock = RLock()
+        self.coroutines: Any = Coroutines(self)
 
     def _begin(self, name: str) -> None:
         self.before(name)
@@ -152,8 +153,8 @@ class MemoryStore:
         self.items.clear()
 
 
-class AsyncFace:
-    """The same store, to be awaited."""
+class Coroutines:
+    """The same store, to be awaited. It never suspends."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -178,4 +179,4 @@ class MemoryStores(Stores):
 
     @property
     def async_store(self) -> Any:
-        return AsyncFace(self.memory)
+        return self.memory.coroutines

@@ -14,7 +14,7 @@ from gunicorn_cluster_ext import cache as module
 from gunicorn_cluster_ext import logs
 from gunicorn_cluster_ext.cache import Cache, single_flight
 from gunicorn_cluster_ext.cache.locks import LockTimeout
-from gunicorn_cluster_ext.cache.single_flight import Entry, pack
+from gunicorn_cluster_ext.cache.single_flight import CachedValue, pack
 from gunicorn_cluster_ext.codec import UnknownType
 from gunicorn_cluster_ext.runtime import counters
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
@@ -305,14 +305,14 @@ def test_the_next_one_computes_after_an_error(cache: Cache, memory: MemoryStore)
 
 
 def test_too_old_is_computed_anew(cache: Cache, memory: MemoryStore) -> None:
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() - 5, 0.1), ""), None
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() - 5, 0.1), ""), None
     assert cache.get("key", "miss") == "miss"
     assert cache.get_or_set("key", lambda: "new") == "new"
 
 
 def test_the_others_may_have_the_stale_value(cache: Cache, memory: MemoryStore) -> None:
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() - 5, 0.1), ""), None
-    memory.items[b"cache::\0turn:key"] = b"somebody", None
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() - 5, 0.1), ""), None
+    memory.items[b"cache::\0lease:key"] = b"somebody", None
     assert cache.get_or_set("key", lambda: "new", stale=60) == "old"
     assert cache.get_or_set("key", lambda: "new", stale=1, wait=0.05) == "new"
     assert cache.get("key", "miss") == "miss"  # it was not their turn to store it
@@ -328,12 +328,12 @@ def test_a_costly_value_is_computed_ahead_of_its_time(
 ) -> None:
     counts |= {"hits": 3}
     soon = time.time() + 60
-    memory.items[b"cache::cheap"] = pack(Entry("old", soon, 0.001), ""), None
-    memory.items[b"cache::costly"] = pack(Entry("old", soon, 1e9), ""), None
+    memory.items[b"cache::cheap"] = pack(CachedValue("old", soon, 0.001), ""), None
+    memory.items[b"cache::costly"] = pack(CachedValue("old", soon, 1e9), ""), None
     assert cache.get_or_set("cheap", lambda: "new") == "old"
     assert cache.get_or_set("costly", lambda: "new") == "new"
-    memory.items[b"cache::costly"] = pack(Entry("old", soon, 1e9), ""), None
-    memory.items[b"cache::\0turn:costly"] = b"somebody", None
+    memory.items[b"cache::costly"] = pack(CachedValue("old", soon, 1e9), ""), None
+    memory.items[b"cache::\0lease:costly"] = b"somebody", None
     assert cache.get_or_set("costly", lambda: "new") == "old"
 
 
@@ -343,7 +343,7 @@ def test_an_error_ahead_of_time_harms_nobody(
     def fail() -> None:
         raise ValueError("no luck")
 
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() + 60, 1e9), ""), None
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() + 60, 1e9), ""), None
     assert cache.get_or_set("key", fail) == "old"
     assert "no luck" in caplog.text
     assert list(memory.items) == [b"cache::key"]
@@ -374,7 +374,7 @@ def test_a_clear_meanwhile_wins(cache: Cache, memory: MemoryStore) -> None:
 def test_the_turn_of_a_dead_worker_ends_soon(
     cache: Cache, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory.add(b"cache::\0turn:key", b"a dead worker", 0.2)
+    memory.add(b"cache::\0lease:key", b"a dead worker", 0.2)
     began = time.monotonic()
     assert cache.get_or_set("key", lambda: 1) == 1
     assert 0.1 < time.monotonic() - began < 2
@@ -382,7 +382,7 @@ def test_the_turn_of_a_dead_worker_ends_soon(
 
 def test_the_turn_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> None:
     """For longer than it lives by itself."""
-    cache.get_or_set("warm", lambda: time.sleep(single_flight.TURN_TTL + 1))
+    cache.get_or_set("warm", lambda: time.sleep(single_flight.LEASE_TTL_S + 1))
     touched = memory.calls.count("touch")
     assert touched >= 3
     asyncio.run(cache.aget_or_set("async", lambda: asyncio.sleep(2.5)))
@@ -393,7 +393,7 @@ def test_the_turn_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> No
 def test_no_thread_is_left(cache: Cache) -> None:
     cache.get_or_set("key", lambda: 1)
     deadline = time.monotonic() + 5
-    while any(thread.name == "cluster-keeper" for thread in threading.enumerate()):
+    while any(thread.name == "cluster-renewer" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -402,7 +402,7 @@ def test_a_cancelled_task_gives_its_turn_back(cache: Cache, memory: MemoryStore)
     async def cancel() -> None:
         task = asyncio.create_task(cache.aget_or_set("key", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0.05)
-        assert list(memory.items) == [b"cache::\0turn:key"]
+        assert list(memory.items) == [b"cache::\0lease:key"]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

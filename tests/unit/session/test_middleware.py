@@ -558,4 +558,4 @@ def test_what_a_websocket_cannot_save_in_the_end_is_said(
         memory.away = True
 
     Exchange(ASGISessionMiddleware(chat, stores=stores), kind="websocket")
-    assert "is lost" in caplog.text
+    assert "are lost" in caplog.text

@@ -8,10 +8,16 @@ import pytest
 
 from gunicorn_cluster_ext.codec import UnknownType
 from gunicorn_cluster_ext.session.cookie import new_id
-from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway, store_key
+from gunicorn_cluster_ext.session.session import (
+    Outcome,
+    Session,
+    SessionAway,
+    SessionLifetime,
+    store_key,
+)
 from tests.harness.fakes.store import MemoryStore, MemoryStores
 
-LIMITS = Limits(idle=1000, lifetime=5000)
+LIFETIME = SessionLifetime(idle=1000, total=5000)
 
 
 @pytest.fixture
@@ -27,13 +33,13 @@ def memory(stores: MemoryStores) -> MemoryStore:
 class Client:
     """Makes requests with one cookie jar."""
 
-    def __init__(self, stores: MemoryStores, limits: Limits = LIMITS) -> None:
+    def __init__(self, stores: MemoryStores, lifetime: SessionLifetime = LIFETIME) -> None:
         self.stores = stores
-        self.limits = limits
+        self.lifetime = lifetime
         self.sid: str | None = None
 
     def request(self) -> Session:
-        return Session(self.stores, self.limits, self.sid)
+        return Session(self.stores, self.lifetime, self.sid)
 
     def end(self, session: Session) -> Outcome:
         outcome, sid = session.save()
@@ -281,7 +287,7 @@ def test_clear_of_nothing_is_nothing(client: Client) -> None:
     assert client.end(session) is Outcome.KEEP
 
 
-# --- limits of time ---------------------------------------------------------------------------
+# --- the lifetime -----------------------------------------------------------------------------
 
 
 def travel(monkeypatch: pytest.MonkeyPatch, memory: MemoryStore, seconds: float) -> None:
@@ -326,7 +332,7 @@ def test_a_shorter_lifetime_counts_for_old_sessions(
     known: Client, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     travel(monkeypatch, memory, 500)
-    known.limits = Limits(1000, 400)
+    known.lifetime = SessionLifetime(1000, 400)
     assert known.data() == {}
     assert known.put(a=2) is Outcome.PUT
 
@@ -334,7 +340,7 @@ def test_a_shorter_lifetime_counts_for_old_sessions(
 def test_without_a_lifetime_only_use_counts(
     stores: MemoryStores, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(stores, Limits(1000, 0))
+    client = Client(stores, SessionLifetime(1000, 0))
     client.put(a=0)
     for number in range(20):
         travel(monkeypatch, memory, 900)

@@ -1,0 +1,90 @@
+"""What the blocking and the asynchronous client have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from redis.exceptions import RedisClusterException
+
+from gunicorn_cluster_ext.stores.redis.url import Address
+
+#: The part of the timeout that one connection attempt gets: a host that does not answer leaves time
+#: for the others.
+_CONNECT_SHARE = 1 / 3
+
+
+class Call(NamedTuple):
+    """Commands in one round trip, answered before ``deadline`` (monotonic).
+
+    ``node`` is the node of a Cluster to ask, or None for the nodes that hold the keys.
+    """
+
+    commands: Sequence[tuple[Any, ...]]
+    deadline: float
+    node: Any = None
+
+
+class Client(Protocol):
+    """A client of redis-py, made so that a call ends in time.
+
+    The coroutines of BlockingClient never suspend. It connects when it is first used, and opens at
+    most ``connections`` connections to each server.
+    """
+
+    def __init__(self, address: Address, timeout: float, connections: int) -> None: ...
+
+    async def execute(self, call: Call) -> list[Any]:
+        """Return the answers to the commands. Raises redis-py's errors."""
+
+    def nodes_of(self, keys: Iterable[bytes]) -> list[Any]:
+        """Return the nodes of a Cluster that hold these keys; None for an unknown node."""
+
+    async def nodes(self, timeout: float) -> list[Any]:
+        """Return the nodes of a Cluster that hold keys; [None] without a Cluster."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def start(self, coroutine: Coroutine[Any, Any, None], wait_s: float) -> None:
+        """Run a coroutine in the background, and wait for it at most ``wait_s`` seconds."""
+
+    async def close(self) -> None: ...
+
+
+def connection_options(options: dict[str, Any], timeout: float, retry: Any) -> dict[str, Any]:
+    """Return the options of a connection; those of the address are ``options``."""
+    return {
+        "protocol": 2,
+        **options,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout * _CONNECT_SHARE,
+        "retry": retry,
+    }
+
+
+def sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for asking Sentinels, and remove theirs from those of the master."""
+    asking = {name: each for name, each in options.items() if name not in ("host", "port", "db")}
+    for name in ("username", "password"):
+        asking.pop(name, None)
+        if (own := options.pop(f"sentinel_{name}", None)) is not None:
+            asking.pop(f"sentinel_{name}", None)
+            asking[name] = own
+    for name in ("host", "port"):
+        options.pop(name, None)
+    return asking
+
+
+def sentinels_of(client: Any) -> list[Any]:
+    """Return the clients of the Sentinels that ``client`` asks."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
+
+
+def nodes_of(client: Any, keys: Iterable[bytes]) -> list[Any]:
+    """See ``Client.nodes_of``. ``client`` is redis-py's, or None before it exists."""
+    try:
+        nodes = [client.get_node_from_key(key) for key in keys] if client is not None else [None]
+    except RedisClusterException:
+        return [None]
+    return list({node and node.name: node for node in nodes}.values())
