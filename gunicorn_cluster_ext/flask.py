@@ -25,6 +25,8 @@ from gunicorn_cluster_ext.session.session import Outcome, Session, SessionAway, 
 from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.handles import Stores
 
+__all__ = ["ClusterSession", "FlaskSession"]
+
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only
     """The object behind ``flask.session``."""

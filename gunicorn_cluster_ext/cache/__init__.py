@@ -22,7 +22,38 @@ from gunicorn_cluster_ext.cache.cache import Cache
 from gunicorn_cluster_ext.cache.locks import Lock, LockTimeout
 from gunicorn_cluster_ext.stores.contract import StoreAway
 
-__all__ = ["Cache", "Lock", "LockTimeout", "StoreAway", "cached", "get", "get_or_set", "lock"]
+__all__ = [
+    "Cache",
+    "Lock",
+    "LockTimeout",
+    "StoreAway",
+    "aadd",
+    "aclear",
+    "add",
+    "adelete",
+    "adelete_many",
+    "aget",
+    "aget_many",
+    "aget_or_set",
+    "aincr",
+    "aset",
+    "aset_many",
+    "atouch",
+    "cached",
+    "clear",
+    "delete",
+    "delete_many",
+    "get",
+    "get_many",
+    "get_or_set",
+    "incr",
+    "lock",
+    "namespace",
+    "set",
+    "set_many",
+    "stats",
+    "touch",
+]
 
 # The functions of the package are the methods of the cache without a name.
 _default = Cache()

@@ -70,6 +70,9 @@ class Cache:
 
     # --- one value ----------------------------------------------------------------------
 
+    # These two are written twice, because with a coroutine of its own ``get`` on the embedded store
+    # takes 2.1 us in place of 1.8.
+
     def get(self, key: Key, default: Any = None) -> Any:
         try:
             data = self._stores.store.get(self._key(key))

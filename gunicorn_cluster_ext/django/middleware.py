@@ -10,6 +10,8 @@ from django.http import HttpResponse
 from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
 from gunicorn_cluster_ext.session.session import SessionAway
 
+__all__ = ["SessionMiddleware"]
+
 
 class SessionMiddleware(middleware.SessionMiddleware):
     """Replaces ``django.contrib.sessions.middleware.SessionMiddleware`` for the engine
@@ -21,7 +23,7 @@ class SessionMiddleware(middleware.SessionMiddleware):
 
     def process_response(self, request: Any, response: HttpResponse) -> HttpResponse:
         """Save the session. Answer if that fails, or if another middleware could not use it."""
-        if request.session.record.failed and response.status_code >= 500:
+        if request.session.cluster_session.failed and response.status_code >= 500:
             return _unavailable()
         try:
             return super().process_response(request, response)

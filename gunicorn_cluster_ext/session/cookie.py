@@ -73,7 +73,7 @@ class SessionCookie:
                 return stripped
         if values:
             size = len(values[0])
-            complain_of_cookie(f"A malformed session cookie, of {size} characters")
+            complain_of_cookie(f"A session cookie is malformed: {size} characters")
         return None
 
     def put(self, sid: str, scheme: str) -> str:

@@ -121,10 +121,6 @@ class Session(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._read()[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        fields = self._read()
-        return fields[name] if name in fields else default
-
     def __setitem__(self, name: str, value: Any) -> None:
         self._write()[name] = value
 
@@ -279,7 +275,10 @@ class Session(MutableMapping[str, Any]):
             elif self._renewed:
                 outcome = Outcome.PUT if await self._move(io, changes) else Outcome.KEEP
             elif changes or self.lifetime().is_due(self._seen, time.time()):
-                await self._merge(io, changes)
+                if not await self._put(io, changes.put, changes.remove):
+                    # Another request has ended it. The cookie may be that of a new one by now.
+                    self.lost = True
+                    log.debug("A session ended in the middle of a request; its changes are dropped")
             self._fields.stored(changes)
         self._over = last
         return outcome, self._sid or ""
@@ -289,12 +288,6 @@ class Session(MutableMapping[str, Any]):
         self._key = store_key(sid)
         await self._put(io, changes.put)
         self._sid, self._found = sid, True
-
-    async def _merge(self, io: IO, changes: Changes) -> None:
-        if not await self._put(io, changes.put, changes.remove):
-            self.lost = True
-            # Another request has ended it. The cookie may be that of a new one by now.
-            log.debug("A session has ended in the middle of a request, whose changes are dropped")
 
     async def _move(self, io: IO, changes: Changes) -> bool:
         """Move the session, as the store has it, to a new id. Return whether it still existed."""

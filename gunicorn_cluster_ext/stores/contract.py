@@ -21,48 +21,49 @@ class NotANumber(StoreError, TypeError):
     """``incr`` of a value that is no 64-bit integer, or whose sum would be none."""
 
 
-class Store(Protocol):
+class AsyncStore(Protocol):
     """Bytes under keys. ``ttl`` is in seconds, more than 0; None means for ever.
 
     A key has at least one byte, and holds a value or a field map; to ask for the other kind raises
     StoreError. Every method may raise StoreError, and raises StoreAway within
-    ``cluster_store_timeout``. An ``AsyncStore`` has the same methods as coroutines.
+    ``cluster_store_timeout``. An AsyncStore belongs to the event loop in which it is first used; a
+    ``BlockingStore`` has the same methods for threads.
     """
 
     # --- values -------------------------------------------------------------------------
 
-    def get(self, key: bytes) -> bytes | None: ...
+    async def get(self, key: bytes) -> bytes | None: ...
 
-    def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
+    async def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """Return the values in the order of ``keys``; None also for a field map."""
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None:
+    async def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None:
         """Replace whatever the key holds, and its time to live."""
 
-    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None:
+    async def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None:
         """Set one after the other, in fewer round trips."""
 
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+    async def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         """Set unless the key exists, atomically with the time to live. Return whether it was
         set."""
 
-    def touch(self, key: bytes, ttl: float | None) -> bool:
+    async def touch(self, key: bytes, ttl: float | None) -> bool:
         """Give a value or a field map a new time to live. Return whether the key exists."""
 
-    def delete(self, keys: Iterable[bytes]) -> int:
+    async def delete(self, keys: Iterable[bytes]) -> int:
         """Delete values and field maps. Return how many there were."""
 
-    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int:
+    async def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int:
         """Add to the number under ``key`` atomically, and return the sum.
 
         The number is decimal and has 64 bits, as in Redis, and 0 if the key does not exist. ``ttl``
         counts only for a number that is created. Raises NotANumber.
         """
 
-    def compare_and_delete(self, key: bytes, value: bytes) -> bool:
+    async def compare_and_delete(self, key: bytes, value: bytes) -> bool:
         """Delete the key if it holds ``value``. Return whether it did. Used by locks."""
 
-    def clear(self, prefix: bytes) -> int:
+    async def clear(self, prefix: bytes) -> int:
         """Delete every key with this prefix. Return about how many there were.
 
         This may take longer than ``cluster_store_timeout``, in steps that do not.
@@ -70,10 +71,10 @@ class Store(Protocol):
 
     # --- field maps: small dictionaries under one key --------------------------------------
 
-    def fields(self, key: bytes) -> dict[bytes, bytes]:
+    async def fields(self, key: bytes) -> dict[bytes, bytes]:
         """Return all fields; none if the key does not exist. A map without fields does not."""
 
-    def change(
+    async def change(
         self,
         key: bytes,
         put: Mapping[bytes, bytes],
@@ -88,31 +89,5 @@ class Store(Protocol):
         there is no map.
         """
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close connections and files. A store that is used again opens them again."""
-
-
-class AsyncStore(Protocol):
-    """See Store. An AsyncStore belongs to the event loop in which it is first used."""
-
-    async def get(self, key: bytes) -> bytes | None: ...
-    async def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]: ...
-    async def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None: ...
-    async def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None: ...
-    async def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool: ...
-    async def touch(self, key: bytes, ttl: float | None) -> bool: ...
-    async def delete(self, keys: Iterable[bytes]) -> int: ...
-    async def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int: ...
-    async def compare_and_delete(self, key: bytes, value: bytes) -> bool: ...
-    async def clear(self, prefix: bytes) -> int: ...
-    async def fields(self, key: bytes) -> dict[bytes, bytes]: ...
-    async def change(
-        self,
-        key: bytes,
-        put: Mapping[bytes, bytes],
-        remove: Iterable[bytes] = (),
-        *,
-        ttl: float | None = None,
-        must_exist: bool = False,
-    ) -> bool: ...
-    async def close(self) -> None: ...

@@ -21,7 +21,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn_cluster_ext.runtime import forks
 from gunicorn_cluster_ext.stores.contract import AsyncStore, StoreError
@@ -51,7 +51,7 @@ async def blocking_sleep(seconds: float) -> None:
 
 
 class BlockingStore:
-    """A Store made of the coroutines of an AsyncStore, none of which suspends."""
+    """The store of threads, made of the coroutines of an AsyncStore, which never suspend."""
 
     def __init__(self, coroutines: AsyncStore) -> None:
         self.coroutines = coroutines
@@ -107,47 +107,35 @@ class BlockingStore:
         return run(self.coroutines.close())
 
 
-class IO(Protocol):
-    """The operations on which a coroutine of the cache or of a session may wait."""
-
-    @property
-    def store(self) -> AsyncStore:
-        """The store, opened on first use. Raises StoreError when it cannot be opened."""
-
-    async def sleep(self, seconds: float) -> None: ...
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Return the result of ``function``, which may be asynchronous in an event loop."""
-
-    async def call_while_renewing(self, key: bytes, ttl: float, function: Callable[[], Any]) -> Any:
-        """Return the result of ``function``. Until then ``key`` is renewed each second, so that
-        it does not expire after its ``ttl`` seconds."""
-
-
 class BlockingIO:
-    """The IO of a thread."""
+    """Whatever a coroutine of the cache or of a session may wait for, in a thread."""
+
+    sleep = staticmethod(blocking_sleep)
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
     @property
     def store(self) -> AsyncStore:
+        """The store, opened on first use. Raises StoreError when it cannot be opened."""
         return self._stores.store.coroutines
 
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
     async def call(self, function: Callable[[], Any]) -> Any:
+        """Return the result of ``function``, which may be asynchronous in an event loop."""
         return function()
 
     async def call_while_renewing(self, key: bytes, ttl: float, function: Callable[[], Any]) -> Any:
+        """Return the result of ``function``. Until then ``key`` is renewed each second, so that
+        it does not expire after its ``ttl`` seconds."""
         store = self._stores.store
         with _renewer.renewing(lambda: store.touch(key, ttl)):
             return function()
 
 
 class AsyncIO:
-    """The IO of the running event loop."""
+    """The same as BlockingIO, in the running event loop."""
+
+    sleep = staticmethod(asyncio.sleep)
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -155,9 +143,6 @@ class AsyncIO:
     @property
     def store(self) -> AsyncStore:
         return self._stores.async_store
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
     async def call(self, function: Callable[[], Any]) -> Any:
         result = function()
@@ -175,6 +160,9 @@ class AsyncIO:
             return await self.call(function)
         finally:
             renewal.cancel()
+
+
+IO = BlockingIO | AsyncIO
 
 
 class _Renewer:

@@ -8,12 +8,12 @@ import redis
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
-from gunicorn_cluster_ext.stores.contract import Store
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.fakes.redis import FakeRedis
 from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
 
-Start = Callable[..., tuple[FakeRedis, Store]]
+Start = Callable[..., tuple[FakeRedis, BlockingStore]]
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def start() -> Iterator[Start]:
     """A server that says it has some version, and a store on it."""
     with ExitStack() as stack:
 
-        def start(version: str, options: str = "") -> tuple[FakeRedis, Store]:
+        def start(version: str, options: str = "") -> tuple[FakeRedis, BlockingStore]:
             server = FakeRedis(version)
             stack.callback(server.stop)
             store = open_store(Settings(store=server.url + options))

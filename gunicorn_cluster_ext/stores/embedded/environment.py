@@ -109,7 +109,13 @@ class Environment:
     def try_enter(self) -> SharedState | None:
         """Become the writer, if there is no other. Raises StoreError for an unusable directory."""
         with self.lock:
-            state = self.state = self.state or _state(self.directory)
+            if self.state is None:
+                try:
+                    self.state = SharedState(self.directory)
+                except OSError as error:
+                    where = f"Embedded store in {self.directory}"
+                    raise StoreError(f"{where}: {error}") from error
+            state = self.state
         return state if state.try_enter() else None
 
     def enter(self) -> SharedState:
@@ -253,13 +259,6 @@ class Environment:
         self._forget()
         if state is not None:
             state.close()  # closes the child's copies; the parent's locks stay
-
-
-def _state(directory: str) -> SharedState:
-    try:
-        return SharedState(directory)
-    except OSError as error:
-        raise StoreError(f"Embedded store in {directory}: {error}") from error
 
 
 _environments: dict[str, Environment] = {}

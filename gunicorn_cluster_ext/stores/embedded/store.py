@@ -199,6 +199,10 @@ class BlockingEmbeddedStore(BlockingStore):
         # Without a coroutine, which would take a quarter of the time.
         return self._read(key, VALUE)
 
+    def fields(self, key: bytes) -> dict[bytes, bytes]:
+        data = self._read(key, MAP)
+        return {} if data is None else _unpack(data)
+
 
 def open_store(settings: Settings) -> BlockingStore:
     """Return the embedded store for threads. Raises StoreError."""

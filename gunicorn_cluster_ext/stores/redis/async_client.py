@@ -32,7 +32,9 @@ else:  # a dependency of redis-py there
 
 
 class AsyncClient:
-    """See ``Client``. It belongs to the event loop in which it is first used."""
+    """The same as BlockingClient, for the event loop in which it is first used."""
+
+    sleep = staticmethod(asyncio.sleep)
 
     def __init__(self, address: Address, timeout: float, connections: int) -> None:
         self._address = address
@@ -63,9 +65,6 @@ class AsyncClient:
             client = self._connected()
             await client.initialize()
             return list(client.get_primaries())
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
     async def start(self, coroutine: Coroutine[Any, Any, None], wait_s: float) -> None:
         task = asyncio.create_task(coroutine)

@@ -36,7 +36,7 @@ from gunicorn_cluster_ext.stores.redis.timed_connections import (
     timed_by_sentinel,
 )
 from gunicorn_cluster_ext.stores.redis.url import Address, Topology
-from gunicorn_cluster_ext.stores.sync_async import run
+from gunicorn_cluster_ext.stores.sync_async import blocking_sleep, run
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -61,7 +61,13 @@ class _ValuesOnly(CacheConfig):
 
 
 class BlockingClient:
-    """See ``Client``."""
+    """redis-py's client, made so that a call ends in time. Its coroutines never suspend.
+
+    It connects when it is first used, and opens at most ``connections`` connections to each server.
+    ``timeout`` is in seconds.
+    """
+
+    sleep = staticmethod(blocking_sleep)
 
     def __init__(self, address: Address, timeout: float, connections: int) -> None:
         self._address = address
@@ -75,6 +81,7 @@ class BlockingClient:
         self._client: Any = None
 
     async def execute(self, call: Call) -> list[Any]:
+        """Return the answers to the commands. Raises redis-py's errors."""
         deadline.at = call.deadline
         try:
             self._room.get(timeout=deadline.left())
@@ -126,9 +133,11 @@ class BlockingClient:
                 pool.release(connection)
 
     def nodes_of(self, keys: Iterable[bytes]) -> list[Any]:
+        """Return the nodes of a Cluster that hold these keys; None for an unknown node."""
         return nodes_of(self._client, keys)
 
     async def nodes(self, timeout: float) -> list[Any]:
+        """Return the nodes of a Cluster that hold keys; [None] without a Cluster."""
         if not self._is_cluster:
             return [None]
         deadline.at = time.monotonic() + timeout
@@ -137,10 +146,8 @@ class BlockingClient:
         finally:
             deadline.at = math.inf
 
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
     async def start(self, coroutine: Coroutine[Any, Any, None], wait_s: float) -> None:
+        """Run a coroutine in the background, and wait for it at most ``wait_s`` seconds."""
         thread = threading.Thread(target=run, args=(coroutine,), daemon=True)
         thread.start()
         thread.join(wait_s)

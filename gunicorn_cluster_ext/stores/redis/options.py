@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from redis.exceptions import RedisClusterException
-
-from gunicorn_cluster_ext.stores.redis.url import Address
 
 #: The part of the timeout that one connection attempt gets: a host that does not answer leaves time
 #: for the others.
@@ -23,32 +21,6 @@ class Call(NamedTuple):
     commands: Sequence[tuple[Any, ...]]
     deadline: float
     node: Any = None
-
-
-class Client(Protocol):
-    """A client of redis-py, made so that a call ends in time.
-
-    The coroutines of BlockingClient never suspend. It connects when it is first used, and opens at
-    most ``connections`` connections to each server.
-    """
-
-    def __init__(self, address: Address, timeout: float, connections: int) -> None: ...
-
-    async def execute(self, call: Call) -> list[Any]:
-        """Return the answers to the commands. Raises redis-py's errors."""
-
-    def nodes_of(self, keys: Iterable[bytes]) -> list[Any]:
-        """Return the nodes of a Cluster that hold these keys; None for an unknown node."""
-
-    async def nodes(self, timeout: float) -> list[Any]:
-        """Return the nodes of a Cluster that hold keys; [None] without a Cluster."""
-
-    async def sleep(self, seconds: float) -> None: ...
-
-    async def start(self, coroutine: Coroutine[Any, Any, None], wait_s: float) -> None:
-        """Run a coroutine in the background, and wait for it at most ``wait_s`` seconds."""
-
-    async def close(self) -> None: ...
 
 
 def connection_options(options: dict[str, Any], timeout: float, retry: Any) -> dict[str, Any]:
@@ -82,7 +54,8 @@ def sentinels_of(client: Any) -> list[Any]:
 
 
 def nodes_of(client: Any, keys: Iterable[bytes]) -> list[Any]:
-    """See ``Client.nodes_of``. ``client`` is redis-py's, or None before it exists."""
+    """Return the nodes of a Cluster that hold these keys; None for an unknown node. ``client`` is
+    redis-py's, or None before it exists."""
     try:
         nodes = [client.get_node_from_key(key) for key in keys] if client is not None else [None]
     except RedisClusterException:

@@ -22,7 +22,7 @@ try:
 
     from gunicorn_cluster_ext.stores.redis.async_client import AsyncClient
     from gunicorn_cluster_ext.stores.redis.blocking_client import BlockingClient
-    from gunicorn_cluster_ext.stores.redis.options import Call, Client
+    from gunicorn_cluster_ext.stores.redis.options import Call
     from gunicorn_cluster_ext.stores.redis.url import Topology, parse
 except ImportError as error:
     raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
@@ -67,9 +67,11 @@ class _Circuit(NamedTuple):
 class RedisStore:
     """An AsyncStore, which suspends only in its client. Raises StoreError for a bad address."""
 
-    client: Client
+    client: BlockingClient | AsyncClient
 
-    def __init__(self, settings: Settings, client_class: type[Client]) -> None:
+    def __init__(
+        self, settings: Settings, client_class: type[BlockingClient | AsyncClient]
+    ) -> None:
         self._settings = settings
         self._client_class = client_class
         try:

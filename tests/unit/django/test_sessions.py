@@ -233,7 +233,7 @@ def test_nested_changes_count_as_modified(session: Any, memory: MemoryStore) -> 
     again["cart"]["items"].append(2)
     assert again.modified is True
     again.save()
-    assert again.record.is_changed() is False
+    assert again.cluster_session.is_changed() is False
     assert engine(session.session_key)["cart"] == {"items": [1, 2]}
 
 
