@@ -1,4 +1,4 @@
-"""What other processes do with a store: python -m tests.harness.store_program WHAT ..."""
+"""A process that uses a store: python -m tests.harness.store_program WHAT WHERE ..."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from gunicorn_cluster_ext.stores import open_store
 from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.store_conformance import in_threads
 
-#: Of an embedded store.
+#: The size of an embedded store.
 SIZE = "4M"
 
 
@@ -22,7 +22,7 @@ def count(store: BlockingStore, threads: str, times: str) -> None:
 
 
 def write(store: BlockingStore, name: str) -> None:
-    """Until it is killed: say each number when it has been written, in three places at once."""
+    """Write numbers until it is killed, each in three places; print each that was written."""
     number = int(store.get(name.encode()) or 0)
     while True:
         number += 1
@@ -33,7 +33,7 @@ def write(store: BlockingStore, name: str) -> None:
 
 
 def hold(store: BlockingStore) -> None:
-    """Be in the middle of a write until somebody ends this."""
+    """Stay in the middle of a write until the process is ended."""
     store.set(b"held", b"1")
     with store.coroutines._environment.lock:  # type: ignore[attr-defined]
         state = store.coroutines._environment.enter()  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def hold(store: BlockingStore) -> None:
 
 
 def read(store: BlockingStore) -> None:
-    """Be in the middle of a read until somebody ends this."""
+    """Stay in the middle of a read until the process is ended."""
     store.set(b"read", b"1")
     with store.coroutines._environment.opened()[0].begin():  # type: ignore[attr-defined]
         print("ready", flush=True)

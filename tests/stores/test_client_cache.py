@@ -1,4 +1,4 @@
-"""Copies of values in the client: where server and client can, found out by asking."""
+"""The cache in the client, used if server and client support it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ Start = Callable[..., tuple[FakeRedis, BlockingStore]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """A server that says it has some version, and a store on it."""
+    """Starts a server that reports a version, and a store on it."""
     with ExitStack() as stack:
 
         def start(version: str, options: str = "") -> tuple[FakeRedis, BlockingStore]:

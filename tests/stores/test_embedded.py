@@ -27,7 +27,7 @@ class TestEmbedded(Conformance):
 
 
 class Clock:
-    """The time since boot, as a test likes it."""
+    """A time since boot that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -53,10 +53,10 @@ OpenStore = Callable[..., BlockingStore]
 
 @pytest.fixture
 def opened(directory: Path) -> Iterator[OpenStore]:
-    """Opens the store as a process does that has never seen it."""
+    """Opens the store as a new process does."""
     with contextlib.ExitStack() as stack:
 
-        def open_anew(size: str = "4M", **options: object) -> BlockingStore:
+        def open_again(size: str = "4M", **options: object) -> BlockingStore:
             environment._environments.pop(str(directory), None)
             store = open_store(
                 Settings(store_path=str(directory), store_size=size, **options)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def opened(directory: Path) -> Iterator[OpenStore]:
             stack.callback(store.close)
             return store
 
-        yield open_anew
+        yield open_again
 
 
 def data_file(directory: Path) -> Path:
@@ -88,7 +88,7 @@ def test_a_full_store_takes_everything(
     for key in keys:
         clock.now += 0.2
         store.set(key, b"x" * size, ttl=1e6)
-    with opened_lmdb(store) as transaction:  # to read the store would mark what was used
+    with opened_lmdb(store) as transaction:  # reading through the store would mark entries as used
         kept = [transaction.get(b"k" + key) is not None for key in keys]
     count = sum(kept)
     assert count * size > share * 4 * MEGABYTE
@@ -220,7 +220,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
 
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[], None]:
-    """Boots the machine: another id, and the clock begins anew."""
+    """Reboots the machine: another boot id, and a clock that starts again."""
     file = tmp_path / "boot_id"
     file.write_text("00000000-0000-0000-0000-000000000001\n")
     monkeypatch.setattr(shared_state, "_BOOT_ID", str(file))
@@ -307,14 +307,14 @@ def forked() -> int:
 
 
 def crash(store: BlockingStore) -> None:
-    """End its use as SIGKILL does: nothing is closed in order, and the kernel forgets the locks."""
+    """End the use of a store as SIGKILL does: the kernel drops the locks, and nothing is closed."""
     used = store.coroutines._environment  # type: ignore[attr-defined]
     used._lmdb.close()
     used.state.close()
     used._forget()
 
 
-def test_after_a_power_cut_it_begins_anew(
+def test_after_a_power_cut_it_starts_empty(
     opened: OpenStore, directory: Path, boot: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
@@ -380,13 +380,13 @@ def test_a_crash_of_all_processes_loses_nothing(
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged, after the store's directory."""
+    """Return what was logged, after the store's directory."""
     assert all(each.levelno == logging.ERROR for each in caplog.records)
     return [each.split(" ", 5)[5] for each in caplog.messages]
 
 
 def foreign(file: Path) -> None:
-    """As LMDB 1.0 writes it, say: the version comes after the magic number."""
+    """Write a file as LMDB 1.0 might: the version comes after the magic number."""
     with file.open("r+b") as data:
         for page in (0, 4096):
             data.seek(page + 20)
@@ -440,10 +440,10 @@ def test_a_bad_state(
     assert store.get(b"a") == b"2"
 
 
-def test_what_breaks_in_use_begins_anew_for_all(
+def test_what_breaks_in_use_starts_empty_for_all(
     opened: OpenStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LMDB's verdict is put into its mouth: real damage may as well be a crash of the process."""
+    """LMDB's error is simulated: real damage may also crash the process."""
     store = opened()
     store.set(b"a", b"1")
     transactions = store.coroutines._transactions  # type: ignore[attr-defined]
@@ -465,7 +465,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, transactions: object) -> None:
 def test_a_read_that_fails(
     opened: OpenStore, caplog: pytest.LogCaptureFixture, error: type[Exception], found: bytes
 ) -> None:
-    """The next one does not, or the file is broken: then there is nothing, and a write mends it."""
+    """The second attempt succeeds, or the file is broken: then it is empty until the next write."""
     store = opened()
     store.set(b"a", b"1")
     fail_reads(store, error("said LMDB"))

@@ -13,16 +13,6 @@ from tests.harness.fakes.store import MemoryStore, MemoryStores
 
 
 @pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
-
-
-@pytest.fixture
 def app(stores: MemoryStores) -> Flask:
     app = Flask(__name__)
     ClusterSession(app, stores=stores)

@@ -12,8 +12,11 @@ Item = bytes | dict[bytes, bytes]
 
 
 class MemoryStore:
-    """The contract, on a clock of its own that a test can put forward. ``calls`` are the names of
-    the methods that were called; ``before`` is called before each with its name."""
+    """A store in memory, whose clock a test can advance by ``ahead`` seconds.
+
+    ``calls`` are the names of the methods that were called; ``before`` is called with the name
+    before each.
+    """
 
     def __init__(self) -> None:
         self.items: dict[bytes, tuple[Item, float | None]] = {}
@@ -45,7 +48,7 @@ class MemoryStore:
         self.items[key] = item, None if ttl is None else self._now() + ttl
 
     def ttl(self, key: bytes) -> float | None:
-        """What is left."""
+        """Return the remaining time to live."""
         ends = self.items[key][1]
         return None if ends is None else ends - self._now()
 

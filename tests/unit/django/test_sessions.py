@@ -22,11 +22,6 @@ __all__ = ["stores"]
 configure()
 
 
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
-
-
 def engine(key: str | None = None) -> Any:
     from gunicorn_cluster_ext.django.sessions import SessionStore
 

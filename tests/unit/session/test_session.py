@@ -20,18 +20,8 @@ from tests.harness.fakes.store import MemoryStore, MemoryStores
 LIFETIME = SessionLifetime(idle=1000, total=5000)
 
 
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
-
-
 class Client:
-    """Makes requests with one cookie jar."""
+    """A client with one cookie jar."""
 
     def __init__(self, stores: MemoryStores, lifetime: SessionLifetime = LIFETIME) -> None:
         self.stores = stores
@@ -65,7 +55,7 @@ def client(stores: MemoryStores) -> Client:
 
 @pytest.fixture
 def known(client: Client, memory: MemoryStore) -> Client:
-    """One with a session."""
+    """A client with a session."""
     client.put(a=1, cart={"items": [1]})
     memory.calls.clear()
     return client
@@ -196,7 +186,7 @@ def test_nor_by_a_login_in_a_session_that_ended(known: Client, memory: MemorySto
 
 @pytest.mark.parametrize("step", ["fields", "change", "delete"])
 def test_nor_when_both_happen_at_once(known: Client, memory: MemoryStore, step: str) -> None:
-    """The logout comes before any one step of a login."""
+    """The logout happens before any step of a login."""
     slow, logout = known.request(), known.request()
     slow["user"] = "me"
     slow.regenerate()
@@ -262,7 +252,7 @@ def test_regenerate_of_nothing_is_nothing(client: Client, memory: MemoryStore) -
 
 
 def test_clear_and_set_is_a_new_session(known: Client, memory: MemoryStore) -> None:
-    """As many write a login."""
+    """Many applications write a login this way."""
     old, session = known.sid, known.request()
     session.clear()
     session["user"] = "me"
@@ -374,7 +364,7 @@ def test_a_new_id_begins_a_new_lifetime(
         {b"a": b"\x80\x04]\x94."},
     ],
 )
-def test_a_damaged_session_begins_anew(
+def test_a_damaged_session_starts_empty(
     known: Client, memory: MemoryStore, damage: dict[bytes, bytes], caplog: Any
 ) -> None:
     memory.change(store_key(known.sid or ""), damage)
@@ -443,7 +433,7 @@ def test_what_is_changed_too_late_is_said(known: Client, caplog: Any) -> None:
 
 
 def test_one_that_is_saved_more_than_once(known: Client, caplog: Any) -> None:
-    """As a WebSocket's."""
+    """A WebSocket's session is."""
     session = known.request()
     session["b"] = 1
     session.save(last=False)
@@ -455,10 +445,10 @@ def test_one_that_is_saved_more_than_once(known: Client, caplog: Any) -> None:
     assert caplog.records == []
 
 
-# --- the asynchronous face --------------------------------------------------------------------
+# --- the asynchronous methods -------------------------------------------------------------------
 
 
-def test_the_asynchronous_face(known: Client, memory: MemoryStore) -> None:
+def test_the_asynchronous_methods(known: Client, memory: MemoryStore) -> None:
     async def use() -> None:
         session = known.request()
         await session.aload()
