@@ -18,7 +18,8 @@ __all__ = ["ClusterCache", "http_responses"]
 
 
 class ClusterCache(BaseCache):
-    """``LOCATION`` is the address of a store of its own; without it, it is the server's.
+    """The cache backend. ``LOCATION`` is the address of a store of its own, in place of the
+    server's.
 
     Values are those of ``codec`` and HTTP responses; any other raises UnknownType. When the store
     is away, ``add``, ``incr`` and ``clear`` raise StoreAway.

@@ -28,7 +28,7 @@ from gunicorn_cluster_ext.stores.handles import Stores
 class ASGISessionMiddleware:
     """Middleware around an ASGI application, for HTTP and WebSocket.
 
-    ``scope["session"]`` is used without ``await``. The embedded store responses in microseconds and
+    ``scope["session"]`` is used without ``await``. The embedded store answers in microseconds and
     is asked when the session is first used. Any other store is asked before the application runs,
     if the request has a session cookie, so that the event loop never waits for a network. With
     ``prefetch=False`` the application does that: ``await request.session.aload()``.
@@ -80,24 +80,20 @@ class _Response:
         if self.refused:
             return
         if message["type"] in ("http.response.start", "websocket.accept"):
-            message = await self._begin(message)
-        if not self.refused:
-            await self._send(message)
-
-    async def _begin(self, message: Message) -> Message:
-        if self._session.failed and message.get("status", 200) >= 500:
-            await self.refuse()
-            return message
-        self.begun = True
-        headers = list(message.get("headers", ()))
-        try:
-            saved = await self._session.asave(last=self._scope["type"] == "http")
-        except SessionAway:
-            await self.refuse()
-            return message
-        scheme = self._scope.get("scheme", "http")
-        ours = self._sessions.headers(self._session, saved, scheme, decoded(headers))
-        return {**message, "headers": [*headers, *_encoded(ours)]}
+            if self._session.failed and message.get("status", 200) >= 500:
+                await self.refuse()
+                return
+            self.begun = True
+            try:
+                saved = await self._session.asave(last=self._scope["type"] == "http")
+            except SessionAway:
+                await self.refuse()
+                return
+            headers = list(message.get("headers", ()))
+            scheme = self._scope.get("scheme", "http")
+            ours = self._sessions.headers(self._session, saved, scheme, decoded(headers))
+            message = {**message, "headers": [*headers, *_encoded(ours)]}
+        await self._send(message)
 
     async def refuse(self) -> None:
         self.begun = self.refused = True

@@ -1,4 +1,4 @@
-"""What the WSGI and the ASGI middleware have in common."""
+"""The part that the WSGI and the ASGI middleware share."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class SessionMiddleware:
 
 
 class _Response:
-    """One response: the application's ``start_response``, and a response 503 in its place."""
+    """One response: the ``start_response`` of the application, and a 503 in its place."""
 
     def __init__(
         self, sessions: Sessions, session: Session, environ: dict[str, Any], start_response: Any
@@ -61,19 +61,15 @@ class _Response:
         self.begun = True
         if self._session.failed and status >= "5":
             return self._refuse(exc_info)
-        try:
-            ours = self._save(headers)
-        except SessionAway:
-            return self._refuse(exc_info)
-        return self._start(status, [*headers, *ours], exc_info)
-
-    def _save(self, headers: Headers) -> Headers:
-        """Save once; an application that starts again after an error gets the same cookie."""
         if self._headers is None:
+            # Once: an application that starts again after an error gets the same cookie.
+            try:
+                saved = self._session.save()
+            except SessionAway:
+                return self._refuse(exc_info)
             scheme = self._environ.get("wsgi.url_scheme", "http")
-            saved = self._session.save()
             self._headers = self._sessions.headers(self._session, saved, scheme, headers)
-        return self._headers
+        return self._start(status, [*headers, *self._headers], exc_info)
 
     def _start(self, status: str, headers: Headers, exc_info: Any) -> Any:
         if exc_info is None:

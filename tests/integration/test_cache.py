@@ -110,7 +110,7 @@ def test_no_thread_is_left(shared: Shared) -> None:
     client = Client(server)
     with ThreadPoolExecutor(1) as other:
         costly = other.submit(client.get, "/costly?key=a&sleep=2")
-        wait_until(lambda: "cluster-renewer" in client.get("/threads"), 20, "one that renews a lease")
+        wait_until(lambda: "cluster-renewer" in client.get("/threads"), 20, "a renewal")
     wait_until(lambda: "cluster-renewer" not in client.get("/threads"), 20, "its end")
     costly.result()
 

@@ -54,11 +54,19 @@ def given(path: str) -> str:
 
 
 def default(name: str) -> str:
-    """Return the directory of a store with this name. Raises StoreError if none can be used."""
+    """Return the directory of a store with this name. Raises StoreError if none can be used.
+
+    It and its parent must belong to this user, and no other user may have access: whatever other
+    users put in their place is refused, links included.
+    """
     refused = []
     for base in _bases():
+        path = os.path.join(base, _hashed(name))
         try:
-            return _make(base, _hashed(name))
+            for each in (base, path):
+                os.makedirs(each, 0o700, exist_ok=True)
+                _check(each, 0o077)
+            return path
         except (OSError, StoreError) as error:
             refused.append(f"{base}: {error}")
     where = "; ".join(refused)
@@ -67,16 +75,6 @@ def default(name: str) -> str:
 
 def _hashed(name: str) -> str:
     return blake2b(name.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-
-
-def _make(base: str, name: str) -> str:
-    """Create a directory and its parent. Both must belong to this user, and no other user may have
-    access: whatever other users put in this place is refused, links included."""
-    path = os.path.join(base, name)
-    for each in (base, path):
-        os.makedirs(each, 0o700, exist_ok=True)
-        _check(each, 0o077)
-    return path
 
 
 def _bases() -> Iterator[str]:

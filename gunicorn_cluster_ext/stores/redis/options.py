@@ -1,4 +1,4 @@
-"""What the blocking and the asynchronous client have in common."""
+"""The options and helpers that the blocking and the asynchronous client share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Redis store: what is retried, what counts for the breakers, and what becomes of an error."""
+"""The Redis store: which calls are retried, what opens a breaker, how errors are raised."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Address(NamedTuple):
 
 
 def parse(url: str) -> Address:
-    """Raises ValueError."""
+    """Return the address in a URL. Raises ValueError."""
     scheme, _, rest = url.partition("://")
     scheme, _, arrangement = scheme.partition("+")
     topology = Topology(arrangement)
