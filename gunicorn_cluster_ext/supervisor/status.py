@@ -67,7 +67,9 @@ class Status:
         if directory is not None and self._described_cfg is not cfg:
             self._described_cfg = cfg
             try:
-                server_info.write(directory, server_info.collect(self._arbiter, self._cluster.settings))
+                server_info.write(
+                    directory, server_info.collect(self._arbiter, self._cluster.settings)
+                )
             except OSError as error:
                 log = self._arbiter.log
                 log.warning("The server's description cannot be written: %s", error)
