@@ -44,7 +44,7 @@ class EdgePoller:
         self._callbacks[fd] = callback
         try:
             self._epoll.register(fd, self._CONNECTION)
-        except FileExistsError:  # an application has kept a copy of what had this number
+        except FileExistsError:  # an application has on_keepalive a copy of what had this number
             self._epoll.modify(fd, self._CONNECTION)
 
     def busy(self, fd: int) -> bool:

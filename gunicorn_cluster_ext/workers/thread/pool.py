@@ -4,8 +4,8 @@
 request; and each request wakes a thread, which then waits for the interpreter's lock. Here
 
 * the main loop is woken only while it sleeps;
-* while requests are quick (``QUICK``), a thread that is awake takes one after the other, and
-  another is woken only when none was taken for ``PATIENCE``. With requests of 0.1 ms, eight of
+* while requests are quick (``QUICK_S``), a thread that is awake takes one after the other, and
+  another is woken only when none was taken for ``WAKE_AFTER_S``. With requests of 0.1 ms, eight of
   ten system calls of gthread are about who may run next.
 """
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 #: Seconds that a request takes on average, below which waiting for the thread that is awake is
 #: cheaper than waking another.
-QUICK: Final = 0.0005
+QUICK_S: Final = 0.0005
 #: Seconds without a request being taken after which further threads are woken all the same. It is
 #: the resolution of epoll's timeout.
-PATIENCE: Final = 0.001
+WAKE_AFTER_S: Final = 0.001
 _SMOOTHING: Final = 1 / 16
 
 
@@ -62,7 +62,7 @@ class Pool(Generic[T]):
         self.busy += 1
         with self._lock:
             self._queue.append(item)
-            wanted = 1 if self._duration > QUICK or not self._awake else 0
+            wanted = 1 if self._duration > QUICK_S or not self._awake else 0
         if wanted:
             self._wake_threads(wanted)
 
@@ -70,7 +70,7 @@ class Pool(Generic[T]):
         """How many items wait because all threads are busy."""
         return max(self.busy - self.size, 0)
 
-    def take_back(self) -> Iterator[T]:
+    def withdraw(self) -> Iterator[T]:
         """Take out what no thread has taken yet, the oldest first."""
         while self._queue:
             try:
@@ -80,24 +80,24 @@ class Pool(Generic[T]):
             self.busy -= 1
             yield item
 
-    def give_back(self, items: list[T]) -> None:
-        """Undo ``take_back`` of ``items``: they are the next that threads take."""
+    def requeue(self, items: list[T]) -> None:
+        """Undo ``withdraw`` of ``items``: they are the next that threads take."""
         self.busy += len(items)
         with self._lock:
             self._queue.extendleft(reversed(items))
 
-    def attend(self, now: float) -> None:
+    def wake_more(self, now: float) -> None:
         """Wake more threads if those that are awake have taken nothing for long.
 
-        The main loop calls this at each turn, and does not sleep longer than ``patience``.
+        The main loop calls this at each turn, and does not sleep longer than ``max_sleep``.
         """
-        if self._queue and now - self._taken > PATIENCE:
+        if self._queue and now - self._taken > WAKE_AFTER_S:
             self._wake_threads(len(self._queue))
 
-    def patience(self, timeout: float) -> float:
+    def max_sleep(self, timeout: float) -> float:
         """How long the main loop may sleep, given that it wants to sleep for ``timeout``."""
         if self._queue and self._awake < self.size:
-            return min(timeout, PATIENCE)
+            return min(timeout, WAKE_AFTER_S)
         return timeout
 
     def _wake_threads(self, wanted: int) -> None:

@@ -119,7 +119,7 @@ class Site:
         worker.shared, worker.place, worker.wsgi = shared, place, member.app
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
         worker.method_queue.init()
-        worker.rules = worker._build_rules()
+        worker.load_rules()
         self.board.set(place.seat, Word.THREADS, self.cfg.threads)
         return worker
 
@@ -260,7 +260,7 @@ def test_the_end_of_the_drain(site: Site, connect: Connect) -> None:
 def test_a_session_goes_on_where_it_is(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(membership, "HARD_QUIET", 0.5)
+    monkeypatch.setattr(membership, "SESSION_QUIET_S", 0.5)
     leaving, connection = site.start(2), connect()
     site.board.set(2, Word.SESSIONS, 1)
     site.start(3, generation=3)
@@ -279,7 +279,7 @@ def test_a_learned_session_is_waited_for_until_it_is_forgotten(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However quiet it is."""
-    monkeypatch.setattr(membership, "HARD_QUIET", 0)
+    monkeypatch.setattr(membership, "SESSION_QUIET_S", 0)
     site.memory, connection = LearnedSessions(8, ttl=2), connect()
     leaving = site.start(2)
     site.memory.join(ProcessTag(1, 2), 2)
@@ -300,7 +300,7 @@ def test_without_sessions_nothing_is_waited_for(site: Site, connect: Connect) ->
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < membership.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.SESSION_QUIET_S / 2
 
 
 def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
@@ -310,7 +310,7 @@ def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < membership.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.SESSION_QUIET_S / 2
 
 
 # --- parking ----------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
         return send(seat, *args)
 
     monkeypatch.setattr(site.inboxes, "send", send_late)
-    monkeypatch.setattr(handoff, "SWEEP_INTERVAL", 1_000)
+    monkeypatch.setattr(handoff, "SWEEP_INTERVAL_S", 1_000)
     site.board.clear(2, generation=2, now=1)
     site.board.set(2, Word.STATE, State.READY)
     assert ask(connection, slot=1) == 0
@@ -387,8 +387,8 @@ def sweeper(site: Site) -> Iterator[Sticky]:
         site.board.clear(seat, generation=2, now=1)
         site.board.set(seat, Word.STATE, State.GONE if seat else State.READY)
     worker = Member(site, 0, 2).worker
-    worker._open()
-    worker.serves = True
+    worker.open()
+    worker.membership.serves = True
     with ExitStack() as stack:
         for seat in (0, 2, 3, 4):
             ours, theirs = socket.socketpair()
@@ -397,7 +397,7 @@ def sweeper(site: Site) -> Iterator[Sticky]:
             message = HandoffMessage(b"", ("192.0.2.1", 1), ("127.0.0.1", 80), 0, 0, False)
             site.inboxes.send(seat, message, ours.fileno())
         yield worker
-        for conn in worker._unbegun():
+        for conn in worker.idle():
             worker.drop(conn)
     worker.close_loop()
     worker.tmp.close()
@@ -410,10 +410,10 @@ def full(site: Site) -> list[int]:
 
 
 def test_what_a_dead_worker_left_waits_for_its_replacement(site: Site, sweeper: Sticky) -> None:
-    sweeper.post.sweep(10)
+    sweeper.handoff.sweep(10)
     assert full(site) == [0, 2, 3, 4]
     site.board.set(4, Word.STATE, State.BOOTING)
-    sweeper.post.sweep(20)
+    sweeper.handoff.sweep(20)
     assert full(site) == [0, 4]
 
 
@@ -421,7 +421,7 @@ def test_what_a_dead_worker_left_beside_its_successor_waits_for_nobody(
     site: Site, sweeper: Sticky
 ) -> None:
     site.board.set(3, Word.STATE, State.READY)
-    sweeper.post.sweep(10)
+    sweeper.handoff.sweep(10)
     assert full(site) == [0, 3, 4]
 
 
@@ -431,7 +431,7 @@ def test_only_who_serves_in_the_lowest_slot_sweeps(
 ) -> None:
     site.board.clear(1, generation=3, now=1)
     site.board.set(1, Word.STATE, State.READY)
-    sweeper.member.become(state)
-    sweeper.post.sweep(10)
-    sweeper.post.sweep(20)
+    sweeper.membership.set_state(state)
+    sweeper.handoff.sweep(10)
+    sweeper.handoff.sweep(20)
     assert full(site) == [0, 2, 3, 4]

@@ -30,13 +30,13 @@ def start() -> Iterator[Callable[[int, Work], Pool[int]]]:
 
 def turn(pool: Pool[int], timeout: float = 0.1) -> list[tuple[int, bool]]:
     """One turn of a main loop; returns what threads gave back."""
-    timeout = pool.patience(timeout) if pool.may_sleep() else 0
+    timeout = pool.max_sleep(timeout) if pool.may_sleep() else 0
     readable, _, _ = select.select([pool], [], [], timeout)
     pool.is_awake()
     if readable:
         pool.drain_wakeups()
     finished = list(pool.finished())
-    pool.attend(time.monotonic())
+    pool.wake_more(time.monotonic())
     return finished
 
 
@@ -125,7 +125,7 @@ def test_what_no_thread_has_taken_can_be_taken_back(
         pool.submit(item)
     assert begun.acquire(timeout=TIMEOUT)
     assert pool.waiting() == 3
-    assert list(pool.take_back()) == [1, 2, 3]
+    assert list(pool.withdraw()) == [1, 2, 3]
     assert (pool.busy, pool.waiting()) == (1, 0)
     gate.set()
     assert collect(pool, 1) == [(0, True)]
