@@ -1,12 +1,13 @@
 """What becomes of each connection: the one path of decisions of all worker classes.
 
-accepted      start --.
-handed over   resume --+-> advance -- read head --> WAIT     need more
-readable      ---------'                  |
-                                          +-> SERVE    here
-                                          +-> SENT     another worker has it
-                                          `-> BLOCKED  only one process can serve it, and
-                                                       its inbox is full: try again soon
+    accepted ---> start ---------.
+    handed over -> resume_handed -+-> advance -> head? -> WAIT     need more
+    readable --------------------'                   |
+                                                     +-> SERVE    here
+                                                     +-> SENT     to another worker
+                                                     `-> BLOCKED  try again soon
+
+A worker class implements each outcome as a hook. A hook that waits may block, as greenlets do.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from typing import Any
 
 
 class Listener:
-    """Keeps what is asked for often: ``fd``, ``address``, and ``kind`` (family, type, protocol).
+    """A listening socket, with what is asked of it often: ``fd``, ``address``, ``kind``.
+
+    ``kind`` is its family, type and protocol, which its connections have too.
 
     ``pause`` is called when the process has no file descriptor left. Clients then wait in the
     kernel, or for a sibling.

@@ -22,8 +22,8 @@ from gunicorn_cluster_ext.routing.head import Head, Partial
 from gunicorn_cluster_ext.routing.rules import asks_for_websocket
 from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
-from gunicorn_cluster_ext.workers.base import StickyWorker
 from gunicorn_cluster_ext.workers.connection import HEAD_READ_SIZE, Connection
+from gunicorn_cluster_ext.workers.event_loop import EventLoopWorker
 from gunicorn_cluster_ext.workers.lifecycle import RETRY_INTERVAL_S
 from gunicorn_cluster_ext.workers.listener import Listener
 
@@ -69,15 +69,13 @@ class AsyncioConnection(Connection):
 A = TypeVar("A", bound=AsyncioConnection)
 
 
-class AsyncioWorker(StickyWorker[A]):
+class AsyncioWorker(EventLoopWorker[A]):
     """Mixed into a worker class that runs an event loop, before it in the order of bases."""
 
     turn_interval_s = 0.5
 
     loop: asyncio.AbstractEventLoop
     ppid: int
-    nr: int
-    worker_connections: int
 
     def make_connection(self, sock: socket.socket, client: Any, server: Any) -> A:
         """Return the connection of the non-blocking ``sock``."""
@@ -86,12 +84,10 @@ class AsyncioWorker(StickyWorker[A]):
     # --- turns --------------------------------------------------------------------------------
 
     def open_loop(self) -> None:
-        self.words[self.row + Word.THREADS] = self.worker_connections
-        self._conns: set[A] = set()
-        self._idle: set[A] = set()
+        super().open_loop()
         self._accepting = False
         self._retrying = False
-        self._calls = self._websockets = 0
+        self._websockets = 0
         self.head_timeout = self.shared.settings.head_timeout
         self.loop.add_reader(self.handoff.fileno(), self.on_inbox)
 
@@ -102,7 +98,7 @@ class AsyncioWorker(StickyWorker[A]):
         self._awake.clear()
         timer.cancel()
         self.notify()
-        self._publish()
+        self.publish()
         self.handoff.sweep(time.monotonic())
         return self.ppid == os.getppid()
 
@@ -117,27 +113,13 @@ class AsyncioWorker(StickyWorker[A]):
         self.set_accepting(False)
         self.loop.remove_reader(self.handoff.fileno())
 
-    def idle(self) -> list[A]:
-        return [conn for conn in self._idle if conn.can_move()]
-
     def count_connections(self) -> tuple[int, int]:
         if self.head_reader.are_readable:
-            idle = len(self._idle)
+            idle = len(self.idle_conns)
         else:
-            idle = sum(not conn.calls for conn in self._conns)
+            idle = sum(not conn.calls for conn in self.conns)
         # What the application still does after an answer is in progress as well.
-        return len(self._conns) + self._calls, idle
-
-    def _publish(self) -> None:
-        words, row = self.words, self.row
-        words[row + Word.CONNECTIONS] = len(self._conns)
-        words[row + Word.REQUESTS] = self.nr
-        self._publish_busy()
-
-    def _publish_busy(self) -> None:
-        """Publish what siblings decide by: a burst is shared out before its first answer."""
-        busy = len(self._conns) - len(self._idle) - len(self.blocked)
-        self.words[self.row + Word.BUSY] = busy if self.head_reader.are_readable else self._calls
+        return len(self.conns) + self.calls, idle
 
     # --- connections come and go --------------------------------------------------------------
 
@@ -168,10 +150,10 @@ class AsyncioWorker(StickyWorker[A]):
     def _enter(self, sock: socket.socket, client: Any, server: Any) -> A:
         sock.setblocking(False)
         conn = self.make_connection(sock, client, server)
-        self._conns.add(conn)
+        self.conns.add(conn)
         if self.head_reader.are_readable:
-            self._idle.add(conn)
-        self._publish()
+            self.idle_conns.add(conn)
+        self.publish()
         return conn
 
     def drop(self, conn: A) -> None:
@@ -180,11 +162,11 @@ class AsyncioWorker(StickyWorker[A]):
 
     def forget(self, conn: A) -> None:
         """Note that the connection is no longer in this process."""
-        self._conns.discard(conn)
-        self._idle.discard(conn)
+        self.conns.discard(conn)
+        self.idle_conns.discard(conn)
         self.blocked.pop(conn, None)
         self.count_websocket(conn, False)
-        self._publish()
+        self.publish()
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -210,20 +192,20 @@ class AsyncioWorker(StickyWorker[A]):
         conn.wait()
 
     def serve(self, conn: A, head: Head | Partial | None) -> None:
-        self._idle.discard(conn)
+        self.idle_conns.discard(conn)
         if head is None:
             head = self.head_reader.read(conn)
         if isinstance(head, Head) and asks_for_websocket(head):
             self.count_websocket(conn, True)
-        self._publish_busy()
+        self.publish_busy()
         conn.serve()
 
     def block(self, conn: A) -> None:
         if not self._retrying:
             self._retrying = True
             self.loop.call_later(RETRY_INTERVAL_S, self._retry)
-        self._idle.discard(conn)
-        self._publish()
+        self.idle_conns.discard(conn)
+        self.publish()
         conn.pause()
 
     def _retry(self) -> None:
@@ -242,23 +224,19 @@ class AsyncioWorker(StickyWorker[A]):
         """Note that a request was answered, and that its connection waits for the next."""
         if conn.is_websocket:  # it was refused
             self.count_websocket(conn, False)
-        self._idle.add(conn)
+        self.idle_conns.add(conn)
         self.words[self.row + Word.REQUESTS] = self.nr
-        self._publish_busy()
-
-    def has_room(self) -> bool:
-        # Calls that wait for something count, not those that are answered at once.
-        return self.membership.serves and self.is_fair_share(self._calls)
+        self.publish_busy()
 
     def call_begins(self, conn: A) -> None:
         """Note that the application is called."""
         conn.calls += 1
-        self._calls += 1
+        self.calls += 1
 
     def call_ends(self, conn: A) -> None:
         """Note that a call of the application has ended."""
         conn.calls -= 1
-        self._calls -= 1
+        self.calls -= 1
         self.finished = time.monotonic()
 
     def count_websocket(self, conn: A, is_websocket: bool) -> None:

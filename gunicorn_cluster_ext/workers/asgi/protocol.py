@@ -286,7 +286,7 @@ class Flag(asyncio.Event):
 class Entrance(asyncio.BufferedProtocol):
     """The protocol that the event loop has of a connection: it decides how much is read at once.
 
-    uvloop asks for a buffer only what is no ``asyncio.Protocol``, and gunicorn's protocol is one.
+    uvloop does not ask an ``asyncio.Protocol`` for a buffer, and gunicorn's protocol is one.
     """
 
     def __init__(self, conn: ASGIConnection, buffer: memoryview) -> None:

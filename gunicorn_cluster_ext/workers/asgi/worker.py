@@ -69,7 +69,7 @@ class StickyASGI(AsyncioWorker[ASGIConnection], ASGIWorker):
         """Tell the clients of WebSockets to come again, and let them go."""
         if self._quick_shutdown:
             return
-        restarts = [conn.restart() for conn in self._conns]
+        restarts = [conn.restart() for conn in self.conns]
         await asyncio.gather(*restarts, return_exceptions=True)
         deadline = time.monotonic() + WEBSOCKET_CLOSE_S / 2
         while self._websockets and time.monotonic() < deadline:

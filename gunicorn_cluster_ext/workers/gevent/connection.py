@@ -107,6 +107,16 @@ class GreenletConnection(Connection, socket):
             pass  # the worker ends, and has no time left
 
 
+class BoundAddress:
+    """Stands for a listener where gunicorn asks it for the address that a connection came to."""
+
+    def __init__(self, address: Any) -> None:
+        self._address = address
+
+    def getsockname(self) -> Any:
+        return self._address
+
+
 class Parser(RequestParser):
     """Gunicorn's parser, which calls ``await_request`` before it reads each request.
 

@@ -30,9 +30,9 @@ from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.head import Head, Partial
 from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
-from gunicorn_cluster_ext.workers.base import StickyWorker
 from gunicorn_cluster_ext.workers.connection import NOTHING_CHECKED
-from gunicorn_cluster_ext.workers.gevent.connection import GreenletConnection, Parser
+from gunicorn_cluster_ext.workers.event_loop import EventLoopWorker
+from gunicorn_cluster_ext.workers.gevent.connection import BoundAddress, GreenletConnection, Parser
 from gunicorn_cluster_ext.workers.gevent.lag import LoopLag
 from gunicorn_cluster_ext.workers.lifecycle import (
     FIRST_BYTE_TIMEOUT_S,
@@ -45,17 +45,7 @@ from gunicorn_cluster_ext.workers.listener import Listener
 KILL_TIMEOUT_S: Final = 0.5
 
 
-class BoundAddress:
-    """Stands for a listener where gunicorn asks it for the address that a connection came to."""
-
-    def __init__(self, address: Any) -> None:
-        self._address = address
-
-    def getsockname(self) -> Any:
-        return self._address
-
-
-class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
+class StickyGevent(EventLoopWorker[GreenletConnection], GeventWorker):
     """A gevent worker for applications that keep state between requests.
 
     ``worker_class = "gunicorn_cluster_ext.StickyGevent"`` is all that is needed; see the setting
@@ -68,7 +58,12 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
     # --- the main greenlet --------------------------------------------------------------------
 
     def init_process(self) -> None:
-        compat.offer_parser(self._parser_of)
+        def make_parser(cfg: Any, source: Any, client: Any) -> Parser | None:
+            if isinstance(source, GreenletConnection) and self.head_reader.are_readable:
+                return Parser(cfg, source, client, self._await_request)
+            return None
+
+        compat.offer_parser(make_parser)
         super().init_process()
 
     def run(self) -> None:
@@ -76,25 +71,22 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         run_blocking(self.live())
 
     def open_loop(self) -> None:
-        self.words[self.row + Word.THREADS] = self.worker_connections
+        super().open_loop()
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         # A question to gunicorn's configuration costs more than most of what is done here.
         self._idle_timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT_S
         self._head_timeout = self.shared.settings.head_timeout
-        self.calls = 0  # requests in progress
         self.greenlets = Group()
-        self.connections = 0
-        self._idle: dict[GreenletConnection, None] = {}
         loop = get_hub().loop
         self._inbox = loop.io(self.handoff.fileno(), 1)
         self._inbox.start(self.on_inbox)
         self._lag = LoopLag(loop)
-        self._doors = [(loop.io(each.fd, 1), each) for each in self.listeners]
+        self._watchers = [(loop.io(each.fd, 1), each) for each in self.listeners]
         self._accepting = False
 
     async def turn(self, timeout: float) -> bool:
         """Sleep until the main greenlet has something to do."""
-        self._publish()
+        self.publish()
         self.notify()
         self.handoff.sweep(time.monotonic())
         self._woken.wait(timeout)
@@ -105,7 +97,7 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
 
     def stop_events(self) -> None:
         self._inbox.stop()
-        for watcher, _ in self._doors:
+        for watcher, _ in self._watchers:
             watcher.close()
 
     def close_loop(self) -> None:
@@ -113,24 +105,12 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
             sock.close()
         self.greenlets.kill(timeout=KILL_TIMEOUT_S)
 
-    def idle(self) -> list[GreenletConnection]:
-        return list(self._idle)
-
     def count_connections(self) -> tuple[int, int]:
-        return self.connections, self.connections - self.calls - len(self.blocked)
+        connections = len(self.conns)
+        return connections, connections - self.calls - len(self.blocked)
 
     async def end_drain(self) -> None:
         self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
-
-    def _publish(self) -> None:
-        """Publish what siblings decide by: a burst is shared out before its first answer."""
-        words, row, connections = self.words, self.row, self.connections
-        words[row + Word.CONNECTIONS] = connections
-        words[row + Word.REQUESTS] = self.nr
-        if self.head_reader.are_readable:
-            words[row + Word.BUSY] = connections - len(self._idle) - len(self.blocked)
-        else:
-            words[row + Word.BUSY] = self.calls
 
     # --- signals ------------------------------------------------------------------------------
 
@@ -162,8 +142,8 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         self._watch_listeners()
 
     def _watch_listeners(self) -> None:
-        accepting = self._accepting and self.connections < self.worker_connections
-        for watcher, listener in self._doors:
+        accepting = self._accepting and len(self.conns) < self.worker_connections
+        for watcher, listener in self._watchers:
             if not accepting:
                 watcher.stop()
             elif not watcher.active:
@@ -182,8 +162,8 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         self._spawn(self.start, conn)
 
     def _spawn(self, begin: Callable[[GreenletConnection], None], conn: GreenletConnection) -> None:
-        self.connections += 1
-        self._publish()
+        self.conns.add(conn)
+        self.publish()
         self._watch_listeners()
         self.greenlets.spawn(self._run_connection, begin, conn)
 
@@ -194,8 +174,8 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         try:
             begin(conn)
         finally:
-            self.connections -= 1
-            self._publish()
+            self.conns.discard(conn)
+            self.publish()
             self._watch_listeners()
 
     def start(self, conn: GreenletConnection) -> None:
@@ -211,12 +191,6 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         self.handle(BoundAddress(conn.server), client, conn.client)
 
     # --- requests, in the connection's greenlet -----------------------------------------------
-
-    def _parser_of(self, cfg: Any, source: Any, client: Any) -> Parser | None:
-        """Return the parser of a connection whose requests are routed one by one."""
-        if isinstance(source, GreenletConnection) and self.head_reader.are_readable:
-            return Parser(cfg, source, client, self._await_request)
-        return None
 
     def timeout_ctx(self) -> AbstractContextManager[Any]:
         """Return how long gunicorn waits for a request."""
@@ -240,13 +214,14 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
             now = time.monotonic()
             conn.head_deadline = conn.head_deadline or now + self._head_timeout
             timeout = max(conn.head_deadline - now, 0.001)
-        self._idle[conn] = None
-        self._publish()
+        self.idle_conns.add(conn)
+        self.words[self.row + Word.REQUESTS] = self.nr
+        self.publish_busy()
         try:
             has_more = conn.read_more(timeout)
         finally:
-            del self._idle[conn]
-            self._publish()
+            self.idle_conns.discard(conn)
+            self.publish_busy()
         if has_more:
             return
         conn.is_served = False
@@ -270,9 +245,6 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
         """Close this process's end, from any greenlet."""
         conn.is_served = False
         conn.release()
-
-    def has_room(self) -> bool:
-        return self.membership.serves and self.is_fair_share(self.calls)
 
     def is_behind(self) -> bool:
         return self._lag.is_behind()
@@ -298,7 +270,7 @@ class StickyGevent(StickyWorker[GreenletConnection], GeventWorker):
             self.calls -= 1
             self.finished = time.monotonic()
             if not self.head_reader.are_readable:  # otherwise at the next wait for a request
-                self._publish()
+                self.publish()
 
 
 _NO_TIMEOUT: Final = nullcontext()
