@@ -30,7 +30,7 @@ def run(code: str) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll")
 def test_a_released_connection_is_polled_no_more() -> None:
-    """Although another process has the connection; libev would find out from its input."""
+    """Another process has the connection; libev would learn that from its input."""
     assert (
         run("""
 gevent.sleep(0.01)
@@ -48,7 +48,7 @@ print(more, conn.received, os.read(elsewhere, 100))
     )
 
 
-def test_what_comes_is_collected() -> None:
+def test_input_is_collected() -> None:
     assert (
         run("""
 theirs.sendall(b"GET ")

@@ -44,7 +44,7 @@ def conns() -> Iterator[list[ThreadConnection]]:
 
 @contextmanager
 def released(conn: ThreadConnection) -> Iterator[ThreadConnection]:
-    """As the main loop does it when a connection is over."""
+    """Release it as the main loop does when a connection is over."""
     try:
         yield conn
     finally:
@@ -61,7 +61,7 @@ def stream_of(sock: socket.socket) -> Iterator[Stream]:
 
 
 def handed_over(conn: ThreadConnection) -> ThreadConnection:
-    """The connection as another worker has it."""
+    """Return the connection as another worker has it."""
     inboxes = Inboxes(1)
     assert inboxes.send(0, conn.pack(), conn.fd)
     conn.release()
@@ -149,7 +149,7 @@ def test_gunicorns_parser_begins_with_what_was_read(
 
 
 def test_requests_are_counted_over_hand_offs(pair: tuple[socket.socket, socket.socket]) -> None:
-    """The PROXY protocol, for one, is spoken only before the first."""
+    """The PROXY protocol, for one, comes only before the first."""
     theirs, ours = pair
     conn = ThreadConnection(CFG, ours, CLIENT, SERVER)
     assert conn.requests == 0
@@ -210,7 +210,7 @@ def test_a_connection_is_accepted(listener: socket.socket) -> None:
 
 
 def test_a_thread_that_reads_waits_for_data(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Also when gunicorn has said twice that it should."""
+    """It does so also when gunicorn has set the mode twice."""
     theirs, ours = pair
     with stream_of(ours) as stream:
         stream.setblocking(True)
@@ -260,7 +260,7 @@ def test_a_thread_that_closes_a_connection_ends_it(
 def test_a_thread_that_closes_a_connection_does_not_free_its_number(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """It would be the next connection's while the main loop still takes it for this one's."""
+    """It would be the next connection's while the main loop takes it for this one's."""
     with stream_of(pair[1]) as stream:
         fd = stream.fileno()
         stream.close()
@@ -275,7 +275,7 @@ def test_a_thread_that_closes_a_connection_does_not_free_its_number(
 # --- waiting ----------------------------------------------------------------------------------
 
 
-def test_who_waits_too_long_is_taken_out_oldest_first(conns: list[ThreadConnection]) -> None:
+def test_expired_connections_are_taken_out_oldest_first(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     for number, conn in enumerate(conns[:3]):
         waiting.add(conn, now=number)
@@ -297,15 +297,17 @@ def test_a_connection_waits_in_one_place(conns: list[ThreadConnection]) -> None:
     assert (len(here), len(there), conns[0].waiting) == (1, 0, None)
 
 
-def test_who_has_waited_too_long_waits_no_more(conns: list[ThreadConnection]) -> None:
+def test_an_expired_connection_waits_no_more(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     waiting.add(conns[0], now=0)
     assert list(waiting.expired(now=10)) == [conns[0]]
     assert conns[0].waiting is None
 
 
-def test_who_begins_to_wait_anew_waits_the_full_time(conns: list[ThreadConnection]) -> None:
-    """And does not hold up those behind it."""
+def test_a_connection_that_is_added_again_waits_the_full_time(
+    conns: list[ThreadConnection],
+) -> None:
+    """It does not hold up those behind it."""
     waiting = Waiting(10)
     waiting.add(conns[0], now=0)
     waiting.add(conns[1], now=1)
@@ -314,7 +316,7 @@ def test_who_begins_to_wait_anew_waits_the_full_time(conns: list[ThreadConnectio
     assert list(waiting.expired(now=15)) == [conns[0]]
 
 
-def test_who_waits_may_leave_while_others_are_looked_at(conns: list[ThreadConnection]) -> None:
+def test_connections_may_be_removed_during_an_iteration(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     for conn in conns:
         waiting.add(conn, now=0)
@@ -333,10 +335,10 @@ def test_who_waits_may_leave_while_others_are_looked_at(conns: list[ThreadConnec
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_nobody_waits_longer_than_allowed(
+def test_no_connection_waits_longer_than_allowed(
     conns: list[ThreadConnection], data: st.DataObject
 ) -> None:
-    """Whoever comes and goes, as long as the clock does not go back."""
+    """This holds for any order of calls, as long as the clock does not go back."""
     waiting, model, now = Waiting(10), dict[ThreadConnection, float](), 0.0
     for conn in conns:
         conn.waiting = None
