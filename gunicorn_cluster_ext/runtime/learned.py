@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from gunicorn_cluster_ext.logs import ThrottledLog
-from gunicorn_cluster_ext.routing.learned_table import Table, words_for
+from gunicorn_cluster_ext.routing.learned_table import LearnedTable, words_for
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 
 #: A use renews an entry after this fraction of its lifetime, so that few uses write.
@@ -41,7 +41,7 @@ class LearnedSessions:
     def join(self, process: ProcessTag, seat: int) -> None:
         """Make this process ``process``, whose sessions ``learn`` learns. The worker calls this."""
         self._process = process
-        self._table = Table(self._words, favourite=seat)
+        self._table = LearnedTable(self._words, preferred_way=seat)
         self._own_sessions = (0.0, False)  # when this was found out, and the result
 
     def recall(self, rule: str, value: bytes) -> ProcessTag | None:

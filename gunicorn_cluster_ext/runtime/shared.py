@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gunicorn_cluster_ext.routing.rules import learn_rules
+from gunicorn_cluster_ext.routing.rule_syntax import learn_rules
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT
 from gunicorn_cluster_ext.runtime.inboxes import Inboxes

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import StartRedis
 from tests.harness.clients.command import Done, run_command
 from tests.harness.ports import free_port
+from tests.harness.programs import StartRedis
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn

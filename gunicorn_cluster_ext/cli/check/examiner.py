@@ -25,8 +25,9 @@ import msgspec
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.cli.check.findings import AppFacts, ConfigFacts, Facts
-from gunicorn_cluster_ext.cli.check.inspection import first_line, look
+from gunicorn_cluster_ext.cli.check.inspection import look
 from gunicorn_cluster_ext.cli.files import load_app
+from gunicorn_cluster_ext.logs import one_line
 from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.session.cookie import SessionCookie
@@ -90,7 +91,7 @@ def _configuration_facts(app: Any) -> tuple[ConfigFacts, Settings | None]:
     except SettingError as error:
         return ConfigFacts(uri, str(error)), None
     except Exception as error:
-        return ConfigFacts(uri, f"worker_class: {first_line(error)}"), None
+        return ConfigFacts(uri, f"worker_class: {one_line(error)}"), None
     if not isinstance(kind, type):  # gunicorn returns a string if the module has no such class
         return ConfigFacts(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
@@ -129,8 +130,7 @@ def _configuration_facts(app: Any) -> tuple[ConfigFacts, Settings | None]:
 def _workers_are_set(cfg: Any) -> bool:
     if "WEB_CONCURRENCY" not in os.environ or "workers" in executed_config(cfg.config):
         return True
-    words = [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
-    return any(word.startswith(("-w", "--workers")) for word in words)
+    return any(word.startswith(("-w", "--workers")) for word in compat.command_line(cfg))
 
 
 def _address(address: Any) -> str:
@@ -198,7 +198,7 @@ def _loaded(app: Any, settings: Settings) -> AppFacts:
 
 
 def _failed(error: BaseException) -> AppFacts:
-    return AppFacts(first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
+    return AppFacts(one_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
 
 
 def _result(pid: int, reader: int, deadline: float | None) -> AppFacts:

@@ -10,7 +10,8 @@ from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
 from gunicorn_cluster_ext.cli.check.findings import AppFacts
-from gunicorn_cluster_ext.routing import rules
+from gunicorn_cluster_ext.logs import one_line
+from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
 
@@ -74,12 +75,12 @@ def _in_memory() -> Iterator[str]:
 
 
 def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
-    context = rules.RuleContext(settings.cookie, _nothing, _nothing, _nothing)
+    context = rule_syntax.RuleContext(settings.cookie, _nothing, _nothing, _nothing)
     for words in settings.sticky:
         try:
-            rules.build_rule(words, context)
+            rule_syntax.build_rule(words, context)
         except Exception as error:
-            yield words, first_line(error)
+            yield words, one_line(error)
 
 
 def _nothing(*_: Any) -> None: ...
@@ -102,9 +103,3 @@ def _store_error(settings: Settings) -> str:
     except contract.StoreError as error:
         return str(error)
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -76,7 +76,7 @@ class _ServerAttribute:
 
 
 class Board:
-    """The board of a server; its words are ints. Implements ``routing.rules.Serving``.
+    """The board of a server; its words are ints. Implements ``routing.rules.SeatLookup``.
 
     ``create`` and ``attach`` make one.
     """
@@ -237,9 +237,9 @@ class Board:
         first_seats = range(0, self.capacity * SEATS_PER_SLOT, SEATS_PER_SLOT)
         return [seat // SEATS_PER_SLOT for seat in first_seats if self.get(seat, Word.GENERATION)]
 
-    # --- routing: every worker reads this for every routed request ----------------------------
+    # --- routing.rules.SeatLookup: read by every worker for every routed request ------------
 
-    def serving(self, slot: int) -> int | None:
+    def seat_of_slot(self, slot: int) -> int | None:
         """Return the seat of the newest process of ``slot`` that is ready, or None."""
         if slot >= self.capacity:
             return None
@@ -251,8 +251,8 @@ class Board:
             return seat + (words[row + ROW_WORDS + Word.GENERATION] > words[row + Word.GENERATION])
         return seat if first else seat + 1 if second else None
 
-    def process(self, slot: int, generation: int) -> int | None:
-        """Return the seat of that generation's process if it serves, drains or is parked."""
+    def seat_of_process(self, slot: int, generation: int) -> int | None:
+        """Return the seat where that very process serves, drains or is parked, or None."""
         if slot >= self.capacity:
             return None
         seat = slot * SEATS_PER_SLOT
@@ -275,7 +275,7 @@ class Board:
 
     def slots(self) -> Sequence[int]:
         """Return the slots in which a process is ready."""
-        return [slot for slot in range(self.capacity) if self.serving(slot) is not None]
+        return [slot for slot in range(self.capacity) if self.seat_of_slot(slot) is not None]
 
     def beat(self, seat: int) -> None:
         """Write the heartbeat of the process in ``seat``. Each turn of its loop calls this."""

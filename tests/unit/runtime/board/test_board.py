@@ -105,8 +105,8 @@ def test_which_states_serve_and_which_are_alive(
     board: Board, state: State, serves: bool, is_alive: bool
 ) -> None:
     seat = put(board, 2, 7, state, seat=1)
-    assert board.serving(2) == (seat if serves else None)
-    assert board.process(2, 7) == (seat if is_alive else None)
+    assert board.seat_of_slot(2) == (seat if serves else None)
+    assert board.seat_of_process(2, 7) == (seat if is_alive else None)
     assert board.slots() == ([2] if serves else [])
     assert list(board.loads()) == ([seat] if serves else [])
 
@@ -115,7 +115,7 @@ def test_which_states_serve_and_which_are_alive(
 def test_a_stalled_process_has_no_load(board: Board, age: int, counts: bool) -> None:
     seat = put(board, 2, 7, READY)
     board.set(seat, Word.BEAT, max(time.monotonic_ns() - age, 0))
-    assert board.serving(2) == seat
+    assert board.seat_of_slot(2) == seat
     assert list(board.loads()) == ([seat] if counts else [])
 
 
@@ -123,7 +123,7 @@ def test_a_board_at_the_start_is_empty(board: Board) -> None:
     assert board.slots() == []
     assert board.loads() == {}
     assert list(board.rows()) == []
-    assert board.process(0, 0) is None, "generation 0 is that of a seat never used"
+    assert board.seat_of_process(0, 0) is None, "generation 0 is that of a seat never used"
 
 
 @pytest.mark.parametrize("seat", [0, 1])
@@ -131,9 +131,9 @@ def test_the_newer_of_two_ready_processes_serves(board: Board, seat: int) -> Non
     """A successor is ready before its predecessor drains."""
     old = put(board, 1, 4, READY, seat=1 - seat)
     new = put(board, 1, 5, READY, seat=seat)
-    assert board.serving(1) == new
-    assert board.process(1, 4) == old
-    assert board.process(1, 5) == new
+    assert board.seat_of_slot(1) == new
+    assert board.seat_of_process(1, 4) == old
+    assert board.seat_of_process(1, 5) == new
     assert board.slots() == [1]
     assert set(board.loads()) == {old, new}
 
@@ -141,22 +141,22 @@ def test_the_newer_of_two_ready_processes_serves(board: Board, seat: int) -> Non
 def test_the_predecessor_serves_until_the_successor_is_ready(board: Board) -> None:
     old = put(board, 1, 4, READY, seat=0)
     put(board, 1, 5, BOOTING, seat=1)
-    assert board.serving(1) == old
+    assert board.seat_of_slot(1) == old
 
 
 def test_an_unknown_generation_has_no_seat(board: Board) -> None:
     put(board, 1, 4, READY)
-    assert board.process(1, 3) is None
-    assert board.process(1, 5) is None
-    assert board.process(2, 4) is None
+    assert board.seat_of_process(1, 3) is None
+    assert board.seat_of_process(1, 5) is None
+    assert board.seat_of_process(2, 4) is None
 
 
 @pytest.mark.parametrize("slot", [4, 5, 9999, 10**30])
 def test_an_unknown_slot_has_no_seat(board: Board, slot: int) -> None:
     """Tags come from clients."""
-    assert board.serving(slot) is None
-    assert board.process(slot, 1) is None
-    assert board.process(0, 10**30) is None
+    assert board.seat_of_slot(slot) is None
+    assert board.seat_of_process(slot, 1) is None
+    assert board.seat_of_process(0, 10**30) is None
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_routing_ignores_a_process_without_inbox(board: Board, state: State) -> 
     seat = put(board, 1, 4, state)
     board.set(seat, Word.STATE, state | NO_INBOX)
     assert board.state(seat) is state
-    assert board.serving(1) is None
-    assert board.process(1, 4) is None
+    assert board.seat_of_slot(1) is None
+    assert board.seat_of_process(1, 4) is None
     assert board.successor(seat ^ 1) is None
     assert list(board.slots()) == list(board.loads()) == list(board.vacated_seats()) == []
     assert [row.state for row in board.rows()] == [state]
