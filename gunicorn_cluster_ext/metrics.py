@@ -32,7 +32,7 @@ from gunicorn_cluster_ext.runtime.board import exits, ledger
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import (
     COUNTERS,
-    ROUTED,
+    DECISION_WORDS,
     WORD_NAMES,
     RollState,
     State,
@@ -133,7 +133,7 @@ def _counters(board: Board) -> Iterator[Metric]:
         yield CounterMetricFamily(_PREFIX + name, about, totals[word])
     about = "Requests by the sticky rule that found their owner."
     family = CounterMetricFamily(_PREFIX + "routing_decisions", about, labels=["rule"])
-    yield _by_label(family, {rule: totals[word] for rule, word in ROUTED.items()})
+    yield _by_label(family, {rule: totals[word] for rule, word in DECISION_WORDS.items()})
     family = CounterMetricFamily(_PREFIX + "rolls", "Rolls that have ended.", labels=["outcome"])
     yield _by_label(family, dict(zip(("committed", "failed"), board.rolls, strict=True)))
     about = "Processes that have ended, by the reason."
@@ -165,7 +165,7 @@ class _MultiprocessFiles(Collector):
     """
 
     def collect(self) -> Iterator[Metric]:
-        if prometheus_files.ENVIRONMENT not in os.environ:
+        if prometheus_files.DIRECTORY_VARIABLE not in os.environ:
             return
         files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
         # prometheus_client cannot read a file that another process is creating: it is empty for a

@@ -160,7 +160,7 @@ class _Endpoints:
                         worker.board, _directory(worker), own_seat, timeout_s
                     )
                 return self.publisher
-            if self.remote is not None and not self.remote.server.is_there:
+            if self.remote is not None and not self.remote.server.is_running:
                 self._leave_server()  # it may have been restarted since the last message
             if self.remote is None:
                 self.remote = self._find_server()
@@ -170,7 +170,7 @@ class _Endpoints:
         settings, choice = context.settings(), self._choice
         try:
             server = discovery.find(choice.pid, choice.pidfile, choice.directory or settings.dir)
-        except discovery.NoServer as error:
+        except discovery.ServerNotFound as error:
             raise BusError(
                 f"{error} (bus.connect(pid=...), bus.connect(pidfile=...), or GUNICORN_CLUSTER_DIR "
                 "if it has a cluster_dir)"

@@ -247,7 +247,7 @@ class Publisher:
 
     def _update_peers(self) -> None:
         """Follow the board, which says what workers listen."""
-        column = self._board.listening()
+        column = self._board.bus_listeners()
         if column == self._column or self._is_closed:
             return
         self._column = column

@@ -9,7 +9,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gunicorn_cluster_ext import metrics
 from gunicorn_cluster_ext.metrics import BoardCollector
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.layout import COUNTERS, ROUTED, Roll, RollState, State, Word
+from gunicorn_cluster_ext.runtime.board.layout import (
+    COUNTERS,
+    DECISION_WORDS,
+    Roll,
+    RollState,
+    State,
+    Word,
+)
 from tests.harness.clients.scrape import Scrape
 
 
@@ -33,7 +40,7 @@ def scrape(board: Board | None) -> Scrape:
 
 def test_whatever_is_counted_is_shown(board: Board) -> None:
     """A word that is new in COUNTERS needs a metric."""
-    shown = {*metrics._WORKER_COUNTERS, *metrics._SERVER_COUNTERS, *ROUTED.values()}
+    shown = {*metrics._WORKER_COUNTERS, *metrics._SERVER_COUNTERS, *DECISION_WORDS.values()}
     assert shown == set(COUNTERS)
     before = scrape(board)
     for word in COUNTERS:
