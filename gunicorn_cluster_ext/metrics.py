@@ -72,7 +72,7 @@ _SERVER_COUNTERS: Final = {
     Word.SESSION_ERRORS: ("session_errors", "Failures of the store, seen by sessions."),
     Word.BUS_SENT: ("bus_messages_sent", "Messages to other workers, one for each of them."),
     Word.BUS_RECEIVED: ("bus_messages_received", "Messages from other workers."),
-    Word.BUS_LOST: ("bus_messages_lost", "Messages to workers that read too slowly."),
+    Word.BUS_LOST: ("bus_messages_lost", "Messages between workers that were lost."),
 }
 
 

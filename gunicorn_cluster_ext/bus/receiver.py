@@ -76,7 +76,7 @@ class Receiver:
         self._board, self._seat = board, seat
         self._generation = board.get(seat, Word.GENERATION)
         self._path = bus_socket(directory, seat, self._generation)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
         self._listener: socket.socket | None = None
         self._driver: Driver | None = None
@@ -92,13 +92,19 @@ class Receiver:
         framing.check(channel)
         loop = _running_loop()
         subscription = Subscription(receive, loop)
+        end = partial(self._unsubscribe, channel, subscription)
         with self._lock:
-            if self._driver is None or not self._driver.is_running:
-                self._attach(LoopDriver(loop) if loop else ThreadDriver())
+            # Before a driver starts, which may find messages that the one before it has left.
             subscribed = self._subscriptions.get(channel, ())
             self._subscriptions[channel] = (*subscribed, subscription)
+            try:
+                if self._driver is None or not self._driver.is_running:
+                    self._attach(LoopDriver(loop) if loop else ThreadDriver())
+            except BaseException:
+                end()
+                raise
             self._board.set(self._seat, Word.BUS_LISTENS, self._generation)
-        return partial(self._unsubscribe, channel, subscription)
+        return end
 
     def _attach(self, driver: Driver) -> None:
         if self._listener is None:

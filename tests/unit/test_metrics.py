@@ -106,7 +106,7 @@ def test_a_board_that_is_attached_is_shown_and_not_changed(tmp_path: Path) -> No
 def test_a_file_that_is_being_made_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """prometheus_client makes it, and gives it a size after that."""
+    """prometheus_client creates a file before it gives it a size."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     path = tmp_path / "counter_4711-seat0.db"
     path.touch()

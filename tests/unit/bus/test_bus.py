@@ -1,4 +1,4 @@
-"""The bus within one machine of processes that are no gunicorn: who hears what, and where."""
+"""The bus between processes that share a board, without gunicorn."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ LARGE = 300_000
 
 
 class Cluster:
-    """Workers, each a child of the test; they share a board, as gunicorn's do."""
+    """Workers that share a board, each a child process of the test."""
 
     def __init__(self, directory: Path) -> None:
         self.board = Board.create(4, directory / "board")
@@ -43,12 +43,12 @@ class Cluster:
         return self.board.path.parent
 
     def join(self, seat: int, generation: int = 1, **settings: Any) -> None:
-        """This process becomes the worker in that seat."""
+        """Make this process the worker in `seat`."""
         self.board.clear(seat, generation, 0)
         context.join(Settings(**settings), self.board, seat)
 
     def ask(self, work: Callable[[], Any], seat: int = 0, **settings: Any) -> Any:
-        """What `work` answers in the worker in that seat."""
+        """Return what `work` returns in a new process, the worker in `seat`."""
 
         def run() -> Any:
             self.join(seat, **settings)
@@ -57,7 +57,7 @@ class Cluster:
         return in_child(run)
 
     def start(self, seat: int, generation: int = 1) -> int:
-        """A worker that listens, and reads what comes, until it is ended. Its pid."""
+        """Start a worker that subscribes and reads until it is killed; return its pid."""
 
         def run() -> None:
             self.join(seat, generation)
@@ -72,7 +72,7 @@ class Cluster:
         return self.board.get(seat, Word.BUS_LISTENS)
 
     def reach(self, step: int) -> None:
-        """Tell all others how far the test is. (There may be no open file left to do so.)"""
+        """Tell all processes how far the test is, also one that can open no more files."""
         self.board.target = step
 
     def wait_step(self, step: int) -> None:
@@ -104,8 +104,8 @@ def cluster(new_directory: Callable[[], Path]) -> Iterator[Cluster]:
     made.close()
 
 
-class Ear:
-    """Hears a channel, and knows in which thread."""
+class Subscriber:
+    """Records the messages of a channel, and the threads in which it was called."""
 
     def __init__(self, channel: str = "news") -> None:
         self.heard: list[bytes] = []
@@ -121,7 +121,7 @@ class Ear:
 
 
 def mute() -> None:
-    """Listen, and forget what comes."""
+    """Subscribe, and discard the messages."""
     bus.subscribe("news", lambda message: None)
 
 
@@ -133,8 +133,8 @@ def test_all_others_hear_and_the_publisher_does_not(cluster: Cluster) -> None:
     cluster.start(4)
 
     def publish() -> Any:
-        ear = Ear()
-        return bus.publish("news", b"x"), len(ear.heard)
+        subscriber = Subscriber()
+        return bus.publish("news", b"x"), len(subscriber.heard)
 
     assert cluster.ask(publish) == [2, 0]
     cluster.wait_received(2, 1)
@@ -151,7 +151,7 @@ def test_without_listeners_a_message_goes_nowhere_and_costs_no_socket(cluster: C
 
 
 def publish_when_asked(cluster: Cluster, *messages: bytes) -> Callable[[], None]:
-    """For a worker in seat 2: publishes as soon as seat 0 listens, which it then does as well."""
+    """Return what a worker in seat 2 does: publish once seat 0 listens, then subscribe as well."""
 
     def work() -> None:
         wait_until(lambda: cluster.listens(0), PATIENCE_S, "somebody to listen")
@@ -163,7 +163,7 @@ def publish_when_asked(cluster: Cluster, *messages: bytes) -> Callable[[], None]
 
 
 def hear(cluster: Cluster, listen: Callable[[], Any], *messages: bytes) -> Any:
-    """What `listen` answers in a worker while another publishes `messages`."""
+    """Return what `listen` returns in a worker while another publishes `messages`."""
     teller = spawn(lambda: (cluster.join(2), publish_when_asked(cluster, *messages)()))
     try:
         return cluster.ask(listen)
@@ -173,9 +173,9 @@ def hear(cluster: Cluster, listen: Callable[[], Any], *messages: bytes) -> Any:
 
 def test_messages_come_in_order_in_a_thread_of_the_bus(cluster: Cluster) -> None:
     def listen() -> Any:
-        ear = Ear()
-        ear.wait(3)
-        return [message[:9].decode() for message in ear.heard], list(ear.threads)
+        subscriber = Subscriber()
+        subscriber.wait(3)
+        return [message[:9].decode() for message in subscriber.heard], list(subscriber.threads)
 
     heard = hear(cluster, listen, b"a", b"b" * LARGE, b"c")
     assert heard == [["a", "b" * 9, "c"], ["bus"]]
@@ -183,8 +183,8 @@ def test_messages_come_in_order_in_a_thread_of_the_bus(cluster: Cluster) -> None
 
 def test_only_those_of_the_channel(cluster: Cluster) -> None:
     def listen() -> Any:
-        other, ear = Ear("other"), Ear()
-        ear.wait(1)
+        other, subscriber = Subscriber("other"), Subscriber()
+        subscriber.wait(1)
         return len(other.heard)
 
     assert hear(cluster, listen, b"a") == 0
@@ -192,10 +192,10 @@ def test_only_those_of_the_channel(cluster: Cluster) -> None:
 
 def test_several_subscribers_of_one_channel_each_hear_it(cluster: Cluster) -> None:
     def listen() -> Any:
-        ears = [Ear(), Ear()]
-        for ear in ears:
-            ear.wait(1)
-        return [len(ear.heard) for ear in ears]
+        subscribers = [Subscriber(), Subscriber()]
+        for subscriber in subscribers:
+            subscriber.wait(1)
+        return [len(subscriber.heard) for subscriber in subscribers]
 
     assert hear(cluster, listen, b"a") == [1, 1]
 
@@ -205,8 +205,8 @@ def test_a_subscriber_that_fails_is_logged_and_the_others_go_on(cluster: Cluster
         log = Log()
         bus.subscribe("news", lambda message: 1 / 0)
         bus.subscribe("news", lambda message: exit(1))
-        ear = Ear()
-        ear.wait(2)
+        subscriber = Subscriber()
+        subscriber.wait(2)
         return [line.split(":")[0] for line in log.lines]
 
     assert hear(cluster, listen, b"a", b"b") == ["A bus subscriber failed"] * 4
@@ -216,14 +216,14 @@ def test_who_has_ended_all_subscriptions_hears_nothing_until_the_next(cluster: C
     cluster.start(2)
 
     def listen() -> Any:
-        first, second = Ear(), Ear("other")
+        first, second = Subscriber(), Subscriber("other")
         seen = [cluster.listens(0)]
         first.end()
         seen.append(cluster.listens(0))
         second.end()
         second.end()
         seen.append(cluster.listens(0))
-        Ear()
+        Subscriber()
         return [*seen, cluster.listens(0)]
 
     assert cluster.ask(listen) == [1, 1, 0, 1]
@@ -244,25 +244,25 @@ def test_a_worker_that_ends_says_that_it_hears_no_more(cluster: Cluster) -> None
 
 def test_in_an_event_loop_it_is_called_there_and_there_is_no_thread(cluster: Cluster) -> None:
     async def listen() -> Any:
-        ear = Ear()
-        while len(ear.heard) < 2:
+        subscriber = Subscriber()
+        while len(subscriber.heard) < 2:
             await asyncio.sleep(0.01)
-        return list(ear.threads), threading.active_count()
+        return list(subscriber.threads), threading.active_count()
 
     assert hear(cluster, lambda: asyncio.run(listen()), b"a", b"b") == [["MainThread"], 1]
 
 
 def test_who_subscribes_in_another_loop_is_called_there(cluster: Cluster) -> None:
-    """The links are read by a thread, or another loop."""
+    """A thread, or another loop, reads the links."""
 
     async def listen() -> Any:
-        ear = Ear()
-        while not ear.heard:
+        subscriber = Subscriber()
+        while not subscriber.heard:
             await asyncio.sleep(0.01)
-        return list(ear.threads)
+        return list(subscriber.threads)
 
     def both() -> Any:
-        first = Ear()
+        first = Subscriber()
         answer = asyncio.run(listen())
         first.wait(1)
         return answer
@@ -271,18 +271,18 @@ def test_who_subscribes_in_another_loop_is_called_there(cluster: Cluster) -> Non
 
 
 def test_when_its_loop_has_ended_the_next_subscriber_reads_the_links(cluster: Cluster) -> None:
-    async def listen() -> Ear:
-        ear = Ear()
-        while not ear.heard:
+    async def listen() -> Subscriber:
+        subscriber = Subscriber()
+        while not subscriber.heard:
             await asyncio.sleep(0.01)
-        return ear
+        return subscriber
 
     def listen_twice() -> Any:
         asyncio.run(listen()).end()
-        ear = Ear()
+        subscriber = Subscriber()
         cluster.reach(1)
-        ear.wait(1)
-        return list(ear.threads)
+        subscriber.wait(1)
+        return list(subscriber.threads)
 
     def tell() -> None:
         cluster.join(2)
@@ -312,15 +312,15 @@ def test_what_a_loop_that_has_ended_left_is_delivered_to_the_next_subscriber(
     def listen_twice() -> Any:
         asyncio.run(listen())
         left = 20 - len(heard)
-        ear = Ear()
-        ear.wait(left)
-        return left > 0, len(ear.heard) == left
+        subscriber = Subscriber()
+        subscriber.wait(left)
+        return left > 0, len(subscriber.heard) == left
 
     assert hear(cluster, listen_twice, *[b"x"] * 20) == [True, True]
 
 
 def test_an_event_loop_breathes_between_many_messages(cluster: Cluster) -> None:
-    """They come at once, and each takes a millisecond."""
+    """The messages arrive at once, and each takes a millisecond."""
 
     async def listen() -> Any:
         heard, longest, last = 0, 0.0, time.monotonic()
@@ -373,13 +373,13 @@ def test_a_worker_that_was_killed_is_no_error_and_its_successor_hears(cluster: C
 )
 def test_bytes_of_a_stranger_end_its_link_only(cluster: Cluster, data: bytes, why: str) -> None:
     def listen() -> Any:
-        log, ear = Log(), Ear()
+        log, subscriber = Log(), Subscriber()
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(str(bus_socket(cluster.directory, 0, 1)))
             stranger.sendall(data)
             assert stranger.recv(1) == b""
         cluster.reach(1)
-        ear.wait(1)
+        subscriber.wait(1)
         return log.lines, counters.bus_lost.value
 
     def tell() -> None:
@@ -394,7 +394,7 @@ def test_bytes_of_a_stranger_end_its_link_only(cluster: Cluster, data: bytes, wh
 
 
 def use_up_files() -> None:
-    """Let this process open no more files, also where it has closed some before."""
+    """Leave this process no file to open, also below the largest descriptor that it has."""
     most = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
@@ -408,12 +408,12 @@ def test_a_large_message_for_which_there_is_no_open_file_is_counted_and_logged(
     cluster: Cluster,
 ) -> None:
     def listen() -> Any:
-        log, ear = Log(), Ear()
-        ear.wait(1)  # the link is open
+        log, subscriber = Log(), Subscriber()
+        subscriber.wait(1)  # the link is open
         use_up_files()
         cluster.reach(1)
-        ear.wait(2)
-        return [len(message) for message in ear.heard], log.lines, counters.bus_lost.value
+        subscriber.wait(2)
+        return [len(message) for message in subscriber.heard], log.lines, counters.bus_lost.value
 
     def tell() -> None:
         cluster.join(2)
@@ -432,13 +432,13 @@ def test_a_large_message_for_which_there_is_no_open_file_is_counted_and_logged(
 
 def test_a_sender_waits_for_a_receiver_without_open_files(cluster: Cluster) -> None:
     def listen() -> Any:
-        log, ear = Log(), Ear()
+        log, subscriber = Log(), Subscriber()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         use_up_files()
         cluster.reach(1)
         wait_until(lambda: log.lines, PATIENCE_S, "a complaint")
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        ear.wait(1)
+        subscriber.wait(1)
         return log.lines[0]
 
     def tell() -> None:
@@ -452,7 +452,7 @@ def test_a_sender_waits_for_a_receiver_without_open_files(cluster: Cluster) -> N
 
 
 class NoThread:
-    """The first thread cannot be started."""
+    """Makes the first start of a thread fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._start, self.calls = threading.Thread.start, 0
@@ -471,11 +471,11 @@ def test_a_receiver_without_a_thread_is_started_by_the_next_subscriber(
     def listen() -> Any:
         NoThread(monkeypatch)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            Ear()
+            Subscriber()
         nobody = cluster.listens(0)
-        ear = Ear()
-        ear.wait(1)
-        return nobody, list(ear.threads)
+        subscriber = Subscriber()
+        subscriber.wait(1)
+        return nobody, list(subscriber.threads)
 
     assert hear(cluster, listen, b"a") == [0, ["bus"]]
 
@@ -635,13 +635,13 @@ def test_a_process_that_ends_passes_on_what_is_kept(cluster: Cluster) -> None:
 def test_a_process_that_a_worker_has_forked_is_another_one(cluster: Cluster) -> None:
     def other() -> None:
         with pytest.raises(bus.BusError, match="only a worker can subscribe"):
-            Ear()
+            Subscriber()
         bus.publish("news", b"from the child")
 
     def listen() -> Any:
-        ear = Ear()
+        subscriber = Subscriber()
         child = spawn(other)
-        ear.wait(1)
+        subscriber.wait(1)
         return status_of(child)
 
     assert cluster.ask(listen) == 0
@@ -670,7 +670,7 @@ def test_a_server_without_a_directory_has_no_bus() -> None:
         with pytest.raises(bus.BusError, match="set cluster_dir"):
             bus.publish("news", b"")
         with pytest.raises(bus.BusError, match="set cluster_dir"):
-            Ear()
+            Subscriber()
 
     in_child(publish)
 
@@ -682,7 +682,7 @@ def test_a_directory_that_is_too_long_is_said(tmp_path: Path) -> None:
     def listen() -> Any:
         Cluster(directory).join(0)
         with pytest.raises(bus.BusError, match="cluster_dir is too long"):
-            Ear()
+            Subscriber()
 
     in_child(listen)
 
@@ -697,7 +697,7 @@ def test_importing_it_imports_no_event_loop_and_starts_nothing() -> None:
 
 
 def stop(pid: int) -> None:
-    """It does nothing any more when this returns."""
+    """Stop a process; return when it runs no more."""
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: process_state(pid) == "T", PATIENCE_S, "a stopped process")
 
@@ -707,7 +707,7 @@ def process_state(pid: int) -> str:
 
 
 class Log:
-    """What is logged from now on."""
+    """Records what is logged from now on."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

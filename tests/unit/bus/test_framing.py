@@ -1,4 +1,4 @@
-"""Messages of the bus as bytes, and back, however they are cut."""
+"""Messages become bytes and messages again, however the bytes are split."""
 
 import struct
 from typing import Any

@@ -1,4 +1,4 @@
-"""Links, and the files that go over them."""
+"""Links, and the files that are passed over them."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def where(new_directory: Callable[[], Path]) -> Path:
 
 @pytest.fixture
 def link(where: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends: the sender's, and the receiver's."""
+    """Return the sender's and the receiver's end of a link."""
     with links.listen(where) as listener, links.connect(where) as sender:
         receiver, _ = listener.accept()
         with receiver:

@@ -1,4 +1,4 @@
-"""What is kept for a worker that does not read, waited for, and lost."""
+"""Which messages to a worker that does not read are kept, waited for, and lost."""
 
 from collections import deque
 from typing import Any
@@ -30,7 +30,7 @@ def large(size: int) -> QueuedMessage:
 
 
 def fill(queue: SendQueue, message: QueuedMessage) -> int:
-    """Offer as long as it is kept; how often it was."""
+    """Offer the message until it is not accepted; return how often it was."""
     count = 0
     while queue.offer(message, NOW, LATER) is SendResult.ACCEPTED:
         count += 1
@@ -38,7 +38,7 @@ def fill(queue: SendQueue, message: QueuedMessage) -> int:
 
 
 def write(queue: SendQueue) -> list[tuple[bytes, Any]]:
-    """Write as much as may be written."""
+    """Write all that the queue gives; return the chunks."""
     written = []
     while queue.waiting and (chunk := queue.next_chunk()):
         buffers, file = chunk
@@ -147,7 +147,7 @@ def test_with_no_time_at_all_nobody_waits() -> None:
 
 
 class Queue(RuleBasedStateMachine):
-    """All that is kept is written once and in order, and what is kept stays within its bound."""
+    """What is accepted is written once and in order; files in flight stay within their limit."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def inboxes() -> Iterator[Inboxes]:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client's end and the server's end."""
+    """Return the client's end and the server's end of a connection."""
     client, server = socket.socketpair()
     client.settimeout(10)
     with client, server:
@@ -46,7 +46,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def close(arrived: tuple[HandoffMessage, int] | None) -> HandoffMessage:
-    """The message of a hand-off whose connection is not needed."""
+    """Close the connection of a hand-off; return its message."""
     assert arrived is not None
     os.close(arrived[1])
     return arrived[0]
@@ -102,7 +102,7 @@ def test_an_empty_inbox_has_nothing(inboxes: Inboxes) -> None:
 
 @pytest.mark.parametrize("size", [100, 400, 800])
 def test_what_waits_in_an_inbox_is_counted(inboxes: Inboxes, size: int) -> None:
-    """By its own sender and any other, until it is received."""
+    """Every process counts it, until it is received."""
     assert [inboxes.queued(seat) for seat in range(SEATS)] == [0] * SEATS
     with socket.socket() as connection:
         for number in range(1, 21):
@@ -196,12 +196,12 @@ def test_a_full_inbox_says_so_and_loses_nothing(inboxes: Inboxes, size: int) -> 
 
 
 def test_an_inbox_holds_a_burst(inboxes: Inboxes) -> None:
-    """More than net.unix.max_dgram_qlen, which is 10 on many machines."""
+    """It holds more than net.unix.max_dgram_qlen, which is 10 on many machines."""
     assert all(inboxes.send(0, message(b"G" * 500), 0) for _ in range(50))
 
 
 def test_a_closed_connection_is_an_error(inboxes: Inboxes) -> None:
-    """And not a full inbox, for which the caller would try again."""
+    """It is not taken for a full inbox, after which the caller would try again."""
     reader, writer = os.pipe()
     os.close(reader)
     os.close(writer)
@@ -233,7 +233,7 @@ def test_what_is_queued_survives_its_sender(
 
 
 def test_what_is_queued_survives_its_receiver(inboxes: Inboxes) -> None:
-    """Its replacement reads on where it was killed."""
+    """Its replacement reads the next message."""
     for number in range(3):
         inboxes.send(0, message(requests=number), 0)
 
@@ -272,7 +272,7 @@ def test_sending_leaves_the_connection_open(
 
 
 def test_a_connection_that_finds_no_room_is_lost_and_no_other(inboxes: Inboxes) -> None:
-    """In a process that has as many files open as it may."""
+    """A process at its limit of open files loses only the connection that it receives then."""
     for number in range(2):
         inboxes.send(0, message(requests=number), 0)
 

@@ -1,4 +1,4 @@
-"""The client managers, without workers: what is decided when, and what becomes of values."""
+"""The client managers in one process: when transports are chosen, and how values travel."""
 
 import asyncio
 import dataclasses
@@ -25,7 +25,7 @@ REDIS = Settings(store="redis://127.0.0.1:1/0", store_timeout=0.2)
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Those of a server with the embedded store; what a test has listening stops after it."""
+    """Use a server's settings with the embedded store; forget a test's transports after it."""
     monkeypatch.setattr(context, "_server_settings", Settings())
     yield
     bus_transport.local.forget()
@@ -39,7 +39,7 @@ def server(manager: Any, **options: Any) -> socketio.Server:
 
 
 def test_each_process_has_a_name_of_its_own() -> None:
-    """Or the workers of a preloaded application would take each other's messages for their own."""
+    """Or workers of a preloaded application would take each other's messages for their own."""
     manager = ClusterManager()
     name = manager.host_id
     names = {in_child(lambda: manager.host_id) for _ in range(2)}
@@ -48,7 +48,7 @@ def test_each_process_has_a_name_of_its_own() -> None:
 
 
 def test_a_server_that_is_made_opens_nothing() -> None:
-    """Before a fork, that is: threads, sockets and subscriptions come with the first client."""
+    """It may be made before a fork: threads and sockets are opened for the first client."""
     code = """
 import os, threading
 before = sorted(os.listdir("/proc/self/fd"))
@@ -62,7 +62,7 @@ print(threading.active_count(), sorted(os.listdir("/proc/self/fd")) == before)
 
 
 def test_a_client_is_not_there_before_its_process_listens() -> None:
-    """Clients come in threads. Nothing that is emitted once they are connected may pass them by."""
+    """Clients connect in threads, and must miss nothing that is emitted after that."""
     manager = ClusterManager("first")
     subject = server(manager)
     listening, may_go_on = threading.Event(), threading.Event()
@@ -93,7 +93,7 @@ class Point:
 
 
 class Json:
-    """What a server may be given instead of the standard module."""
+    """A JSON module that a server is given in place of the standard one."""
 
     @staticmethod
     def dumps(value: Any, **options: Any) -> str:
@@ -103,7 +103,7 @@ class Json:
 
 
 def heard(channel: str) -> "Queue[bytes]":
-    """What the managers of this process are told on a channel."""
+    """Return the queue of another manager of this process with that channel."""
     listener = ClusterManager(channel)
     server(listener)
     listener._transport.start()
@@ -125,7 +125,7 @@ def heard(channel: str) -> "Queue[bytes]":
     ],
 )
 def test_values_are_what_they_were(value: Any) -> None:
-    """``data`` as python-socketio before 5.14 leaves it, with bytes and tuples."""
+    """python-socketio before 5.14 leaves bytes and tuples in ``data``."""
     queue = heard("values")
     ClusterManager("values", write_only=True)._publish({"method": "emit", "data": value})
     assert bus_transport.decode(queue.get_nowait()) == {"method": "emit", "data": value}
@@ -161,7 +161,7 @@ def test_an_event_loop_is_told_by_other_threads() -> None:
         await asyncio.to_thread(writer.emit, "event", "text")
         return await asyncio.wait_for(anext(manager._listen()), 10)
 
-    for _ in range(2):  # the second time, there is also a loop that is closed
+    for _ in range(2):  # the second time there is also a closed loop
         assert asyncio.run(listen())["event"] == "event"
 
 
@@ -209,7 +209,7 @@ def test_old_versions_would_read_pickles_from_a_redis(monkeypatch: pytest.Monkey
 def test_a_redis_that_is_away_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As python-socketio has it: an emit does not fail."""
+    """As with python-socketio's managers, an emit does not raise."""
     monkeypatch.setattr(context, "_server_settings", REDIS)
     ClusterManager(write_only=True).emit("event", "text")
     assert "Cannot publish to redis... giving up" in caplog.text
