@@ -137,7 +137,7 @@ class Executor:
             self._strangers.clear()
 
     def end_booting(self, waited: float) -> None:
-        """End the workers that boot, as they serve nobody; the server has been stopping for
+        """End the workers that boot, which have nothing to finish; the server has been stopping for
         ``waited`` seconds."""
         force = waited >= BOOTING_STOP_TIMEOUT_S
         for process in self._lifecycle:

@@ -1,4 +1,4 @@
-"""Why a process exited, in words, and whether that was expected. No I/O."""
+"""Why a process exited, and whether that was expected. No I/O."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Exit(NamedTuple):
             return Cause.BOOT if process.ready_at is None else Cause.CRASH
         return _CAUSES.get(process.retire_reason or SIGNALLED, Cause.RECYCLE)
 
-    def words(self, process: Process, now: float) -> str:
+    def describe(self, process: Process, now: float) -> str:
         """Return why and when the process exited, as one phrase."""
         if process.ready_at is None:
             when = f"before it was ready, {now - process.forked_at:.1f} s after its start"

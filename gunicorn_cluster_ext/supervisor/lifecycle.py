@@ -25,7 +25,7 @@ class ExitOutcome(NamedTuple):
     ``halt``: the exit code with which the whole server is to end, or 0.
     """
 
-    words: str
+    text: str
     expected: bool
     delay: float | None
     halt: int
@@ -64,16 +64,16 @@ class Lifecycle:
         process = self._table.remove(key)
         if process is None:
             return None
-        slot, words = process.place.slot, exit.words(process, now)
+        slot, text = process.place.slot, exit.describe(process, now)
         served = None if process.ready_at is None else now - process.ready_at
         if exit.is_expected(process):
             self._limits.note_finished(slot, served, now)
-            return ExitOutcome(words, True, None, 0, [])
-        actions = self._replacer.process_failed(process, words, now)
+            return ExitOutcome(text, True, None, 0, [])
+        actions = self._replacer.process_failed(process, text, now)
         delay = self._limits.note_failure(slot, served, now)
         halt = exit.code or 0 if exit.failed_to_boot and not self._has_served else 0
         replaced = self._table.current(slot) is None
-        return ExitOutcome(words, False, delay if replaced else None, halt, actions)
+        return ExitOutcome(text, False, delay if replaced else None, halt, actions)
 
     def vanished(self, process: Process, now: float) -> None:
         """Record that ``process`` was never forked, or was reaped by somebody else."""

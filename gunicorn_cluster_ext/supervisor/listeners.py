@@ -9,7 +9,7 @@ from typing import Any
 from gunicorn import sock
 
 
-class _Only:
+class _WithAddresses:
     """The configuration ``cfg``, but with other listening addresses."""
 
     def __init__(self, cfg: Any, address: list[Any]) -> None:
@@ -31,7 +31,7 @@ def renewed(listeners: list[Any], old: Any, new: Any, log: Any) -> list[Any]:
     added = [address for address in new.address if address not in kept]
     for address in added:
         _check_free(address)
-    made = sock.create_sockets(_Only(new, added), log) if added else []
+    made = sock.create_sockets(_WithAddresses(new, added), log) if added else []
     kept.update(zip(added, made, strict=True))
     return [kept[address] for address in new.address]
 

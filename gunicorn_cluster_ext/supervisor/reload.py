@@ -143,7 +143,7 @@ class Reload:
     def close_in_worker(self) -> None:
         """Close the listening sockets that only the previous configuration has.
 
-        Otherwise the kernel would accept connections for them when nobody reads them any more.
+        Otherwise the kernel would still accept connections for them when nothing reads them.
         """
         if self._previous is not None:
             for listener in set(self._previous.listeners) - set(self._arbiter.LISTENERS):

@@ -42,15 +42,15 @@ class Reporter:
         self._worker_event("ready", process, pid, f"after {seconds:.1f} s")
 
     def exited(self, process: Process, pid: int, exit: Exit, outcome: ExitOutcome) -> None:
-        words, log = outcome.words, self._log.info
+        text, log = outcome.text, self._log.info
         if outcome.delay is not None:
-            words += f"; its replacement waits {outcome.delay:.1f} s"
+            text += f"; its replacement waits {outcome.delay:.1f} s"
         if not outcome.expected:
             is_loud = exit.code or exit.signal == signal.SIGKILL
             log = self._log.error if is_loud else self._log.warning
         stock = _stock_message(process, pid, exit)
-        log("%sWorker %s (pid:%s) %s.", stock, process.place.slot, pid, words)
-        self._worker_event("exit", process, pid, words, cause=exit.cause(process).name.lower())
+        log("%sWorker %s (pid:%s) %s.", stock, process.place.slot, pid, text)
+        self._worker_event("exit", process, pid, text, cause=exit.cause(process).name.lower())
 
     def _worker_event(
         self, event: str, process: Process, pid: int | None, text: str = "", **fields: Any

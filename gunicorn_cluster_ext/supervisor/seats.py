@@ -47,7 +47,7 @@ class Seats:
 
     def drop_vanished(self, present: Set[int], now: float) -> None:
         """Forget processes whose key is not ``present``: their fork failed, or gunicorn lost
-        them because somebody else reaped them."""
+        them because it did not reap them."""
         for process in self._lifecycle:
             if process.key not in present:
                 self._lifecycle.vanished(process, now)

@@ -116,7 +116,7 @@ def test_other_exits_are_unexpected(exit: Exit, one: Process) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit", "one", "words"),
+    ("exit", "one", "text"),
     [
         (DONE, process(reason="roll"), "finished (roll) after serving for 18.0 s"),
         (KILL, process(reason="roll"), "ended (roll) after serving for 18.0 s"),
@@ -157,8 +157,8 @@ def test_other_exits_are_unexpected(exit: Exit, one: Process) -> None:
         ),
     ],
 )
-def test_the_words_of_an_exit(exit: Exit, one: Process, words: str) -> None:
-    assert exit.words(one, 120.0) == words
+def test_the_description_of_an_exit(exit: Exit, one: Process, text: str) -> None:
+    assert exit.describe(one, 120.0) == text
 
 
 @pytest.mark.parametrize(

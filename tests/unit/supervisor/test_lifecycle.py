@@ -649,8 +649,8 @@ def test_unexpected_exits_count_towards_the_limit() -> None:
     server.execute(server.lifecycle.kill(server.workers[2].process, "ate too much", server.now))
     server.fates.extend([FAILURES["does not load"], FAILURES["hangs"]])
     server.run(8.0)
-    words = [each.words.split(" after")[0].split(" before")[0] for each in server.outcomes]
-    assert words == [
+    texts = [each.text.split(" after")[0].split(" before")[0] for each in server.outcomes]
+    assert texts == [
         "was ended by SIGKILL",
         "ate too much",
         "did not answer",
