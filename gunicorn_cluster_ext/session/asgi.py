@@ -12,7 +12,7 @@ from gunicorn_cluster_ext.routing.asgi import (
     Scope,
     Send,
     cookie_header,
-    decoded,
+    text_headers,
 )
 from gunicorn_cluster_ext.session.middleware import (
     UNAVAILABLE,
@@ -91,7 +91,7 @@ class _Response:
                 return
             headers = list(message.get("headers", ()))
             scheme = self._scope.get("scheme", "http")
-            ours = self._sessions.headers(self._session, saved, scheme, decoded(headers))
+            ours = self._sessions.headers(self._session, saved, scheme, text_headers(headers))
             message = {**message, "headers": [*headers, *_encoded(ours)]}
         await self._send(message)
 

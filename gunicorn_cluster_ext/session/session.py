@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.logs import log, warn_throttled
 from gunicorn_cluster_ext.runtime.counters import (
-    Count,
+    Counter,
     session_errors,
     session_reads,
     session_writes,
@@ -236,7 +236,7 @@ class Session(MutableMapping[str, Any]):
             return False
         return not self.lifetime().is_over(self._made, time.time())
 
-    async def _ask(self, io: IO, count: Count, call: Callable[[AsyncStore], Awaitable[T]]) -> T:
+    async def _ask(self, io: IO, count: Counter, call: Callable[[AsyncStore], Awaitable[T]]) -> T:
         """Return the store's answer, and count it. Raises SessionAway."""
         try:
             answer = await call(io.store)

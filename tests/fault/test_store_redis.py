@@ -14,8 +14,8 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
-from tests.conftest import StartRedis
 from tests.harness.process import Process
+from tests.harness.programs import StartRedis
 from tests.harness.servers.redis import Redis
 from tests.harness.servers.redis_cluster import Cluster
 from tests.harness.servers.redis_sentinel import SERVICE, Watched, is_master

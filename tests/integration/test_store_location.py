@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.stores.embedded.shared_state import Cell
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.shared_site import STICKY, Client
+from tests.harness.servers.store_site import STICKY, Client
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn

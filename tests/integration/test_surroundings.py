@@ -11,10 +11,10 @@ import pytest
 
 from gunicorn_cluster_ext.cli import main
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
 from tests.harness.clients.command import run_command
 from tests.harness.clients.scrape import Scrape
 from tests.harness.forks import in_child
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -54,7 +54,7 @@ def test_the_command_says_so(gunicorn: StartGunicorn, command: str) -> None:
     server = gunicorn("whoami:app", "-k", STICKY, config=config)
     done = run_command(command, "--pid", str(server.pid), directory=server.directory)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "could write no directory, as its log says" in done.stderr
+    assert "could not write any directory, as its log says" in done.stderr
     assert done.stderr.count("\n") == 1
     assert server.get("/").status == 200
 

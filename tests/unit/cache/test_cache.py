@@ -620,7 +620,7 @@ def test_counts_are_published_on_the_board() -> None:
     from gunicorn_cluster_ext.runtime.board.board import Board
     from gunicorn_cluster_ext.runtime.board.layout import Word
 
-    board, count = Board.create(2), counters.Count(Word.CACHE_HITS)
+    board, count = Board.create(2), counters.Counter(Word.CACHE_HITS)
     count.add()
     count.publish(board, 3)
     count.add(2)
