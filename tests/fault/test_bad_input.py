@@ -4,18 +4,16 @@ import resource
 import socket
 import statistics
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import gunicorn
 import pytest
 
 from tests.harness.clients.connection import Connection, request_bytes
-from tests.harness.programs import StartGunicorn
+from tests.harness.programs import Programs, StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -41,28 +39,17 @@ def skip_old_asgi(pair: tuple[str, str], why: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stock(pair: tuple[str, str]) -> Iterator[Gunicorn]:
-    """What gunicorn itself answers."""
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "whoami:app", "-k", pair[0], *ARGS)
-        try:
-            server.wait_serving(WORKERS)
-            yield server
-        finally:
-            server.stop()
+def stock(pair: tuple[str, str], module_programs: Programs) -> Gunicorn:
+    """gunicorn's own worker class, whose answers are the reference."""
+    return module_programs.gunicorn("whoami:app", "-k", pair[0], *ARGS, serving=WORKERS)
 
 
 @pytest.fixture(scope="module")
-def module_sticky(pair: tuple[str, str]) -> Iterator[Gunicorn]:
+def module_sticky(pair: tuple[str, str], module_programs: Programs) -> Gunicorn:
     config = f"cluster_head_timeout = {HEAD_TIMEOUT_S}\n"
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "whoami:app", "-k", pair[1], *ARGS, config=config)
-        try:
-            View(server).wait_slots(WORKERS)
-            yield server
-        finally:
-            server.stop()
-            print(server.report("stopped"))
+    server = module_programs.gunicorn("whoami:app", "-k", pair[1], *ARGS, config=config, wait=False)
+    View(server).wait_slots(WORKERS)
+    return server
 
 
 @pytest.fixture

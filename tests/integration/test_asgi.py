@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.harness.clients.connection import Connection, request_bytes
-from tests.harness.programs import StartGunicorn
+from tests.harness.programs import Programs, StartGunicorn
 from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import StartSite
@@ -68,18 +67,13 @@ MODES = {
 
 
 @pytest.fixture(scope="module", params=MODES.values(), ids=MODES)
-def shared(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """One server for the tests that leave it as it was."""
+def shared(request: pytest.FixtureRequest, module_programs: Programs) -> Subject:
+    """One server of each mode, for the tests that leave it as it was."""
     kind, loop, away = request.param
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), APP, "-k", kind, "--asgi-loop", loop, *ARGS)
-        try:
-            view = View(server) if kind == ASGI else None
-            view.wait_slots(2) if view else server.wait_serving(2)
-            yield Subject(server, view, away)
-        finally:
-            server.stop()
-            print(server.report("stopped"))
+    server = module_programs.gunicorn(APP, "-k", kind, "--asgi-loop", loop, *ARGS, wait=False)
+    view = View(server) if kind == ASGI else None
+    view.wait_slots(2) if view else server.wait_serving(2)
+    return Subject(server, view, away)
 
 
 @pytest.fixture
