@@ -1,8 +1,8 @@
-"""Nanoseconds per call of what Sticky does to a request before it is served.
+"""Nanoseconds per call of each step that Sticky takes before a request is served.
 
     python -m benchmarks.micro [--markdown]
 
-The best of several repeats: what the code costs when nothing interferes.
+The figures are the best of several repeats: the cost of the code when nothing interferes.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def nanoseconds(call: Callable[[], object]) -> float:
 
 
 def board() -> Board:
-    """As 4 workers leave it when all of them serve."""
+    """Return a board as 4 serving workers leave it."""
     made = Board.create(SLOTS)
     for slot in range(SLOTS):
         seat = slot * SEATS_PER_SLOT
@@ -112,16 +112,16 @@ def head_cases() -> Iterator[Case]:
     yield "scan, incomplete browser head", partial(scan, BROWSER[:-2])
 
 
-def owner_cases(roster: Board) -> Iterator[Case]:
+def owner_cases(board: Board) -> Iterator[Case]:
     def find(data: bytes) -> Owner | None:
-        return find_owner(RULES, head(data), roster)
+        return find_owner(RULES, head(data), board)
 
     for name, data in (("small", SMALL), ("Engine.IO poll", POLL), ("browser", BROWSER)):
         yield f"scan and find_owner, {name} head", partial(find, data)
     yield "rendezvous over 4 slots", lambda: rendezvous(b"127.0.0.1", (0, 1, 2, 3))
     yield (
         "loads and least_loaded of 4 workers",
-        lambda: least_loaded(roster.loads(), 0, strictly=True),
+        lambda: least_loaded(board.loads(), 0, strictly=True),
     )
 
 

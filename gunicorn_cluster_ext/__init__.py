@@ -1,8 +1,7 @@
-"""Several gunicorn workers that behave as one.
+"""Several gunicorn workers that behave as one server.
 
-Names are loaded when they are first used, so that importing the package imports
-neither gunicorn nor gevent, and costs an application that only asks for its
-``worker_id()`` next to nothing.
+Names are imported when they are first used. So importing the package imports neither gunicorn nor
+gevent, and costs next to nothing for an application that only calls ``worker_id()``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ __all__ = [
     "worker_id",
 ]
 
-_HOMES = {
+_MODULES = {
     "Identity": "gunicorn_cluster_ext.runtime.identity",
     "Sticky": "gunicorn_cluster_ext.workers.thread.worker",
     "StickyASGI": "gunicorn_cluster_ext.workers.asgi.worker",
@@ -40,10 +39,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,16 @@
 """Values as bytes: MessagePack with extension types, never pickle.
 
-What comes back is equal to what was stored and of the same type, for None, bool, int of any
-size, float, str, bytes, list, tuple, dict with any keys, set, frozenset, datetime, date, time,
-timedelta, Decimal, UUID, ``markupsafe.Markup`` and Django's ``SafeString``; any other type is an
-error where it is stored. An object of a subclass (a named tuple, an ``IntEnum``, a
-``defaultdict``) comes back as the type of this list that it is made of. An aware datetime keeps
-its offset, not the name of its zone.
+A decoded value equals the encoded one and has the same type, for None, bool, int of any size,
+float, str, bytes, list, tuple, dict with any keys, set, frozenset, datetime, date, time, timedelta,
+Decimal, UUID, ``markupsafe.Markup`` and Django's ``SafeString``. Encoding any other type is an
+error. An object of a subclass (a named tuple, an ``IntEnum``, a ``defaultdict``) is decoded as its
+base class in this list. An aware datetime keeps its offset, but not the name of its time zone.
 
-Equal bytes mean equal values, and encoding what was decoded gives the same bytes again: sessions
-find by that what a request has changed. So sets are sorted.
+The encoding is canonical: equal bytes mean equal values, and encoding a decoded value gives the
+same bytes again. Sessions compare bytes to find what a request has changed. Hence sets are sorted.
 
-An integer that the store can count (64 bits) is written as Redis has it, in decimal digits; no
-other value begins with a digit or a minus sign.
+An integer that a store can increment (64 bits) is written in decimal digits, as in Redis; no other
+value begins with a digit or a minus sign.
 """
 
 from __future__ import annotations
@@ -26,22 +25,25 @@ from uuid import UUID
 import msgspec
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-DEEPEST = 100
+#: Levels of nesting. A deeper value is most likely a cycle, which has no end.
+MAX_DEPTH = 100
 _INT64 = 1 << 63
 _LONGEST_INT = len(str(-_INT64))
 
 
 class UnknownType(TypeError):
-    """A value that cannot be stored; the message names its key and its type."""
+    """A value cannot be stored; the message names its key and its type."""
 
 
 class CorruptValue(ValueError):
-    """Stored bytes that are no value; the message does not show them."""
+    """Stored bytes cannot be decoded; the message does not show them."""
 
 
 class Extension(NamedTuple):
-    """How a type without a MessagePack type of its own is written. ``kind`` may be its name, so
-    that nothing is imported for it."""
+    """The encoding of a type that MessagePack does not have.
+
+    ``kind`` is the type, or its full name so that it need not be imported.
+    """
 
     code: int
     kind: type | str
@@ -50,7 +52,7 @@ class Extension(NamedTuple):
 
 
 def encode(value: Any, key: str) -> bytes:
-    """The bytes for ``value``, that is to be stored under ``key``. Raises UnknownType."""
+    """Return ``value`` as bytes. Raise UnknownType, which names ``key``, if it has no encoding."""
     if type(value) is int and -_INT64 <= value < _INT64:
         return b"%d" % value
     try:
@@ -63,18 +65,21 @@ def encode(value: Any, key: str) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """The value. Raises CorruptValue."""
+    """Return the value that ``data`` encodes. Raise CorruptValue."""
     if data[:1] in _DIGITS:
         return _int(data)
     try:
         return _decoder.decode(data)
-    except Exception as error:  # whatever a type's constructor thinks of what it is given
+    except Exception as error:  # whatever the constructor of a type raises
         raise CorruptValue(type(error).__name__) from None
 
 
 def register(extension: Extension) -> None:
-    """Have one more type stored, by every process that registers it with the same code: from 64 to
-    127 for applications, from 32 on for this pack."""
+    """Add a type. All processes that share values must register it with the same code.
+
+    Codes from 32 to 63 are this pack's, those from 64 to 127 the application's. Raise ValueError if
+    the code is taken or out of range.
+    """
     if not 32 <= extension.code <= 127 or extension.code in _UNPACK:
         raise ValueError(f"the code {extension.code} is taken, or not from 64 to 127")
     _add(extension)
@@ -82,10 +87,10 @@ def register(extension: Extension) -> None:
 
 # --- encoding -----------------------------------------------------------------------------
 
-#: What the encoder writes as it is. Other types it would write as something else in silence (a
-#: set as a list, a UUID as a string), so nothing else may reach it.
+#: Types that the encoder may see. It would write others as something else without an error (a set
+#: as a list, a UUID as a string).
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
-#: Without those of which it may refuse some.
+#: Those of which the encoder accepts every value; it refuses a large int and a lone surrogate.
 _CERTAIN = _PLAIN - {int, str}
 _DIGITS = frozenset(b"%d" % digit for digit in range(10)) | {b"-"}
 
@@ -94,17 +99,20 @@ _encoder = Encoder()
 
 
 class _Unknown(Exception):
-    """Why a value cannot be stored."""
+    """A value cannot be stored; the message says why."""
 
 
 def _wrap(value: Any, plain: frozenset[type], depth: int) -> Any:
-    """``value`` in terms of what the encoder knows. Most containers hold only plain values,
-    which is found without a step of Python for each."""
+    """Return ``value`` with all types that the encoder must not see replaced by extensions.
+
+    Most containers hold only ``plain`` values. ``issuperset`` finds that out in C, without a Python
+    step for each value.
+    """
     kind: Any = type(value)
     if kind in plain:
         return value
-    if depth == DEEPEST:
-        raise _Unknown(f"it is nested more than {DEEPEST} deep")
+    if depth == MAX_DEPTH:
+        raise _Unknown(f"it is nested more than {MAX_DEPTH} deep")
     if kind is list:
         return _wrap_items(value, plain, depth)
     if kind is dict:
@@ -144,7 +152,7 @@ def _wrap_int(value: int, plain: frozenset[type], depth: int) -> Any:
 
 
 def _wrap_str(value: str, plain: frozenset[type], depth: int) -> Any:
-    """Half of a surrogate pair is no character, but file names and JSON may bring it."""
+    """Encode a lone surrogate too: UTF-8 does not have it, but file names and JSON may."""
     data = _utf8(value)
     try:
         return data.decode()
@@ -158,7 +166,7 @@ def _utf8(value: str) -> bytes:
 
 _Wrapper = Callable[[Any, frozenset[type], int], Any]
 
-#: For subclasses as well, whose methods must not be asked: they may say something else.
+#: These also get subclasses, so they call the base class's methods: a subclass may override them.
 _WRAPPERS: dict[type, _Wrapper] = {
     tuple: _wrap_tuple,
     set: functools.partial(_wrap_set, _SET),
@@ -174,17 +182,17 @@ _WRAPPERS: dict[type, _Wrapper] = {
 
 @functools.lru_cache(maxsize=1024)
 def _wrapper(kind: type) -> _Wrapper:
-    """How objects of ``kind`` are written, by the first of its bases that is known."""
+    """Return the function that wraps objects of ``kind``, by the first of its known bases."""
     for base in kind.__mro__:
         extension = _BY_KIND.get(base) or _BY_KIND.get(_name(base))
         if extension is not None:
-            return _wrap_piece(extension)
+            return _extension_wrapper(extension)
         if base in _WRAPPERS:
             return _WRAPPERS[base]
-    raise _Unknown(f"the type {_name(kind)} is not one that can be stored")
+    raise _Unknown(f"the type {_name(kind)} is not supported")
 
 
-def _wrap_piece(extension: Extension) -> _Wrapper:
+def _extension_wrapper(extension: Extension) -> _Wrapper:
     code, pack = extension.code, extension.pack
     return lambda value, plain, depth: Ext(code, pack(value))
 
@@ -194,10 +202,6 @@ def _name(kind: type) -> str:
 
 
 # --- decoding -----------------------------------------------------------------------------
-
-
-def _restore(code: int, data: memoryview) -> Any:
-    return _UNPACK[code](bytes(data))
 
 
 def _items(data: bytes) -> Any:
@@ -215,7 +219,7 @@ def _int(data: bytes) -> int:
             return int(data)
     except ValueError:
         pass
-    raise CorruptValue("it is no number")
+    raise CorruptValue("it is not a number")
 
 
 def _text(data: bytes) -> str:
@@ -223,7 +227,7 @@ def _text(data: bytes) -> str:
 
 
 def _markup(data: bytes) -> Any:
-    """Without markupsafe it is text, which is escaped: the safe side."""
+    """Return plain text if markupsafe is missing. It will be escaped, which is safe."""
     try:
         from markupsafe import Markup
     except ImportError:
@@ -239,7 +243,7 @@ def _safe_string(data: bytes) -> Any:
     return SafeString(_text(data))
 
 
-_decoder = Decoder(ext_hook=_restore)
+_decoder = Decoder(ext_hook=lambda code, data: _UNPACK[code](bytes(data)))
 _UNPACK: dict[int, Callable[[bytes], Any]] = {
     _TUPLE: lambda data: tuple(_items(data)),
     _SET: lambda data: set(_items(data)),
@@ -249,7 +253,7 @@ _UNPACK: dict[int, Callable[[bytes], Any]] = {
     _TEXT: _text,
 }
 
-# --- types that are written as one piece ----------------------------------------------------
+# --- types that are extensions --------------------------------------------------------------
 
 _BY_KIND: dict[type | str, Extension] = {}
 
@@ -260,14 +264,6 @@ def _add(extension: Extension) -> None:
     _wrapper.cache_clear()
 
 
-def _pack_timedelta(value: timedelta) -> bytes:
-    return b"%d %d %d" % (value.days, value.seconds, value.microseconds)
-
-
-def _unpack_timedelta(data: bytes) -> timedelta:
-    return timedelta(*map(int, data.split()))
-
-
 def _textual(code: int, kind: type, to: Callable[[Any], str], back: Callable[[str], Any]) -> None:
     _add(Extension(code, kind, lambda value: to(value).encode(), lambda data: back(data.decode())))
 
@@ -276,7 +272,14 @@ _textual(16, datetime, datetime.isoformat, datetime.fromisoformat)
 _textual(17, date, date.isoformat, date.fromisoformat)
 _textual(18, time, time.isoformat, time.fromisoformat)
 _textual(19, Decimal, Decimal.__str__, Decimal)
-_add(Extension(20, timedelta, _pack_timedelta, _unpack_timedelta))
+_add(
+    Extension(
+        20,
+        timedelta,
+        lambda value: b"%d %d %d" % (value.days, value.seconds, value.microseconds),
+        lambda data: timedelta(*map(int, data.split())),
+    )
+)
 _add(Extension(21, UUID, lambda value: bytes(value.bytes), lambda data: UUID(bytes=data)))
 _add(Extension(22, "markupsafe.Markup", _utf8, _markup))
 _add(Extension(23, "django.utils.safestring.SafeString", _utf8, _safe_string))

@@ -1,4 +1,4 @@
-"""The log of everything that is not the arbiter's or a worker's own."""
+"""The log for code that has neither the arbiter's logger nor a worker's at hand."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import logging
 import time
 from typing import Final
 
-#: In a worker this is gunicorn's own error log; elsewhere whatever the application makes of it.
+#: In a worker this is gunicorn's error log; in other processes the application configures it.
 log = logging.getLogger("gunicorn.error")
 
 _INTERVAL_S: Final = 10.0
 
 
 class ThrottledLog:
-    """Logs problems with the store, or with what clients send: at most one in ten seconds."""
+    """Logs at most one message in ten seconds.
+
+    For problems that may occur in every request: an unavailable store, or bad input of clients.
+    """
 
     def __init__(self, level: int = logging.WARNING) -> None:
         self._level = level
@@ -27,3 +30,9 @@ class ThrottledLog:
 
 
 warn_throttled = ThrottledLog()
+
+
+def one_line(error: BaseException) -> str:
+    """Return the class of ``error`` and the first line of its message."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,9 +1,9 @@
-"""Every ``cluster_*`` setting, once: name, default, unit, what is allowed, and why it is there.
+"""Every ``cluster_*`` setting with its default, unit, allowed values and purpose.
 
-They are read from the executed configuration (a file, or the module that ``python:`` names)
-and then from ``GUNICORN_CLUSTER_*`` in the environment, which wins, as in gunicorn's own
-order. A name that nobody knows or a value that is not allowed stops the start: gunicorn
-itself ignores unknown names in silence.
+The settings are read from the executed configuration (a file, or the module that ``python:`` names)
+and then from ``GUNICORN_CLUSTER_*`` in the environment, which wins, as in gunicorn's own order. An
+unknown name or a value that is not allowed stops the start; gunicorn itself ignores unknown names
+silently.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
-from gunicorn_cluster_ext import setting_values
-from gunicorn_cluster_ext.routing import rules
+from gunicorn_cluster_ext import setting_values as values
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"
-_FEWEST_SLOTS = 16
-# Kubernetes gives every container such variables for a service called "gunicorn-cluster".
+_ESCAPED_BAR = r"\|"
+#: TTIN and a reload must find free slots, also on a server with one worker.
+_MIN_SLOTS = 16
+#: Kubernetes gives every container such variables for a service called "gunicorn-cluster".
 _SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used; the message says which, why, and what to do."""
+    """A setting cannot be used; the message names it, the reason, and what is allowed."""
 
 
-def _setting(
-    default: Any, parse: Callable[[Any], Any], kind: str, allowed: str, why: str, unit: str = ""
-) -> Any:
-    about = {"parse": parse, "kind": kind, "allowed": allowed, "why": why, "unit": unit}
+def _setting(default: Any, kind: values.Kind, why: str, unit: str = "") -> Any:
+    about = {"parse": kind.parse, "allowed": kind.allowed, "why": why, "unit": unit}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -43,372 +43,295 @@ class Settings:
 
     sticky: tuple[str, ...] = _setting(
         ("engineio", "cookie"),
-        setting_values.rules,
-        "list of rules",
-        f"a list of {rules.ALLOWED}; in the environment separated by commas, or JSON",
-        "How the worker that owns a request is found. The first rule that finds one wins; "
-        "a request of nobody goes to a worker that is free.",
+        values.RULES,
+        "The rules that find the worker that owns a request. The first rule that finds one wins; "
+        "if none does, a worker with a free thread serves the request.",
     )
     cookie: str = _setting(
         "gunicorn_worker",
-        setting_values.cookie_name,
-        "name",
-        "a cookie name (letters, digits and !#$%&'*+-.^_`|~)",
-        "The cookie of the rule `cookie`.",
+        values.COOKIE_NAME,
+        "The cookie that the rule `cookie` sets and reads. Two servers on one host name need two "
+        "names.",
     )
     threads: int = _setting(
         100,
-        setting_values.number(1, 10_000, int),
-        "integer",
-        "1 to 10000",
-        "Threads per worker where gunicorn's own `threads` is not set. Gunicorn's default of 1 "
-        "cannot serve Socket.IO: each client that polls, and each WebSocket, holds a thread. "
+        values.integer(1, 10_000),
+        "The most threads of a worker, if gunicorn's own `threads` is not set. Gunicorn's default "
+        "of 1 cannot serve Socket.IO: each polling client and each WebSocket occupies a thread. "
         "Threads are started when they are needed.",
         "threads",
     )
     slots: int = _setting(
         0,
-        setting_values.number(0, 1_000, int),
-        "integer",
-        "0 to 1000; 0 means twice `workers`, and at least 16",
-        "The most workers that TTIN or a reload can ask for. Each costs four open files in "
-        "every process.",
+        values.integer(0, 1_000, "0 means twice `workers`, and at least 16"),
+        "The most workers that TTIN or a reload can ask for. Each costs four open files in every "
+        "process.",
         "workers",
     )
     head_timeout: float = _setting(
         10.0,
-        setting_values.number(0.1, 3_600, float),
-        "number",
-        "0.1 to 3600",
-        "How long a client may take to send a request's head once it has begun; then it is "
-        "answered 408. It waits outside the threads, so slow clients keep nobody waiting.",
+        values.number(0.1, 3_600),
+        "How long a client may take to send the head of a request, from its first byte. After that "
+        "it is answered 408. No thread is occupied meanwhile, so slow clients delay nobody.",
         "seconds",
     )
     handoff_timeout: float = _setting(
         2.0,
-        setting_values.number(0, 3_600, float),
-        "number",
-        "0 to 3600",
-        "How long a request that only one process can serve waits for room in that process's "
-        "inbox; then it is answered 503 with Retry-After.",
+        values.number(0, 3_600),
+        "How long a request that only one process can serve waits while that process accepts no "
+        "more. After that it is answered 503 with Retry-After.",
         "seconds",
     )
     learn_ttl: float = _setting(
         3_600.0,
-        setting_values.number(1, 31_536_000, float),
-        "number",
-        "1 to 31536000",
-        "How long the rules `learn:...` remember a value that no request has brought.",
+        values.number(1, 31_536_000),
+        "How long the rules `learn:...` remember a value after its last use. Set it to the "
+        "lifetime of the application's sessions.",
         "seconds",
     )
     learn_size: int = _setting(
         65_536,
-        setting_values.number(8, 1 << 24, int),
-        "integer",
-        "8 to 16777216",
-        "How many values they remember. When there are more, those go that were used least "
-        "recently. Each takes 32 bytes of memory, which all workers share.",
+        values.integer(8, 1 << 24),
+        "How many values the rules `learn:...` remember. Beyond that the least recently used are "
+        "forgotten, which is logged. Each takes 32 bytes of memory, which all workers share.",
         "values",
     )
     dir: str | None = _setting(
         None,
-        setting_values.directory,
-        "path",
-        "a directory that the server can write; none: $XDG_RUNTIME_DIR, /dev/shm or the "
-        "temporary directory",
-        "Where the server makes its private directory, for what other processes may read.",
+        values.directory(
+            "a directory that the server can write",
+            "$XDG_RUNTIME_DIR, /dev/shm or the temporary directory",
+        ),
+        "Where the server makes its private directory, through which the command line and other "
+        "processes find the server.",
     )
 
     startup_timeout: float = _setting(
         60.0,
-        setting_values.number(0, 86_400, float),
-        "number",
-        "0 to 86400; 0 means any time",
+        values.number(0, 86_400, "0 means no limit"),
         "How long a worker may take from its start until it is ready. Until then gunicorn's "
-        "`timeout` does not apply.",
+        "`timeout` does not apply. Raise it for applications that load slowly.",
         "seconds",
     )
     roll_surge: int | str = _setting(
         1,
-        setting_values.share,
-        "number or percentage",
-        "0 to 1000, or a percentage of `workers` (rounded up)",
-        "How many workers more than `workers` a reload may start: Kubernetes' maxSurge. With 0, "
-        "for tight memory, an old worker is gone before its successor starts.",
+        values.worker_share(rounding="up"),
+        "How many workers beyond `workers` a reload may run (maxSurge in Kubernetes). With 0, for "
+        "tight memory, an old worker ends before its successor starts.",
         "workers",
     )
     roll_unavailable: int | str = _setting(
         0,
-        setting_values.share,
-        "number or percentage",
-        "0 to 1000, or a percentage of `workers` (rounded down)",
-        "How many of `workers` may be missing during a reload: Kubernetes' maxUnavailable.",
+        values.worker_share(rounding="down"),
+        "How many of `workers` may be missing during a reload (maxUnavailable in Kubernetes).",
         "workers",
     )
     roll_rollback: str = _setting(
         "keep",
-        setting_values.one_of("keep", "full"),
-        "word",
-        "keep or full",
-        "What a failed reload leaves: `keep` those workers that it has replaced, or undo it in "
-        "`full`. Then replaced workers are parked until all is done, which takes memory for twice "
-        "the workers, and a worker class of this pack.",
+        values.one_of("keep", "full"),
+        "What a failed reload does with the workers that it has replaced: `keep` leaves the new "
+        "ones, `full` brings the old ones back. For `full`, replaced workers are parked until the "
+        "reload ends, which takes memory for twice the workers, and a worker class of this pack.",
     )
     roll_observe: float = _setting(
         0.0,
-        setting_values.number(0, 86_400, float),
-        "number",
-        "0 to 86400",
-        "A new worker that crashes, or fails its health checks, within this time after the last "
-        "one was replaced fails the reload as well.",
+        values.number(0, 86_400),
+        "How long a reload watches its new workers after it has replaced the last one. If one of "
+        "them crashes or fails its health checks in this time, the reload has failed.",
         "seconds",
     )
     drain_timeout: float | None = _setting(
         None,
-        setting_values.optional(setting_values.number(0, 86_400, float)),
-        "number",
-        "0 to 86400; none: gunicorn's `graceful_timeout`",
-        "How long a worker that was replaced may finish, and goes on answering the clients "
-        "whose sessions only it knows (Engine.IO, `learn:...`).",
+        values.optional(values.number(0, 86_400), "gunicorn's `graceful_timeout`"),
+        "How long a worker that was replaced may take to finish its requests. Meanwhile it also "
+        "serves the clients whose sessions are in its memory (Engine.IO, `learn:...`).",
         "seconds",
     )
     health_path: str | None = _setting(
         None,
-        setting_values.optional(setting_values.path),
-        "path",
-        "the path of a URL; none: no checks",
-        "What each worker is asked for by itself. One that does not answer with a status from 200 "
-        "to 399 is replaced, and a new one does not replace another before it does. Needs a worker "
-        "class of this pack.",
+        values.optional(values.URL_PATH, "no checks"),
+        "The path of the health check, which each worker is asked for separately. A worker that "
+        "does not answer with a status from 200 to 399 is replaced, and a reload replaces no "
+        "worker before its successor does. Needs a worker class of this pack.",
     )
     health_interval: float = _setting(
         10.0,
-        setting_values.number(0.1, 86_400, float),
-        "number",
-        "0.1 to 86400",
-        "How often.",
+        values.number(0.1, 86_400),
+        "The time between two health checks of a worker.",
         "seconds",
     )
     health_timeout: float = _setting(
         5.0,
-        setting_values.number(0.1, 3_600, float),
-        "number",
-        "0.1 to 3600",
-        "How long an answer may take.",
+        values.number(0.1, 3_600),
+        "How long a worker may take to answer a health check.",
         "seconds",
     )
     health_failures: int = _setting(
         3,
-        setting_values.number(1, 1_000, int),
-        "integer",
-        "1 to 1000",
-        "How many checks in a row must fail.",
+        values.integer(1, 1_000),
+        "How many health checks in a row must fail before a worker is replaced.",
         "checks",
     )
     restart_delay: float = _setting(
         0.1,
-        setting_values.number(0, 3_600, float),
-        "number",
-        "0 to 3600",
-        "How long the replacement of a worker that ended unexpectedly waits. Each further such "
-        "exit in its slot doubles it; 0 means no delay.",
+        values.number(0, 3_600, "0 means no delay"),
+        "How long the replacement of a worker that ended unexpectedly is delayed. Each further "
+        "such exit in its slot doubles the delay.",
         "seconds",
     )
     restart_delay_max: float = _setting(
         30.0,
-        setting_values.number(0, 86_400, float),
-        "number",
-        "0 to 86400",
+        values.number(0, 86_400),
         "The longest such delay.",
         "seconds",
     )
     min_uptime: float = _setting(
         10.0,
-        setting_values.number(0, 86_400, float),
-        "number",
-        "0 to 86400",
-        "A worker that was ready for so long is replaced at once, and the delay of its slot "
-        "begins anew.",
+        values.number(0, 86_400),
+        "A worker that was ready for this long is replaced without delay when it ends, and resets "
+        "the delay of its slot.",
         "seconds",
     )
-    restart_limit: setting_values.Rate | None = _setting(
+    restart_limit: values.Rate | None = _setting(
         "20/60",
-        setting_values.optional(setting_values.rate),
-        "rate",
-        "exits/seconds; empty: no limit",
-        "More unexpected exits than this, of all workers together, and `cluster_restart_policy` "
-        "applies. Crashes, signals, failed starts and timeouts count; recycling, reloads, and "
-        "what somebody asked for do not.",
+        values.optional(values.RATE, "no limit"),
+        "After more unexpected exits than this, of all workers together, `cluster_restart_policy` "
+        "applies. Crashes, signals, failed starts and timeouts count; recycling, reloads and exits "
+        "that somebody asked for do not.",
     )
     restart_policy: str = _setting(
         "backoff",
-        setting_values.one_of("backoff", "halt"),
-        "word",
-        "backoff or halt",
-        "`backoff`: go on trying, at the longest delay. `halt`: end the server with exit code 1, "
-        "so that whoever started it sees it.",
+        values.one_of("backoff", "halt"),
+        "What happens beyond `cluster_restart_limit`. `backoff`: keep trying, at the longest "
+        "delay. `halt`: end the server with exit code 1, so that whatever started it notices.",
     )
     max_memory: int | None = _setting(
         None,
-        setting_values.optional(setting_values.size),
-        "size",
-        "1M or more, with K, M or G; none: no limit",
-        "A worker whose resident memory is larger in three samples in a row (one every two "
-        "seconds) is replaced. Linux only.",
+        values.optional(values.SIZE, "no limit"),
+        "A worker whose resident memory exceeds this in three samples in a row (one every two "
+        "seconds) is replaced; its successor starts first. Linux only.",
         "bytes",
     )
     max_memory_hard: int | None = _setting(
         None,
-        setting_values.optional(setting_values.size),
-        "size",
-        "1M or more, with K, M or G; none: no limit",
-        "A worker whose resident memory is larger is killed at once. Linux only.",
+        values.optional(values.SIZE, "no limit"),
+        "A worker whose resident memory exceeds this is killed at once. Linux only.",
         "bytes",
     )
     max_lifetime: float = _setting(
         0.0,
-        setting_values.number(0, 31_536_000, float),
-        "number",
-        "0 to 31536000; 0 means no limit",
-        "A worker is replaced after this time, less up to a tenth at random.",
+        values.number(0, 31_536_000, "0 means no limit"),
+        "A worker is replaced after this time, reduced at random by up to a tenth so that workers "
+        "are not all replaced together.",
         "seconds",
     )
 
     store: str = _setting(
         "embedded",
-        setting_values.store,
-        "word or URL",
-        "embedded, redis://host:port/db, rediss://..., unix:///socket?db=0, "
-        "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port",
-        "What all workers share is kept here: `embedded` on this machine (LMDB, no server to run), "
-        "or in a Redis, for several machines.",
+        values.STORE,
+        "Where shared data (cache, sessions) is kept: `embedded` on this machine (LMDB, no server "
+        "to run), or in a Redis that several machines share.",
     )
     store_path: str | None = _setting(
         None,
-        setting_values.directory,
-        "path",
-        "a directory of the user that the workers run as, on a local disk; none: one for each "
-        "`cluster_store_name`, in $STATE_DIRECTORY, $XDG_STATE_HOME, ~/.local/state or /var/tmp",
+        values.directory(
+            "a directory of the user that the workers run as, on a local disk",
+            "one for each `cluster_store_name`, in $STATE_DIRECTORY, $XDG_STATE_HOME, "
+            "~/.local/state or /var/tmp",
+        ),
         "Where the embedded store has its files. Processes with the same path share them.",
     )
     store_name: str | None = _setting(
         None,
-        setting_values.optional(setting_values.name),
-        "text",
-        "at most 1000 characters that can be seen; none: the server's `chdir`, application and "
-        "`bind`, and in a process that is no server's its working directory",
-        "Which of this user's embedded stores it is, where no path says so. Give the same name to "
-        "a shell or a task queue that is to share what the server has.",
+        values.optional(
+            values.NAME,
+            "the server's `chdir`, application and `bind`, and in a process that is not a server "
+            "its working directory",
+        ),
+        "Which of this user's embedded stores to use, if `cluster_store_path` is not set. Give the "
+        "same name to a shell or a task queue that should share the server's data.",
     )
     store_prefix: str = _setting(
         "gunicorn_cluster:",
-        setting_values.prefix,
-        "text",
-        "at most 100 letters, digits and visible characters of ASCII, or nothing",
-        "What all keys in a Redis begin with. Two sites on one Redis need two prefixes; processes "
-        "of one site the same.",
+        values.KEY_PREFIX,
+        "What all keys in a Redis begin with. Two sites on one Redis need two prefixes; all "
+        "processes of one site need the same.",
     )
     store_size: int = _setting(
         "256M",
-        setting_values.size,
-        "size",
-        "1M or more, with K, M or G",
-        "The size of the embedded store's file, at most. It holds values for about two thirds of "
-        "that (small ones, a fourth); then those that were used least recently go.",
+        values.SIZE,
+        "The largest size of the embedded store's file. About two thirds of it hold values (of "
+        "small values, a quarter); beyond that the least recently used are evicted.",
         "bytes",
     )
     store_timeout: float = _setting(
         1.0,
-        setting_values.number(0.01, 60, float),
-        "number",
-        "0.01 to 60",
-        "How long a call to the store takes at most, connecting and trying again included.",
+        values.number(0.01, 60),
+        "How long a call to the store may take, including connecting and retries.",
         "seconds",
     )
     store_connections: int = _setting(
         50,
-        setting_values.number(1, 10_000, int),
-        "integer",
-        "1 to 10000",
-        "Connections of each worker to a Redis (to each, in a Cluster), at most.",
+        values.integer(1, 10_000),
+        "The most connections of a worker to a Redis (to each node of a Cluster).",
         "connections",
     )
     cache_ttl: float = _setting(
         300.0,
-        setting_values.number(0, 31_536_000, float),
-        "number",
-        "0 to 31536000; 0 means as long as there is room",
-        "How long the cache keeps what is stored without a `ttl` of its own.",
+        values.number(0, 31_536_000, "0 means until it is evicted"),
+        "How long the cache keeps a value that is stored without a `ttl`.",
         "seconds",
     )
     session_cookie: str = _setting(
         "gunicorn_session",
-        setting_values.cookie_name,
-        "name",
-        "a cookie name; one that begins with `__Host-` (which browsers then hold to https, this "
-        "host and the path /) makes the cookie so",
-        "The cookie of the session middleware.",
+        values.COOKIE_NAME,
+        "The cookie of the session middleware. A name that begins with `__Host-` makes browsers "
+        "enforce https, this host and the path /, and the cookie is set accordingly.",
     )
     session_idle: float = _setting(
         86_400.0,
-        setting_values.number(1, 31_536_000, float),
-        "number",
-        "1 to 31536000",
-        "How long a session lives without being used. It is written anew for that at most ten "
-        "times in this time.",
+        values.number(1, 31_536_000),
+        "How long a session lives without being used. To prolong it, it is written at most ten "
+        "times in this period.",
         "seconds",
     )
     session_lifetime: float = _setting(
         1_209_600.0,
-        setting_values.number(0, 315_360_000, float),
-        "number",
-        "0 to 315360000; 0 means no limit, and a cookie that goes with the browser",
-        "How long a session lives at most, used or not.",
+        values.number(
+            0, 315_360_000, "0 means no limit, and a cookie that ends with the browser session"
+        ),
+        "How long a session lives at most, even if it is used.",
         "seconds",
     )
     session_samesite: str = _setting(
         "Lax",
-        setting_values.one_of("Lax", "Strict", "None"),
-        "word",
-        "Lax, Strict or None",
-        "`SameSite` of the session's cookie. None makes it `Secure`, or browsers refuse it.",
+        values.one_of("Lax", "Strict", "None"),
+        "`SameSite` of the session cookie. `None` also makes it `Secure`, as browsers demand.",
     )
     session_secure: str = _setting(
         "auto",
-        setting_values.one_of("auto", "always"),
-        "word",
-        "auto or always",
-        "`Secure` for the session's cookie: as the request's scheme is (see gunicorn's "
+        values.one_of("auto", "always"),
+        "`Secure` of the session cookie: on https requests only (see gunicorn's "
         "`forwarded_allow_ips`), or always.",
     )
     session_domain: str | None = _setting(
         None,
-        setting_values.optional(setting_values.domain),
-        "name",
-        "a host name; none: the host that set it",
-        "`Domain` of the session's cookie.",
+        values.optional(values.DOMAIN, "the host that sets the cookie"),
+        "`Domain` of the session cookie. Set it to share sessions with subdomains.",
     )
-    session_path: str = _setting(
-        "/",
-        setting_values.cookie_path,
-        "path",
-        "the path of a URL, without `;`",
-        "`Path` of the session's cookie.",
-    )
+    session_path: str = _setting("/", values.COOKIE_PATH, "`Path` of the session cookie.")
 
     bus_timeout: float = _setting(
         1.0,
-        setting_values.number(0, 60, float),
-        "number",
-        "0 to 60",
-        "How long whoever publishes on the bus waits for a worker that does not read it and for "
-        "which 8 MB are kept already. Then messages to that worker are lost, which is counted and "
-        "logged, and it is not waited for again until it reads.",
+        values.number(0, 60),
+        "How long a publisher waits for a worker that does not read the bus and for which 8 MB are "
+        "queued. After that, messages to that worker are dropped, counted and logged until it "
+        "reads again, and publishers no longer wait for it.",
         "seconds",
     )
 
     def __post_init__(self) -> None:
-        """Each value is checked here, whoever builds the object. Raises SettingError."""
+        """Check and parse each value. Raise SettingError."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             try:
@@ -425,11 +348,11 @@ class Settings:
             )
 
     def capacity(self, workers: int) -> int:
-        """Return for how many slots a server that starts with ``workers`` makes room."""
-        return max(self.slots or max(_FEWEST_SLOTS, 2 * workers), workers)
+        """Return the number of slots of a server that starts with ``workers`` workers."""
+        return max(self.slots or max(_MIN_SLOTS, 2 * workers), workers)
 
     def drain(self, cfg: Any) -> float:
-        """Return how long, in seconds, a worker may drain; ``cfg`` is gunicorn's."""
+        """Return the seconds that a worker may take to drain; ``cfg`` is gunicorn's."""
         return float(cfg.graceful_timeout if self.drain_timeout is None else self.drain_timeout)
 
 
@@ -437,11 +360,14 @@ NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 def read(config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """The settings in a configuration's names and in the environment. Raises SettingError."""
+    """Return the settings among the names of a configuration and in the environment.
+
+    Raise SettingError for an unknown name or a value that is not allowed.
+    """
     found = {
         name.removeprefix(PREFIX): value
         for name, value in config.items()
-        if name.startswith(PREFIX) and not _is_module(value)
+        if name.startswith(PREFIX) and not isinstance(value, ModuleType)
     }
     for name, value in environ.items():
         rest = name.removeprefix(ENVIRONMENT)
@@ -449,33 +375,25 @@ def read(config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
             found[rest.lower()] = value
     for name in found:
         if name not in NAMES:
-            raise SettingError(_unknown(name, environ))
+            variable = ENVIRONMENT + name.upper()
+            written = variable if variable in environ else PREFIX + name
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
+            hint = f"Did you mean {PREFIX}{near[0]}? " if near else ""
+            known = ", ".join(PREFIX + known for known in NAMES)
+            raise SettingError(f"{written} is not a setting. {hint}Known settings: {known}.")
     return Settings(**found)
 
 
-def _is_module(value: Any) -> bool:
-    return isinstance(value, type(sys))
-
-
-def _unknown(name: str, environ: Mapping[str, str]) -> str:
-    variable = ENVIRONMENT + name.upper()
-    written = variable if variable in environ else PREFIX + name
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
-    known = ", ".join(PREFIX + known for known in NAMES)
-    hint = f"Did you mean {PREFIX}{near[0]}? " if near else ""
-    return f"{written} is no setting. {hint}Known settings: {known}."
-
-
 def of_config(cfg: Any) -> Settings:
-    """The settings that go with ``cfg``, a gunicorn configuration. Raises SettingError."""
+    """Return the settings that go with ``cfg``, a gunicorn configuration. Raise SettingError."""
     return read(executed_config(cfg.config), os.environ)
 
 
 def executed_config(location: str | None) -> Mapping[str, Any]:
-    """The names of the configuration that gunicorn has executed; ``location`` is its ``config``.
+    """Return the names of the configuration that gunicorn has executed.
 
-    gunicorn keeps a file as the module ``__config__``
-    (gunicorn.app.base.Application.get_config_from_filename).
+    ``location`` is gunicorn's setting ``config``. Gunicorn keeps a file as the module
+    ``__config__`` (gunicorn.app.base.Application.get_config_from_filename).
     """
     name = "__config__"
     if location is not None and location.startswith("python:"):
@@ -485,11 +403,12 @@ def executed_config(location: str | None) -> Mapping[str, Any]:
 
 
 def table() -> str:
-    """All settings as a Markdown table."""
-    lines = ["| setting | default | allowed | what for |", "|---|---|---|---|"]
+    """Return a Markdown table of all settings."""
+    lines = ["| setting | default | allowed | purpose |", "|---|---|---|---|"]
     for field in dataclasses.fields(Settings):
         about = field.metadata
-        default = f"{field.default!r} {about['unit']}".strip()
+        unit = about["unit"] if field.default is not None else ""
+        default = f"{field.default!r} {unit}".strip()
         cells = (f"`{PREFIX}{field.name}`", default, about["allowed"], about["why"])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(line.replace("`|~", "`\\|~") for line in lines)
+        lines.append(f"| {' | '.join(cell.replace('|', _ESCAPED_BAR) for cell in cells)} |")
+    return "\n".join(lines)

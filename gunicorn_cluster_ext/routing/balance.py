@@ -1,14 +1,22 @@
-"""TODO routing.balance."""
+"""Load balancing: which worker takes a request that no sticky rule assigns. No I/O."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+#: A learned session moves only for a difference of more than one request or session: a hand-off
+#: for every small difference would cost more than it evens out.
+_TOLERANCE: Final = 1
+#: With many sessions, an eighth more than another worker has counts as even too.
+_SESSIONS_PART: Final = 8
 
 
 class Load(NamedTuple):
-    """Its requests in progress, and the sessions begun on it.
+    """The work of one worker.
 
-    The second breaks ties: a burst of new sessions arrives before the first one is busy.
+    ``busy`` counts its requests in progress, ``sessions`` those that started on it (of Engine.IO
+    and of the learn rules), and ``threads`` is the number of requests that it serves at once.
+    Sessions break ties: a burst of new sessions arrives before the first one is busy.
     """
 
     busy: int
@@ -17,12 +25,12 @@ class Load(NamedTuple):
 
 
 def least_loaded(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
-    """The seat that should take a request of nobody; ``me`` is the seat that holds it.
+    """Return the seat that should take a request without an owner.
 
-    ``loads`` has the workers that serve; ``me`` is not among them while it drains.
-
-    Moving a request costs more than serving it, so it moves only when all threads here are
-    busy and a sibling has a free one, or when ``strictly`` the emptiest is wanted.
+    ``me`` is the seat that holds the request. ``loads`` has the workers that accept requests, so
+    ``me`` is missing while it drains. Moving a request costs more than serving it: it moves only
+    when all threads of ``me`` are busy and another worker has a free one. With ``strictly`` it
+    always goes to the worker with the least to do.
     """
     mine = loads.get(me)
     if mine is not None and not strictly and mine.busy < mine.threads:
@@ -34,16 +42,17 @@ def least_loaded(loads: dict[int, Load], me: int, *, strictly: bool) -> int:
 
 
 def clearly_less_loaded(loads: dict[int, Load], me: int) -> int:
-    """The seat that should take a request that may begin a learned session; ``me`` holds it.
+    """Return the seat that should take a request that may start a learned session.
 
-    What a request without a value begins shows only in its response, if anything. So most are not
-    worth a hand-off: it moves when another worker has clearly less to do, or has begun clearly
-    fewer sessions, so that those end up even.
+    Only the response shows whether such a request starts a session, and most do not, so most are
+    not worth a hand-off. The request moves when another worker has clearly fewer requests in
+    progress or clearly fewer sessions; that is enough to spread the sessions evenly.
     """
     seat = least_loaded(loads, me, strictly=True)
     mine, other = loads.get(me), loads.get(seat)
     if mine is None or other is None:
         return seat
-    if mine.busy > other.busy + 1 or mine.sessions > other.sessions * 9 // 8 + 1:
+    even_sessions = other.sessions + other.sessions // _SESSIONS_PART + _TOLERANCE
+    if mine.busy > other.busy + _TOLERANCE or mine.sessions > even_sessions:
         return seat
     return me

@@ -1,8 +1,7 @@
-"""Whose word on the client's address counts. No I/O.
+"""Which client a request comes from, when proxies stand in front. No I/O.
 
-``X-Forwarded-For`` is believed from the proxies that gunicorn believes
-(``forwarded_allow_ips``), and only as far as they vouch: read from the right, the first
-address that is no such proxy is the client.
+``X-Forwarded-For`` is believed from the proxies that gunicorn trusts (``forwarded_allow_ips``).
+Its addresses are read from the right; the first that is not a trusted proxy is the client.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class TrustedProxies:
-    """The proxies that may say who the client is; ``everyone`` is gunicorn's ``*``."""
+    """The proxies that may name the client: those in ``networks``, or ``everyone`` (``*``)."""
 
     networks: Sequence[Network]
     everyone: bool = False
@@ -33,20 +32,17 @@ class TrustedProxies:
         return any(parsed in network for network in self.networks)
 
     def client_ip(self, head: Head) -> bytes | None:
-        """The client's address: the hash key of ``hash:ip``.
+        """Return the client's address, the key of the rule ``hash:ip``.
 
-        Peers on a Unix socket have no address and are trusted, as gunicorn has it; without
-        a forwarded address such a request has no key.
+        Peers on a Unix socket have no address and are trusted, as in gunicorn. Return None if
+        such a peer forwards no address.
         """
         if head.client and head.client not in self:
             return head.client.encode()
         forwarded = head.header(b"x-forwarded-for")
         hops = forwarded.decode("latin-1").split(",") if forwarded else []
         addresses = [hop.strip() for hop in hops if hop.strip()]
-        return (self._behind(addresses) if addresses else head.client).encode() or None
-
-    def _behind(self, addresses: list[str]) -> str:
         for address in reversed(addresses):
             if address not in self:
-                return address
-        return addresses[0]
+                return address.encode()
+        return (addresses[0] if addresses else head.client).encode() or None

@@ -1,8 +1,7 @@
-"""What the pack adds to each request and response of a WSGI application.
+"""The innermost middleware around a WSGI application: the worker's id, cookie and learn rules.
 
-``environ["gunicorn_cluster.worker_id"]`` is set for the application and for access logs
-(``%({gunicorn_cluster.worker_id}e)s``), and our cookie in responses that need it. The learn rules
-hear each response.
+It sets ``environ["gunicorn_cluster.worker_id"]`` for the application and for access logs
+(``%({gunicorn_cluster.worker_id}e)s``).
 """
 
 from __future__ import annotations
@@ -10,41 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gunicorn_cluster_ext.routing.responses import WORKER_ID, Learner, Tagging, is_public
+from gunicorn_cluster_ext.routing.responses import WORKER_ID, Affinity, Learner, is_public
 
 
-class Tagged:
-    """A WSGI application whose requests and responses know their worker.
+class AffinityMiddleware:
+    """Binds the clients of ``app`` to this worker.
 
-    ``count`` is told of each WebSocket: 1 when it begins, -1 when it ends.
+    ``count`` is called for each WebSocket: with 1 when it starts and -1 when it ends.
     """
 
     def __init__(
         self,
         app: Callable[..., Iterable[bytes]],
-        tagging: Tagging,
+        affinity: Affinity,
         count: Callable[[int], None] | None = None,
     ) -> None:
         self.app = app
-        self._tagging = tagging
+        self._affinity = affinity
         self._count = count
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        tagging = self._tagging
-        environ[WORKER_ID] = tagging.slot
-        if tagging.learner is not None:
-            start_response = _heard(tagging.learner, start_response)
-        if tagging.sets_cookie and not tagging.is_settled(environ.get("HTTP_COOKIE", "")):
-            cookie = tagging.cookie(secure=environ["wsgi.url_scheme"] == "https")
-            start_response = _setting(cookie, start_response)
-        if "HTTP_UPGRADE" in environ:
-            return self._upgraded(environ, start_response)
-        return self.app(environ, start_response)
-
-    def _upgraded(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """While the application is called it speaks to a WebSocket; it has no other way."""
-        if self._count is None or environ["HTTP_UPGRADE"].lower() != "websocket":
+        affinity = self._affinity
+        environ[WORKER_ID] = affinity.slot
+        if affinity.learner is not None:
+            start_response = _learning(affinity.learner, start_response)
+        if affinity.sets_cookie and not affinity.is_settled(environ.get("HTTP_COOKIE", "")):
+            cookie = affinity.set_cookie(secure=environ["wsgi.url_scheme"] == "https")
+            start_response = _setting_cookie(cookie, start_response)
+        is_websocket = "HTTP_UPGRADE" in environ and environ["HTTP_UPGRADE"].lower() == "websocket"
+        if not is_websocket or self._count is None:
             return self.app(environ, start_response)
+        # In WSGI, a WebSocket lasts as long as the call of the application.
         self._count(1)
         try:
             return self.app(environ, start_response)
@@ -52,7 +47,7 @@ class Tagged:
             self._count(-1)
 
 
-def _setting(cookie: str, start_response: Any) -> Any:
+def _setting_cookie(cookie: str, start_response: Any) -> Any:
     def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         if not is_public(headers):
             headers = [*headers, ("Set-Cookie", cookie)]
@@ -61,9 +56,9 @@ def _setting(cookie: str, start_response: Any) -> Any:
     return start
 
 
-def _heard(learner: Learner, start_response: Any) -> Any:
+def _learning(learner: Learner, start_response: Any) -> Any:
     def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        learner.hear(headers)
+        learner.read(headers)
         return start_response(status, headers, *exc_info)
 
     return start

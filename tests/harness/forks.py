@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -60,3 +62,19 @@ def in_fresh_interpreter(code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@contextmanager
+def repeated(work: Callable[[], Any]) -> Iterator[int]:
+    """Do `work` over and over in a child process, whose pid this yields."""
+
+    def repeat() -> None:
+        while True:
+            work()
+
+    pid = spawn(repeat)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)

@@ -14,16 +14,16 @@ from gunicorn_cluster_ext.stores import open_async_store, open_store
 from gunicorn_cluster_ext.stores.contract import NotANumber, StoreError
 from tests.harness.waiting import wait_until
 
-#: Short enough to wait for, long enough for a machine that is busy.
+#: A time to live: short enough to wait for, long enough for a busy machine. In seconds.
 TTL = 0.4
 LONG = 1_000.0
-#: How long a call may take here, where what it does is the question.
-PATIENCE_S = 10.0
+#: The limit of a call in tests that are not about time.
+CALL_TIMEOUT_S = 10.0
 ODD = [b"\0", b"\xff\xfe", b"a b\r\n", b"*?[^a]\\", b"{tag}x", b"k" * 399, b"k" * 5_000]
 
 
 class Awaited:
-    """An asynchronous store, called like the other one."""
+    """An asynchronous store with the methods of a blocking one."""
 
     def __init__(self, settings: Settings) -> None:
         self.loop = asyncio.new_event_loop()
@@ -34,7 +34,7 @@ class Awaited:
         return lambda *args, **kwargs: self.loop.run_until_complete(method(*args, **kwargs))
 
     def rest(self) -> None:
-        """Run the loop for a moment, so that it handles what has happened meanwhile."""
+        """Let the loop handle what has happened meanwhile."""
         self.loop.run_until_complete(asyncio.sleep(0.05))
 
     def close(self) -> None:
@@ -42,16 +42,16 @@ class Awaited:
         self.loop.close()
 
 
-def open_face(face: str, settings: Settings) -> Any:
-    return open_store(settings) if face == "sync" else Awaited(settings)
+def open_in_mode(mode: str, settings: Settings) -> Any:
+    return open_store(settings) if mode == "sync" else Awaited(settings)
 
 
 class Conformance:
-    """A subclass has a fixture `settings`, of a store that may hold anything."""
+    """A subclass has a fixture `settings`. Its store may hold anything, which is deleted."""
 
     @pytest.fixture(params=["sync", "async"])
     def store(self, request: pytest.FixtureRequest, settings: Settings) -> Iterator[Any]:
-        opened = open_face(request.param, settings)
+        opened = open_in_mode(request.param, settings)
         try:
             opened.clear(b"")
             yield opened
@@ -265,7 +265,7 @@ class Conformance:
     # --- concurrency --------------------------------------------------------------------
 
     def test_no_field_is_lost(self, store: Any, settings: Settings) -> None:
-        """Eight threads put different fields into one map at once."""
+        """Eight threads put different fields into one map at the same time."""
 
         def put(number: int) -> None:
             with contextlib.closing(open_store(settings)) as mine:
@@ -296,7 +296,7 @@ class Conformance:
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in threads at once; what fails in one of them fails the test."""
+    """Call `work` in so many threads at once. A failure in one fails the test."""
     failed: list[BaseException] = []
 
     def run(number: int) -> None:

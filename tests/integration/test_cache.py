@@ -109,8 +109,8 @@ def test_no_thread_is_left(store_site: StoreSite) -> None:
     client = Client(server)
     with ThreadPoolExecutor(1) as other:
         costly = other.submit(client.get, "/costly?key=a&sleep=2")
-        wait_until(lambda: "cluster-keeper" in client.get("/threads"), 20, "one that keeps a turn")
-    wait_until(lambda: "cluster-keeper" not in client.get("/threads"), 20, "its end")
+        wait_until(lambda: "cluster-renewer" in client.get("/threads"), 20, "a renewal")
+    wait_until(lambda: "cluster-renewer" not in client.get("/threads"), 20, "its end")
     costly.result()
 
 

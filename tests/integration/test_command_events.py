@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from gunicorn_cluster_ext.runtime.event_log import FILE
+from gunicorn_cluster_ext.runtime.event_log import EVENTS_FILE
 from tests.harness.clients.command import Running
 from tests.harness.servers.bad_deploys import REFUSED
 from tests.harness.servers.deploy import GOOD
@@ -75,7 +75,7 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     seen = {each["event"]: each.get("text", "") for each in events(told)}
     assert re.fullmatch(r"replaced 3 workers in \d+\.\d s", seen["roll committed"])
     assert "could not load the application" in seen["roll failed"]
-    assert "every worker serves on as before" in seen["roll failed"]
+    assert "the previous workers keep serving" in seen["roll failed"]
     assert seen["reload refused"] == "RuntimeError: not today"
     assert seen["workers"] == "4 are wanted instead of 3"
     assert seen["control"] == "4 workers instead of 3"
@@ -146,7 +146,7 @@ def test_who_closes_the_pipe_ends_following(site: StartSite) -> None:
 def test_a_server_that_cannot_write_them_runs(site: StartSite) -> None:
     """It says so once, goes on, and tells how many were lost when it can write again."""
     told = site()
-    path: Path = told.view.path.parent / FILE
+    path: Path = told.view.path.parent / EVENTS_FILE
     path.unlink()
     path.mkdir()
     told.roll()

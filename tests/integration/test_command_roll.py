@@ -110,7 +110,7 @@ def test_it_is_followed_for_some_time(site: StartSite) -> None:
     rolled = site()
     rolled.deploy(slow(3))
     why = reason(rolled.command("roll", "--timeout", "1"))
-    assert why == "roll 1 is not over, 0 of 3 replaced, after 1 s"
+    assert why == "roll 1 has not finished, 0 of 3 replaced, after 1 s"
     rolled.view.wait_roll(1)
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_ends_the_command_only(site: StartSite) -> None:
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 130
     assert err == (
-        "gunicorn-cluster: roll 1 is not followed any more; it goes on (roll --abort ends it)\n"
+        "gunicorn-cluster: no longer following roll 1, which continues (roll --abort ends it)\n"
     )
     rolled.view.wait_roll(1)
 
@@ -153,8 +153,8 @@ def test_another_roll_takes_its_place(site: StartSite) -> None:
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1
     assert err in (
-        "gunicorn-cluster: roll 1 failed: another reload was asked for\n",
-        "gunicorn-cluster: another roll (2) took the place of roll 1\n",
+        "gunicorn-cluster: roll 1 failed: another reload was requested\n",
+        "gunicorn-cluster: roll 2 took the place of roll 1\n",
     )
 
 
@@ -165,7 +165,7 @@ def test_a_configuration_that_is_refused_while_a_roll_is_under_way(site: StartSi
         rolled.view.wait_roll(1, RollState.ROLLING)
         REFUSED["error"](rolled)
         why = reason(rolled.command("roll"))
-        assert why == "no roll: the configuration was refused; the roll under way goes on"
+        assert why == "no roll: the configuration was refused; the current roll continues"
         _, err = command.communicate(timeout=PATIENCE_S)
     assert (command.returncode, err) == (0, "")
 
@@ -179,7 +179,9 @@ def test_the_server_ends_meanwhile(site: StartSite, number: int) -> None:
         os.kill(rolled.server.pid, number)
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1
-    assert err.startswith(f"gunicorn-cluster: server {rolled.server.pid} has ended: roll 1 is not")
+    assert err.startswith(
+        f"gunicorn-cluster: server {rolled.server.pid} has ended: roll 1 has not finished"
+    )
     rolled.server.kill()
 
 
@@ -187,4 +189,4 @@ def test_preload_app_is_said(site: StartSite) -> None:
     rolled = site(preload_app=True)
     done = rolled.command("roll")
     assert done.returncode == 0
-    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers have the code")
+    assert done.stderr.startswith("gunicorn-cluster: preload_app: the new workers run the code")

@@ -88,7 +88,7 @@ def test_exits_are_logged_in_words(site: StartSite) -> None:
     (line,) = mended.lines("SIGKILL")
     assert str(pid) in line and "worker 0" in line.lower()
     pid = kill(mended, 1, signal.SIGTERM)
-    reason = f"Worker 1 (pid:{pid}) was told from outside to finish"
+    reason = f"Worker 1 (pid:{pid}) finished (it received a signal)"
     wait_until(lambda: mended.lines(reason), PATIENCE_S, "the reason in the log")
 
 

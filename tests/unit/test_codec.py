@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.codec import (
-    DEEPEST,
+    MAX_DEPTH,
     CorruptValue,
     Extension,
     UnknownType,
@@ -290,7 +290,7 @@ def test_as_a_key_it_is_refused_too() -> None:
 
 def test_too_deep_is_refused() -> None:
     value: Any = 1
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         value = [value]
     assert there_and_back(value) == value
     with pytest.raises(UnknownType, match="'k'.*nested"):
@@ -300,7 +300,7 @@ def test_too_deep_is_refused() -> None:
 @pytest.mark.parametrize("wrap", [lambda v: (v,), lambda v: {1: v}, lambda v: {"a": v}])
 def test_any_container_has_a_depth(wrap: Any) -> None:
     value: Any = "leaf"
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         value = wrap(value)
     assert there_and_back(value) == value
     with pytest.raises(UnknownType, match="nested"):

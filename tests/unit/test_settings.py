@@ -155,7 +155,7 @@ def test_a_value_is_accepted(name: str, value: Any, parsed: Any) -> None:
         ("roll_rollback", "full", "full"),
     ],
 )
-def test_the_environment_says_it_in_words(name: str, text: str, parsed: Any) -> None:
+def test_the_environment_has_values_as_text(name: str, text: str, parsed: Any) -> None:
     assert from_environment(name, text) == parsed
 
 
@@ -310,7 +310,7 @@ def test_any_value_is_accepted_or_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("surge", [0, "0"])
 @pytest.mark.parametrize("unavailable", [0, "0"])
-def test_a_reload_must_be_able_to_replace_somebody(surge: Any, unavailable: Any) -> None:
+def test_a_reload_must_be_able_to_replace_a_worker(surge: Any, unavailable: Any) -> None:
     with pytest.raises(SettingError, match=r"^cluster_roll_surge and cluster_roll_unavailable are"):
         read({"cluster_roll_surge": surge, "cluster_roll_unavailable": unavailable}, {})
 
@@ -353,24 +353,27 @@ def test_settings_built_by_hand_are_checked_as_well() -> None:
 def test_an_unknown_name_is_refused_and_the_nearest_named(written: str, meant: str) -> None:
     with pytest.raises(SettingError) as refused:
         read({written: 1}, {})
-    assert str(refused.value).startswith(f"{written} is no setting. Did you mean {meant}? Known")
+    assert str(refused.value).startswith(f"{written} is not a setting. Did you mean {meant}? Known")
     for name in NAMES:
         assert f"cluster_{name}" in str(refused.value)
 
 
 def test_a_name_that_is_near_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"^cluster_zzz is no setting\. Known settings: cluster"):
+    with pytest.raises(
+        SettingError, match=r"^cluster_zzz is not a setting\. Known settings: cluster"
+    ):
         read({"cluster_zzz": 1}, {})
 
 
 def test_an_unknown_variable_is_refused_by_its_own_name() -> None:
     with pytest.raises(
-        SettingError, match=r"^GUNICORN_CLUSTER_STIKY is no setting\. Did you mean cluster_sticky\?"
+        SettingError,
+        match=r"^GUNICORN_CLUSTER_STIKY is not a setting\. Did you mean cluster_sticky\?",
     ):
         read({}, {"GUNICORN_CLUSTER_STIKY": "cookie"})
 
 
-def test_other_names_are_of_no_concern() -> None:
+def test_other_names_are_ignored() -> None:
     configuration = {"workers": 4, "clusters": 1, "my_cluster_x": 2, "cluster_tools": sys}
     environ = {"GUNICORN_CMD_ARGS": "x", "CLUSTER_STICKY": "x", "GUNICORN_CLUSTERS": "x"}
     assert read(configuration, environ) == DEFAULTS
@@ -442,7 +445,7 @@ def test_without_a_configuration_there_is_nothing_to_read(monkeypatch: pytest.Mo
 
 def test_the_table_has_every_setting() -> None:
     header, rule, *rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table().splitlines()]
-    assert [cell.strip() for cell in header] == ["setting", "default", "allowed", "what for"]
+    assert [cell.strip() for cell in header] == ["setting", "default", "allowed", "purpose"]
     assert [cells[0].strip() for cells in rows] == [f"`cluster_{name}`" for name in NAMES]
     assert {len(cells) for cells in (header, rule, *rows)} == {4}
 

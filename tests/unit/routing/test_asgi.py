@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 
 from gunicorn_cluster_ext.compat import is_asgi
-from gunicorn_cluster_ext.routing.asgi import Message, Receive, Scope, Send, Tagged
-from gunicorn_cluster_ext.routing.responses import Tagging
+from gunicorn_cluster_ext.routing.asgi import AffinityMiddleware, Message, Receive, Scope, Send
+from gunicorn_cluster_ext.routing.responses import Affinity
 
 OURS = 2
 COOKIE = b"gunicorn_worker=2; Path=/; HttpOnly; SameSite=Lax"
@@ -21,7 +21,7 @@ def serving(slot: int) -> int | None:
 
 
 class Answer:
-    """What comes out of an ASGI application that sends `messages`."""
+    """Collects the response of an ASGI application that sends `messages`."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Answer:
         self.scope: Scope = {"type": "http", "scheme": "http", "headers": headers or [], **scope}
         self.sent: list[Message] = []
         self.mine = messages
-        tagged = Tagged(self.app, Tagging(OURS, cookie, serving))
+        tagged = AffinityMiddleware(self.app, Affinity(OURS, cookie, serving))
         asyncio.run(tagged(self.scope, self.receive, self.send))
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +138,7 @@ def test_an_asgi_application_is_known_by_its_call() -> None:
 
     def wsgi(environ: Any, start_response: Any) -> None: ...
 
-    tagged = Tagged(function, Tagging(OURS, None, serving))
+    tagged = AffinityMiddleware(function, Affinity(OURS, None, serving))
     for app in (function, tagged, tagged.__call__, Starlette()):
         assert is_asgi(app)
     for app in (wsgi, print, object, type("App", (), {"__call__": wsgi})()):

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, Head, Partial, blind, decode, scan
-from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, scan_proxy
+from gunicorn_cluster_ext.routing.head import (
+    NEED_MORE,
+    OPAQUE,
+    Head,
+    Partial,
+    decode,
+    scan,
+    unreadable_head,
+)
+from gunicorn_cluster_ext.routing.proxy_protocol import NO_PROXY_HEADER, scan_proxy
 from tests.harness import grammar
 
 
@@ -66,8 +74,8 @@ def test_a_question_mark_in_the_fragment_begins_no_query() -> None:
     assert head(target=b"/a#b?sid=1").query_string == b""
 
 
-def test_a_blind_head_knows_only_the_client() -> None:
-    unseen = blind("192.0.2.1")
+def test_an_unreadable_head_knows_only_the_client() -> None:
+    unseen = unreadable_head("192.0.2.1")
     assert unseen.client == "192.0.2.1"
     assert unseen.query(b"sid") is None
     assert unseen.cookie(b"gunicorn_worker") is None
@@ -258,16 +266,16 @@ def test_addresses_that_do_not_fit_are_left_to_gunicorn() -> None:
 
 @pytest.mark.parametrize(("mode", "data"), [("v2", b"PROXY TCP4 1.2.3.4"), ("v1", V2 + b"\x21")])
 def test_only_the_versions_that_are_wanted_are_read(mode: str, data: bytes) -> None:
-    assert scan_proxy(data, mode) is NOT_PROXIED
+    assert scan_proxy(data, mode) is NO_PROXY_HEADER
 
 
 def test_twelve_bytes_are_wanted_before_anything_is_decided() -> None:
     assert scan_proxy(b"GET / HTTP/", "auto") is NEED_MORE
-    assert scan_proxy(b"GET / HTTP/1", "auto") is NOT_PROXIED
+    assert scan_proxy(b"GET / HTTP/1", "auto") is NO_PROXY_HEADER
 
 
 def test_partial_results_say_why() -> None:
     assert {partial.value for partial in Partial} == {
         "the head is not complete",
-        "the head cannot be read: serve it where it is",
+        "the head cannot be read: the request is served where it arrived",
     }

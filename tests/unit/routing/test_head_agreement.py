@@ -37,7 +37,7 @@ UNDERSCORED = tuple(name.lower() for name in grammar.UNDERSCORED)
 
 
 def both(data: bytes, cfg: Config) -> tuple[Head, Accepted] | None:
-    """How the two read `data`, if both do."""
+    """Return how the scanner and gunicorn read `data`, if both do."""
     head, verdict = scan(data), judge(data, cfg)
     if isinstance(head, Head) and isinstance(verdict, Accepted):
         return head, verdict

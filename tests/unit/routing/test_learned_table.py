@@ -9,7 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gunicorn_cluster_ext.routing.learned_table import MAX_SLOT, WAYS, Entry, Table, words_for
+from gunicorn_cluster_ext.routing.learned_table import (
+    MAX_SLOT,
+    WAYS,
+    LearnedEntry,
+    LearnedTable,
+    words_for,
+)
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 from tests.harness.forks import spawn, status_of
 
@@ -26,8 +32,8 @@ def new_words(buckets: int) -> memoryview:
     return memoryview(bytearray(words_for(buckets * WAYS // 2) * 8)).cast("Q")
 
 
-def new_table(buckets: int = 1) -> Table:
-    return Table(new_words(buckets))
+def new_table(buckets: int = 1) -> LearnedTable:
+    return LearnedTable(new_words(buckets))
 
 
 # --- one value --------------------------------------------------------------------------------
@@ -40,7 +46,7 @@ def test_what_is_put_is_found_until_it_expires(
     table, now, expires = new_table(), min(one, other), max(one, other)
     assert not table.put(key, process, expires, now)
     found = table.find(key, now)
-    assert found == (Entry(process, expires) if expires > now else None)
+    assert found == (LearnedEntry(process, expires) if expires > now else None)
     assert table.find(key, expires) is None
     assert table.holds(process, now) is (expires > now)
     assert not table.holds(process, expires)
@@ -54,28 +60,25 @@ def test_an_empty_table_knows_nothing(key: int) -> None:
 
 
 @given(st.lists(words, min_size=2 * WAYS, max_size=2 * WAYS), keys)
-def test_what_does_not_belong_together_is_nobodys(garbage: list[int], key: int) -> None:
-    """Whatever stands in memory."""
+def test_garbage_in_memory_is_no_entry(garbage: list[int], key: int) -> None:
     pairs = zip(garbage[::2], garbage[1::2], strict=True)
     assume(all(one ^ other >> 30 << 30 != key for one, other in pairs))  # a chance of 2**-61
     memory = new_words(1)
     for index, word in enumerate(garbage):
         memory[index] = word
-    table = Table(memory)
+    table = LearnedTable(memory)
     assert table.find(key, NOW) is None
     table.put(key, ALICE, NOW + 5, NOW)
     assert table.find(key, NOW) == (ALICE, NOW + 5)
 
 
 @given(keys, processes, processes)
-def test_an_entry_that_is_half_written_is_nobodys(
-    key: int, mine: ProcessTag, other: ProcessTag
-) -> None:
+def test_a_half_written_entry_is_no_entry(key: int, mine: ProcessTag, other: ProcessTag) -> None:
     old, new = new_words(1), new_words(1)
-    Table(old).put(key, mine, NOW + 5, NOW)
-    Table(new).put(key, other, NOW + 5, NOW)
+    LearnedTable(old).put(key, mine, NOW + 5, NOW)
+    LearnedTable(new).put(key, other, NOW + 5, NOW)
     old[0] = new[0]
-    assert (Table(old).find(key, NOW) is None) is (mine != other)
+    assert (LearnedTable(old).find(key, NOW) is None) is (mine != other)
 
 
 def test_the_last_process_counts() -> None:
@@ -87,9 +90,9 @@ def test_the_last_process_counts() -> None:
 
 
 def test_an_entry_is_renewed_by_one_word() -> None:
-    """So that no reader misses it meanwhile."""
+    """No reader misses the entry while it is renewed."""
     memory = new_words(1)
-    table = Table(memory)
+    table = LearnedTable(memory)
     table.put(7, BOB, NOW + 5, NOW)
     before = memory.tolist()
     table.renew(7, NOW + 9)
@@ -100,7 +103,7 @@ def test_an_entry_is_renewed_by_one_word() -> None:
 # --- many values ------------------------------------------------------------------------------
 
 
-def test_a_full_bucket_loses_what_would_expire_first() -> None:
+def test_a_full_bucket_evicts_the_entry_that_expires_first() -> None:
     table = new_table()
     for key in range(WAYS):
         assert not table.put(key, ALICE, NOW + 100 + key, NOW)
@@ -110,7 +113,7 @@ def test_a_full_bucket_loses_what_would_expire_first() -> None:
     assert {key for key in range(WAYS + 1) if table.find(key, NOW)} == {0, *range(2, WAYS + 1)}
 
 
-def test_what_has_expired_goes_first() -> None:
+def test_expired_entries_are_evicted_first() -> None:
     table = new_table()
     for key in range(WAYS):
         table.put(key, ALICE, NOW + (1 if key == 3 else 100), NOW)
@@ -119,11 +122,11 @@ def test_what_has_expired_goes_first() -> None:
 
 
 def test_processes_prefer_different_entries() -> None:
-    """So two that write at the same moment do not take the same."""
+    """Two that write at the same moment do not take the same entry."""
     taken = set()
     for seat in range(WAYS):
         memory = new_words(1)
-        Table(memory, favourite=seat).put(7, ALICE, NOW + 5, NOW)
+        LearnedTable(memory, preferred_way=seat).put(7, ALICE, NOW + 5, NOW)
         taken.add(next(index for index, word in enumerate(memory) if word) // 2)
     assert taken == set(range(WAYS))
 
@@ -133,8 +136,8 @@ def test_a_table_has_at_least_what_was_asked_for() -> None:
     assert words_for(9) == 64
 
 
-def test_a_table_has_room_for_what_it_is_meant_for() -> None:
-    table = Table(memoryview(bytearray(words_for(4096) * 8)).cast("Q"))
+def test_a_table_has_room_for_its_values() -> None:
+    table = LearnedTable(memoryview(bytearray(words_for(4096) * 8)).cast("Q"))
     lost = sum(table.put(spread(key), ALICE, NOW + 5, NOW) for key in range(4096))
     assert lost <= 20
     assert sum(table.find(spread(key), NOW) is None for key in range(4096)) == lost
@@ -143,11 +146,11 @@ def test_a_table_has_room_for_what_it_is_meant_for() -> None:
 @pytest.mark.parametrize("way", [0, 5, 8191, 8192, 20_000, 24_575])
 def test_a_process_is_found_wherever_it_stands(way: int) -> None:
     memory = new_words(1536)
-    Table(memory[:32]).put(7, ALICE, NOW + 5, NOW)
+    LearnedTable(memory[:32]).put(7, ALICE, NOW + 5, NOW)
     memory[2 * way], memory[2 * way + 1] = memory[0], memory[1]
     memory[0], memory[1] = (0, 0) if way else (memory[0], memory[1])
-    assert Table(memory).holds(ALICE, NOW)
-    assert not Table(memory).holds(BOB, NOW)
+    assert LearnedTable(memory).holds(ALICE, NOW)
+    assert not LearnedTable(memory).holds(BOB, NOW)
 
 
 def spread(key: int) -> int:
@@ -156,12 +159,12 @@ def spread(key: int) -> int:
 
 
 class Model(RuleBasedStateMachine):
-    """Beside a dictionary: what the table finds is true, and it loses nothing without saying so."""
+    """Compared with a dictionary, the table finds nothing wrong and reports every loss."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = new_table(buckets=3)
-        self.truth: dict[int, Entry] = {}
+        self.truth: dict[int, LearnedEntry] = {}
         self.now = NOW
         self.lost = 0
 
@@ -170,13 +173,13 @@ class Model(RuleBasedStateMachine):
     @rule(key=few, process=processes, ttl=st.integers(1, 50))
     def put(self, key: int, process: ProcessTag, ttl: int) -> None:
         self.lost += self.table.put(key, process, self.now + ttl, self.now)
-        self.truth[key] = Entry(process, self.now + ttl)
+        self.truth[key] = LearnedEntry(process, self.now + ttl)
 
     @rule(key=few, ttl=st.integers(1, 50))
     def renew(self, key: int, ttl: int) -> None:
         if self.table.find(key, self.now):
             self.table.renew(key, self.now + ttl)
-            self.truth[key] = Entry(self.truth[key].process, self.now + ttl)
+            self.truth[key] = LearnedEntry(self.truth[key].process, self.now + ttl)
 
     @rule(seconds=st.integers(0, 60))
     def wait(self, seconds: int) -> None:
@@ -222,7 +225,7 @@ def test_concurrent_writers_lose_nothing_and_mix_up_nothing() -> None:
         return ProcessTag(key % WRITERS, 7)
 
     def write(slot: int) -> None:
-        table = Table(memory, favourite=2 * slot)
+        table = LearnedTable(memory, preferred_way=2 * slot)
         own = range(slot, WRITERS * mine, WRITERS)
         for turn in range(400):
             for key in own:
@@ -235,5 +238,5 @@ def test_concurrent_writers_lose_nothing_and_mix_up_nothing() -> None:
 
     pids = [spawn(partial(write, slot)) for slot in range(WRITERS)]
     assert [status_of(pid) for pid in pids] == [0] * WRITERS
-    table = Table(memory)
+    table = LearnedTable(memory)
     assert all(table.find(key, NOW) for key in range(WRITERS * mine))

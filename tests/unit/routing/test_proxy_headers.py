@@ -11,7 +11,7 @@ PROXY, PROXIES, CLIENT = "10.0.0.1", "10.0.0.1,172.16.0.0/12,2001:db8::/32", "19
 
 
 def trust(cfg: Config) -> TrustedProxies:
-    """As the worker makes it."""
+    """Return the proxies as a worker configures them."""
     return TrustedProxies(cfg.forwarded_allow_networks(), "*" in cfg.forwarded_allow_ips)
 
 
@@ -65,7 +65,7 @@ def test_a_proxy_names_the_client() -> None:
     assert client_ip(PROXY, b" 2001:db9::1 ") == b"2001:db9::1"
 
 
-def test_a_proxy_that_names_nobody_is_the_client() -> None:
+def test_a_proxy_that_names_no_client_is_the_client() -> None:
     assert client_ip(PROXY) == b"10.0.0.1"
 
 
@@ -88,14 +88,14 @@ def test_what_is_no_address_ends_the_chain() -> None:
 
 
 @pytest.mark.parametrize("forwarded", [b"", b" ", b",", b" , "])
-def test_an_empty_list_names_nobody(forwarded: bytes) -> None:
+def test_an_empty_list_names_no_client(forwarded: bytes) -> None:
     """Otherwise all the clients of such a proxy would share one key, and one worker."""
     assert client_ip(PROXY, forwarded) == b"10.0.0.1"
     assert client_ip(CLIENT, forwarded, allowed="*") == b"192.0.2.1"
     assert client_ip("", forwarded) is None
 
 
-def test_empty_places_in_the_list_are_of_no_account() -> None:
+def test_empty_items_of_the_list_are_skipped() -> None:
     assert client_ip(PROXY, b", 192.0.2.1,") == b"192.0.2.1"
 
 

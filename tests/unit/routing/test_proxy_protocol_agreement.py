@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing.head import NEED_MORE, OPAQUE, Head, scan
-from gunicorn_cluster_ext.routing.proxy_protocol import NOT_PROXIED, scan_proxy
+from gunicorn_cluster_ext.routing.proxy_protocol import NO_PROXY_HEADER, scan_proxy
 from tests.harness import grammar
 from tests.harness.reference import CLIENT, Accepted, Incomplete, config, judge
 
@@ -43,7 +43,7 @@ def binaries(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def connections(draw: st.DrawFn) -> bytes:
-    """What a proxy, or somebody who plays one, sends first."""
+    """The first bytes of a proxy, or of a client that imitates one."""
     header = draw(st.one_of(lines, lines, binaries(), binaries(), st.just(b""), grammar.tokens))
     data = header + draw(st.one_of(st.just(REQUEST), grammar.heads(), grammar.mutated_heads()))
     return data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))]
@@ -67,7 +67,7 @@ def test_client_and_length_agree(mode: str, data: bytes) -> None:
     assert (proxied.client is None) == (told is None)
     if proxied.client is not None and told is not None:
         assert ip_address(proxied.client) == ip_address(told)
-    assert (proxied is NOT_PROXIED) == (verdict.request.proxy_protocol_info is None)
+    assert (proxied is NO_PROXY_HEADER) == (verdict.request.proxy_protocol_info is None)
     head = scan(data[proxied.length :])
     assert head is not NEED_MORE
     if isinstance(head, Head):

@@ -7,31 +7,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing import asgi, wsgi
-from gunicorn_cluster_ext.routing.responses import Learner, Tagging
+from gunicorn_cluster_ext.routing.responses import Affinity, Learner
 
 HEADER, COOKIE = "learn:header:X-Key", "learn:cookie:key"
 
 
-class Told(set[tuple[str, bytes]]):
-    """What was learned, in place of the memory."""
+class Recorder(set[tuple[str, bytes]]):
+    """Stands for LearnedSessions and keeps the pairs that were learned."""
 
     def __init__(self) -> None:
-        self.begun = 0
-        self.learner = Learner([HEADER, COOKIE], self.learn, self.begin)
+        self.started = 0
+        self.learner = Learner([HEADER, COOKIE], self.learn, self.start_session)
 
     def learn(self, rule: str, value: bytes) -> bool:
         is_news = (rule, value) not in self
         self.add((rule, value))
         return is_news
 
-    def begin(self) -> None:
-        self.begun += 1
+    def start_session(self) -> None:
+        self.started += 1
 
 
-def heard(*headers: tuple[str, str]) -> Told:
-    told = Told()
-    told.learner.hear(headers)
-    return told
+def learned_from(*headers: tuple[str, str]) -> Recorder:
+    recorder = Recorder()
+    recorder.learner.read(headers)
+    return recorder
 
 
 @pytest.mark.parametrize(
@@ -56,34 +56,36 @@ def heard(*headers: tuple[str, str]) -> Told:
     ],
 )
 def test_what_is_learned(header: tuple[str, str], learned: tuple[str, bytes] | None) -> None:
-    told = heard(("Content-Type", "text/plain"), header)
-    assert told == ({learned} if learned else set())
-    assert told.begun == len(told)
+    recorder = learned_from(("Content-Type", "text/plain"), header)
+    assert recorder == ({learned} if learned else set())
+    assert recorder.started == len(recorder)
 
 
 def test_every_value_is_learned() -> None:
-    told = heard(("Set-Cookie", "key=a; Path=/a"), ("Set-Cookie", "key=b"), ("X-Key", "c"))
-    assert told == {(COOKIE, b"a"), (COOKIE, b"b"), (HEADER, b"c")}
+    recorder = learned_from(
+        ("Set-Cookie", "key=a; Path=/a"), ("Set-Cookie", "key=b"), ("X-Key", "c")
+    )
+    assert recorder == {(COOKIE, b"a"), (COOKIE, b"b"), (HEADER, b"c")}
 
 
-def test_what_is_known_begins_no_session() -> None:
-    told = Told()
+def test_a_known_value_starts_no_session() -> None:
+    recorder = Recorder()
     for _ in range(3):
-        told.learner.hear([("X-Key", "abc")])
-    assert told.begun == 1
+        recorder.learner.read([("X-Key", "abc")])
+    assert recorder.started == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from(("X-Key", "Set-Cookie")), st.text(max_size=30))))
 def test_no_header_makes_it_fail(headers: list[tuple[str, str]]) -> None:
-    assert all(value for _, value in heard(*headers))
+    assert all(value for _, value in learned_from(*headers))
 
 
 # --- what the wrappers tell it ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cookie", [None, "gunicorn_worker"])
-def test_wsgi_responses_are_heard_before_they_are_sent(cookie: str | None) -> None:
-    told = Told()
+def test_wsgi_responses_are_learned_from_before_they_are_sent(cookie: str | None) -> None:
+    recorder = Recorder()
     sent: list[tuple[Any, ...]] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -92,10 +94,10 @@ def test_wsgi_responses_are_heard_before_they_are_sent(cookie: str | None) -> No
         return [b"body"]
 
     def start_response(*arguments: Any) -> Any:
-        sent.append((*arguments, set(told)))
+        sent.append((*arguments, set(recorder)))
         return [].append
 
-    tagged = wsgi.Tagged(app, Tagging(2, cookie, lambda slot: None, told.learner))
+    tagged = wsgi.AffinityMiddleware(app, Affinity(2, cookie, lambda slot: None, recorder.learner))
     assert tagged({"wsgi.url_scheme": "http"}, start_response) == [b"body"]
     assert [(one[0], one[1][0]) for one in sent] == [
         ("200 OK", ("X-Key", "abc")),
@@ -110,8 +112,10 @@ def test_wsgi_responses_are_heard_before_they_are_sent(cookie: str | None) -> No
 @pytest.mark.parametrize(
     "kind", ["http.response.start", "websocket.accept", "websocket.http.response.start"]
 )
-def test_asgi_responses_are_heard_before_they_are_sent(kind: str, cookie: str | None) -> None:
-    told = Told()
+def test_asgi_responses_are_learned_from_before_they_are_sent(
+    kind: str, cookie: str | None
+) -> None:
+    recorder = Recorder()
     sent: list[tuple[Any, set[tuple[str, bytes]]]] = []
 
     async def app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -119,12 +123,12 @@ def test_asgi_responses_are_heard_before_they_are_sent(kind: str, cookie: str | 
         await send({"type": "http.response.body", "headers": [(b"x-key", b"no")]})
 
     async def send(message: asgi.Message) -> None:
-        sent.append((message["headers"], set(told)))
+        sent.append((message["headers"], set(recorder)))
 
     async def receive() -> asgi.Message:
         raise AssertionError
 
-    tagged = asgi.Tagged(app, Tagging(2, cookie, lambda slot: None, told.learner))
+    tagged = asgi.AffinityMiddleware(app, Affinity(2, cookie, lambda slot: None, recorder.learner))
     asyncio.run(tagged({"type": "http", "headers": []}, receive, send))
     start, body = sent
     assert start[0][:2] == [(b"x-key", b"abc"), (b"a", b"\xff")]

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.routing.head import Head, scan
-from gunicorn_cluster_ext.routing.responses import WORKER_ID, Tagging, is_public
+from gunicorn_cluster_ext.routing.responses import WORKER_ID, Affinity, is_public
 from gunicorn_cluster_ext.routing.rules import Cookie
-from gunicorn_cluster_ext.routing.wsgi import Tagged
+from gunicorn_cluster_ext.routing.wsgi import AffinityMiddleware
 
 Headers = list[tuple[str, str]]
 
@@ -24,19 +24,19 @@ def serving(slot: int) -> int | None:
     return 2 * slot if slot < 4 else None
 
 
-TAGGING = Tagging(OURS, "gunicorn_worker", serving)
+AFFINITY = Affinity(OURS, "gunicorn_worker", serving)
 
 
 class Everybody:
-    """The roster that goes with this."""
+    """The board that goes with `serving`."""
 
     def slots(self) -> list[int]:
         return [0, 1, 2, 3]
 
-    def serving(self, slot: int) -> int | None:
+    def seat_of_slot(self, slot: int) -> int | None:
         return serving(slot)
 
-    def process(self, slot: int, generation: int) -> int | None:
+    def seat_of_process(self, slot: int, generation: int) -> int | None:
         return serving(slot)
 
 
@@ -49,7 +49,7 @@ def app_with(*headers: tuple[str, str]) -> Callable[..., Iterable[bytes]]:
 
 
 class Answer:
-    """What comes out of a WSGI application. Calling it is `start_response`."""
+    """Collects the response of a WSGI application. Calling it is `start_response`."""
 
     headers: Headers
 
@@ -74,8 +74,8 @@ class Answer:
         return [value for name, value in self.headers if name == "Set-Cookie"]
 
 
-def tagged(*headers: tuple[str, str], cookie: str | None = "gunicorn_worker") -> Tagged:
-    return Tagged(app_with(*headers), Tagging(OURS, cookie, serving))
+def tagged(*headers: tuple[str, str], cookie: str | None = "gunicorn_worker") -> AffinityMiddleware:
+    return AffinityMiddleware(app_with(*headers), Affinity(OURS, cookie, serving))
 
 
 # --- the worker id ----------------------------------------------------------------------------
@@ -147,8 +147,8 @@ def test_no_cookie_header_makes_it_fail(cookie: str) -> None:
         max_size=3,
     ).map(";".join)
 )
-def test_a_client_whose_cookie_names_nobody_gets_a_cookie(cookie: str) -> None:
-    """The rule and the response agree: whoever is not routed is given a cookie."""
+def test_a_client_whose_cookie_finds_no_owner_gets_a_cookie(cookie: str) -> None:
+    """The rule and the response agree: a client that is not routed gets a cookie."""
     line = f"Cookie: {cookie}\r\n".encode()
     head = scan(b"GET / HTTP/1.1\r\n" + line + b"\r\n")
     assert isinstance(head, Head)
@@ -182,12 +182,12 @@ def test_the_applications_own_list_is_not_changed() -> None:
         start_response("200 OK", mine)
         return []
 
-    Answer(Tagged(app, TAGGING))
+    Answer(AffinityMiddleware(app, AFFINITY))
     assert len(mine) == 1
 
 
 def test_the_applications_iterable_is_passed_through() -> None:
-    """With its close(), or as a file for sendfile."""
+    """It keeps its close(), and stays a file for sendfile."""
 
     class Body:
         def __iter__(self) -> Iterator[bytes]:
@@ -199,7 +199,7 @@ def test_the_applications_iterable_is_passed_through() -> None:
         start_response("200 OK", [])
         return body
 
-    assert Answer(Tagged(app, TAGGING)).result is body
+    assert Answer(AffinityMiddleware(app, AFFINITY)).result is body
 
 
 def test_an_error_response_gets_the_cookie_and_keeps_its_exception() -> None:
@@ -210,7 +210,7 @@ def test_an_error_response_gets_the_cookie_and_keeps_its_exception() -> None:
         start_response("500 Error", [], raised)
         return []
 
-    answer = Answer(Tagged(app, TAGGING))
+    answer = Answer(AffinityMiddleware(app, AFFINITY))
     assert [len(call) for call in answer.calls] == [2, 3]
     assert answer.calls[1][2] is raised
     assert all(len(call[1]) == 1 for call in answer.calls)
@@ -222,7 +222,7 @@ def test_what_the_application_writes_is_passed_through() -> None:
         write(b"early")
         return []
 
-    assert Answer(Tagged(app, TAGGING)).written == [b"early"]
+    assert Answer(AffinityMiddleware(app, AFFINITY)).written == [b"early"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, StopIteration, SystemExit])
@@ -231,13 +231,13 @@ def test_an_exception_passes_through(error: type[BaseException]) -> None:
         raise error("no luck")
 
     with pytest.raises(error, match="no luck"):
-        Answer(Tagged(app, TAGGING))
+        Answer(AffinityMiddleware(app, AFFINITY))
 
 
 def test_it_keeps_to_wsgi() -> None:
-    """On both sides, as the validator of the standard library has it."""
+    """The validator of the standard library accepts both sides."""
     inner = validator(app_with(("X-Key", "v")))
-    answer = Answer(validator(Tagged(inner, TAGGING)))
+    answer = Answer(validator(AffinityMiddleware(inner, AFFINITY)))
     assert b"".join(answer.result) == b"body"
     answer.result.close()  # type: ignore[attr-defined]
     assert len(answer.cookies) == 1
