@@ -32,7 +32,7 @@ def start(sticky: StartGunicorn, *rules: str, app: str = "whoami:app", **more: A
 
 
 def workers_of(server: Gunicorn, requests: Iterable[tuple[str, dict[str, str]]]) -> list[int]:
-    """Who answered each (target, headers); all of them come over one connection."""
+    """Return the worker that answered each (target, headers), all over one connection."""
     with server.connect() as connection:
         return [
             connection.request("GET", target, headers).json()["worker"]
@@ -45,7 +45,7 @@ def owner(key: bytes) -> int:
 
 
 def check_spread(server: Gunicorn, requests: list[tuple[str, dict[str, str]]], keys: list[bytes]):
-    """Every request goes where its key falls; they were handed there; workers share the work."""
+    """Check that every request goes to its key's owner by hand-off, and that workers share them."""
     view = View(server)
     expected = [owner(key) for key in keys]
     assert len(set(expected)) >= 3, "these keys test nothing"
@@ -222,7 +222,7 @@ def test_a_sid_follows_its_process_while_it_drains(sticky: StartGunicorn) -> Non
 
 
 def test_new_sessions_go_to_the_emptiest_worker(sticky: StartGunicorn, tmp_path: Path) -> None:
-    """Busy ones get none, however they are asked."""
+    """Busy workers get none, whichever of them accepts the connection."""
     server = start(sticky)
     view = View(server)
     ends = [tmp_path / str(slot) for slot in range(3)]
