@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIND   ?= 127.0.0.1:8000
-# Integration tests mostly wait for other processes: more runners than cores pay.
-JOBS   ?= 4
+# Integration tests wait for other processes about a third of their time, so more runners than
+# cores pay.
+JOBS   ?= $(shell expr 3 \* $$(nproc))
 ARGS   ?=
 
 BIN := $(VENV)/bin

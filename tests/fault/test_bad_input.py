@@ -4,18 +4,16 @@ import resource
 import socket
 import statistics
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import gunicorn
 import pytest
 
 from tests.harness.clients.connection import Connection, request_bytes
-from tests.harness.programs import StartGunicorn
+from tests.harness.programs import Programs, StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -30,39 +28,28 @@ ARGS = ("-w", str(WORKERS), "--threads", "8", "--keep-alive", "20")
     scope="module", params=[("gthread", STICKY), ("asgi", ASGI)], ids=["Sticky", "ASGI"]
 )
 def pair(request: pytest.FixtureRequest) -> Any:
-    """A worker class of gunicorn's, and ours on top of it."""
+    """A worker class of gunicorn, and the pack's that is built on it."""
     return request.param
 
 
 def skip_old_asgi(pair: tuple[str, str], why: str) -> None:
-    """Here StickyASGI is what gunicorn's asgi worker is, which has become better."""
+    """Skip asgi before gunicorn 27, from which StickyASGI inherits a fault."""
     if pair[0] == "asgi" and gunicorn.version_info < (27,):
         pytest.skip(f"asgi before gunicorn 27 {why}")
 
 
 @pytest.fixture(scope="module")
-def stock(pair: tuple[str, str]) -> Iterator[Gunicorn]:
-    """What gunicorn itself answers."""
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "whoami:app", "-k", pair[0], *ARGS)
-        try:
-            server.wait_serving(WORKERS)
-            yield server
-        finally:
-            server.stop()
+def stock(pair: tuple[str, str], module_programs: Programs) -> Gunicorn:
+    """gunicorn's own worker class, whose answers are the reference."""
+    return module_programs.gunicorn("whoami:app", "-k", pair[0], *ARGS, serving=WORKERS)
 
 
 @pytest.fixture(scope="module")
-def module_sticky(pair: tuple[str, str]) -> Iterator[Gunicorn]:
+def module_sticky(pair: tuple[str, str], module_programs: Programs) -> Gunicorn:
     config = f"cluster_head_timeout = {HEAD_TIMEOUT_S}\n"
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), "whoami:app", "-k", pair[1], *ARGS, config=config)
-        try:
-            View(server).wait_slots(WORKERS)
-            yield server
-        finally:
-            server.stop()
-            print(server.report("stopped"))
+    server = module_programs.gunicorn("whoami:app", "-k", pair[1], *ARGS, config=config, wait=False)
+    View(server).wait_slots(WORKERS)
+    return server
 
 
 @pytest.fixture
@@ -73,7 +60,7 @@ def sticky(module_sticky: Gunicorn) -> Iterator[Gunicorn]:
 
 
 def check_unharmed(server: Gunicorn, pids: dict[int, int]) -> None:
-    """The same workers serve every slot, and nothing in the log says that something broke."""
+    """Check that the same workers serve every slot, and that the log shows no error."""
     assert View(server).pids() == pids
     for slot, pid in pids.items():
         who = server.get("/", cookie=f"{COOKIE}={slot}").json()
@@ -83,7 +70,7 @@ def check_unharmed(server: Gunicorn, pids: dict[int, int]) -> None:
 
 
 def reaction(server: Gunicorn, data: bytes, then_close: bool = False) -> list[int | str]:
-    """The statuses of all answers, until the server closes."""
+    """Return the statuses of all answers until the server closes."""
     statuses: list[int | str] = []
     with server.connect() as connection:
         try:
@@ -240,7 +227,7 @@ def test_a_client_that_dribbles(sticky: Gunicorn) -> None:
 
 
 def peeked(connection: Connection) -> bytes | None:
-    """What the server says next (b"" when it closes), or None while it is silent."""
+    """Return what the server sends next (b"" when it closes), or None while it is silent."""
     try:
         return connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -355,7 +342,7 @@ def test_forged_sids(stock: Gunicorn, sticky: Gunicorn) -> None:
 
 
 def test_10_000_query_parameters(gunicorn: StartGunicorn) -> None:
-    """Where the request line may be as long as the parser allows, and a rule reads the query."""
+    """The request line may be as long as the parser allows, and a rule reads the query."""
     args = (*ARGS, "--limit-request-line", "0")
     config = "cluster_sticky = ['hash:query:room', 'cookie']\n"
     server = gunicorn("whoami:app", "-k", STICKY, *args, config=config)
@@ -407,7 +394,7 @@ def test_resets(sticky: Gunicorn, data: bytes) -> None:
 
 
 def test_clients_that_say_nothing(gunicorn: StartGunicorn) -> None:
-    """They keep no thread busy, and are closed in the end, without a word."""
+    """They keep no thread busy, and are closed in the end without an answer."""
     args = ("-w", "2", "--threads", "1", "--keep-alive", "1")
     server = gunicorn("whoami:app", "-k", STICKY, *args)
     view = View(server)
@@ -486,7 +473,7 @@ def test_1_000_slow_clients(gunicorn: StartGunicorn) -> None:
 
 
 def test_heads_as_large_as_they_may_be(gunicorn: StartGunicorn) -> None:
-    """Clients that send 800 KB of head each, and never end: the main loop must not drown."""
+    """Clients send heads of 800 KB that never end: the main loop must keep up."""
     config = "cluster_head_timeout = 60\n"
     server = gunicorn("whoami:app", "-k", STICKY, "-w", "4", "--threads", "2", config=config)
     view = View(server)

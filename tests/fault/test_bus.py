@@ -34,7 +34,7 @@ def start(site: StartSite) -> Start:
 
 @pytest.fixture
 def stop() -> Iterator[Callable[[int], None]]:
-    """Stops processes; those that still live afterwards go on."""
+    """Stop processes (SIGSTOP); continue those that still live afterwards."""
     pids: list[int] = []
 
     def stop(pid: int) -> None:
@@ -54,7 +54,7 @@ def stop() -> Iterator[Callable[[int], None]]:
 def test_a_stopped_worker_holds_nobody_up_beyond_the_bound(
     start: Start, stop: Callable[[int], None], kind: str
 ) -> None:
-    """50 MB for three workers, of which one reads nothing until it is let go."""
+    """50 MB go to three workers, of which one reads nothing until it is continued."""
     bus_site = start(kind, workers=4, **PATIENT)
     teller, stopped, *others = bus_site.pids
     stop(stopped)

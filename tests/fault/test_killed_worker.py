@@ -37,7 +37,7 @@ def sid(slot: int, generation: int) -> str:
 
 
 def only_from(server: Gunicorn, slot: int) -> Connection:
-    """A connection that is with the worker `slot` now."""
+    """Return a connection that is with the worker `slot` now."""
     connection = server.connect(timeout=90)
     assert connection.request("GET", "/", cookie(slot)).json()["worker"] == slot
     return connection
@@ -45,7 +45,7 @@ def only_from(server: Gunicorn, slot: int) -> Connection:
 
 @pytest.fixture
 def stopped() -> Iterator[Callable[[int], None]]:
-    """Stops processes; those that still live afterwards go on."""
+    """Stop processes (SIGSTOP); continue those that still live afterwards."""
     pids: list[int] = []
 
     def stop(pid: int) -> None:
@@ -115,7 +115,7 @@ def test_what_is_queued_for_a_killed_worker_is_served_by_its_replacement(
 
 
 def test_several_killed_at_once(sticky: StartGunicorn, stopped: Callable[[int], None]) -> None:
-    """Their replacements come one after the other; nobody else takes what waits for them."""
+    """Their replacements come one after the other; no other worker takes what waits for them."""
     server = sticky("whoami:app", "-w", "4", *ARGS, wait=False)
     view = View(server)
     before = view.wait_slots(4)
@@ -309,13 +309,13 @@ def test_soft_affinity_does_not_wait_for_a_full_inbox(fill: Callable[..., Full])
 
 
 def served(connections: list[Connection]) -> list[Connection]:
-    """Those whose answer is there."""
+    """Return the connections whose answer has arrived."""
     readable, _, _ = select.select([connection.socket for connection in connections], [], [], 0)
     return [connection for connection in connections if connection.socket in readable]
 
 
 def check_calm(full: Full) -> None:
-    """Everybody has been served, nobody waits, and every worker is as good as new."""
+    """Check that all clients were served, and that no worker has anything left to do."""
     wait_until(lambda: full.view.total("connections") == 0, PATIENCE_S, "no connections")
     for slot in range(3):
         assert full.server.get("/", cookie=f"{COOKIE}={slot}").json()["worker"] == slot
@@ -354,7 +354,7 @@ def test_hard_affinity_waits_until_there_is_room(fill: Callable[..., Full]) -> N
 
 
 def test_hard_affinity_to_a_process_that_dies_meanwhile(fill: Callable[..., Full]) -> None:
-    """What waits for room goes to the slot's present process, as what is queued does."""
+    """A connection that waits for room goes to the slot's new process, as queued ones do."""
     full = fill(sid(1, 1), {}, config="cluster_handoff_timeout = 90\n")
     os.kill(full.pid, signal.SIGKILL)
     answers = [connection.answer() for connection in full.connections]
@@ -378,7 +378,7 @@ def test_clients_that_give_up_while_they_wait(fill: Callable[..., Full]) -> None
 
 
 def files_of(pids: Iterable[int]) -> list[int]:
-    """How many files each process has open."""
+    """Return the number of files that each process has open."""
     return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
 
 
@@ -476,7 +476,7 @@ def test_idle_connections_survive_a_reload(sticky: StartGunicorn, workers: int) 
 
 
 def test_connections_in_use_survive_a_reload(sticky: StartGunicorn) -> None:
-    """A client that asks again and again notices nothing, unless it is told to close."""
+    """A client that asks again and again notices nothing but "Connection: close"."""
     server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     view.wait_slots(3)
@@ -536,7 +536,7 @@ def test_half_a_head_survives_a_reload(sticky: StartGunicorn) -> None:
 
 
 def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(sticky: StartGunicorn) -> None:
-    """max_requests, TERM of one worker, TTOU: somebody else takes them over."""
+    """After max_requests, TERM of one worker, and TTOU, a sibling takes them over."""
     server = sticky("whoami:app", "-w", "3", *ARGS, wait=False)
     view = View(server)
     pids = view.wait_slots(3)
@@ -555,7 +555,7 @@ def test_idle_connections_of_a_worker_that_goes_move_to_a_sibling(sticky: StartG
 def test_a_lonely_worker_leaves_its_idle_connections_to_its_replacement(
     sticky: StartGunicorn,
 ) -> None:
-    """Nobody else is there to take them while it finishes, and waiting costs no processor time."""
+    """No sibling is there to take them while it finishes, and waiting costs no processor time."""
     server = sticky("whoami:app", "-w", "1", *ARGS, wait=False)
     view = View(server)
     pid = view.wait_slots(1)[0]

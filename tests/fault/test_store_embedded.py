@@ -55,7 +55,7 @@ def closed(store: BlockingStore):  # type: ignore[no-untyped-def]
 def start(
     settings: Settings, new_directory: Callable[[], Path], keep: Callable[[Process], Process]
 ) -> Start:
-    """Starts a part of tests/stores/program.py on this store."""
+    """Start a part of tests/harness/store_program.py on this store."""
 
     def start(what: str, *args: str) -> Process:
         command = [
@@ -143,7 +143,7 @@ def test_a_writer_that_is_killed_in_the_middle_blocks_nobody(
 
 @brief
 def test_a_writer_that_is_stopped_in_the_middle(store: BlockingStore, start: Start) -> None:
-    """Reads go on; writes fail in time, then at once; when it goes on, or goes, so do they."""
+    """Reads go on; writes fail in time, then at once, until it is continued or killed."""
     store.set(b"a", b"1")
     writer = start("hold")
     wait_ready(writer)
@@ -218,7 +218,7 @@ def test_readers_that_are_killed_do_not_fill_it(store: BlockingStore, start: Sta
 
 
 def test_a_reader_that_is_stopped_is_named(store: BlockingStore, start: Start) -> None:
-    """Nothing can be done about it; but it is one that somebody has stopped just then."""
+    """Nothing can be done about it, since somebody has just stopped it; the log names it."""
     reader = start("read")
     wait_ready(reader)
     with pytest.raises(StoreError, match="a process that was stopped while it read"):

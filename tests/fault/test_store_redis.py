@@ -76,7 +76,7 @@ def away(tried: Try) -> bool:
 
 
 def fails_in_time(store: Any) -> None:
-    """Until the breaker opens each call takes its time; then none does."""
+    """Each call fails within its timeout until the breaker opens; then it fails at once."""
     tries = [get(store) for _ in range(4)]
     assert all(map(away, tries)), tries
     assert max(tried.seconds for tried in tries) < LIMIT + GRACE
@@ -119,7 +119,7 @@ def test_a_redis_that_dies_and_comes_back(redis: StartRedis, opened: OpenFace) -
 
 
 def test_a_redis_that_was_restarted_meanwhile(redis: StartRedis, opened: OpenFace) -> None:
-    """Nobody notices, not even those whose commands are never sent twice."""
+    """No caller notices, not even one whose commands are never sent twice."""
     server = redis()
     store = opened(server.url)
     store.set(b"a", b"1")
@@ -142,7 +142,7 @@ def test_a_short_absence_is_waited_for(redis: StartRedis, opened: OpenFace) -> N
 
 
 class Later:
-    """Does something in another thread."""
+    """Runs something in another thread."""
 
     def __init__(self, seconds: float, work: Callable[[], object]) -> None:
         self._timer = threading.Timer(seconds, work)
@@ -206,7 +206,7 @@ def test_a_server_that_is_busy_for_too_long(redis: StartRedis, opened: OpenFace)
 
 @contextlib.contextmanager
 def listening(serve: Callable[[socket.socket], None] | None) -> Iterator[int]:
-    """A port. Without `serve` its queue is full: connecting to it takes for ever."""
+    """Return a port. Without `serve` its backlog is full, so connecting to it hangs."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as all:
         port = server.getsockname()[1]
         if serve is None:
@@ -297,7 +297,7 @@ def test_no_count_is_lost(
 
 
 def test_a_hang_under_load(redis: StartRedis) -> None:
-    """Twelve threads: what they wait for together is no more than each alone."""
+    """Twelve threads together wait no longer than one alone."""
     server = redis()
     store = open_in_mode(
         "sync", Settings(store=server.url, store_timeout=LIMIT, store_connections=4)
@@ -380,7 +380,7 @@ def cluster(new_directory: Callable[[], Path]) -> Iterator[Cluster]:
 
 
 def test_a_node_that_hangs(cluster: Cluster, opened: OpenFace) -> None:
-    """Its keys fail, soon quickly; the others are served all the time."""
+    """Its keys fail, and soon fail quickly; the others are served all the time."""
     store = opened(cluster.url)
     keys = [b"%d" % number for number in range(24)]
     store.set_many(dict.fromkeys(keys, b"1"))

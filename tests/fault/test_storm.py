@@ -27,7 +27,7 @@ ENDING_S = 0.1
 
 @dataclass
 class Storm:
-    """When which process was killed."""
+    """Records when which process was killed."""
 
     choice: Random = field(default_factory=lambda: Random(3))
     kills: dict[int, float] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Storm:
             wait_until(lambda: time.monotonic() >= begun + INTERVAL_S, 1, "the next one")
 
     def explains(self, failure: Failure, where: list[int]) -> bool:
-        """Whether the process that executed the request was killed meanwhile; or any, if none did.
+        """True if the process that executed the request was killed meanwhile; or any, if none did.
 
         A request may come to a process that is dead before it has begun with it.
         """
@@ -57,7 +57,7 @@ class Storm:
 
 
 def request(number: int) -> bytes:
-    """For anybody, for a slot (soft), for a process that is dead (hard), in turn."""
+    """Return, in turn, a request for any worker, for a slot (soft), for a dead process (hard)."""
     slot = number // 3 % WORKERS
     target = f"/?id={number}&sleep=0.02"
     if number % 3 == 1:
@@ -100,7 +100,7 @@ def test_a_storm(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> 
 def check_only_victims(
     failures: list[Failure], storm: Storm, executed: dict[int, list[int]]
 ) -> None:
-    """What failed was being executed in a process that was killed, or had just reached it."""
+    """Check that each failed request was in a process that was killed, or had just reached it."""
     # Nobody retries here, so nothing is executed twice: what is queued is no more than queued.
     assert [number for number, where in executed.items() if len(where) > 1] == []
     for failure in failures:

@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.harness.clients.connection import Connection, request_bytes
-from tests.harness.programs import StartGunicorn
+from tests.harness.programs import Programs, StartGunicorn
 from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import StartSite
@@ -68,23 +67,18 @@ MODES = {
 
 
 @pytest.fixture(scope="module", params=MODES.values(), ids=MODES)
-def shared(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """One server for the tests that leave it as it was."""
+def shared(request: pytest.FixtureRequest, module_programs: Programs) -> Subject:
+    """One server of each mode, for the tests that leave it as it was."""
     kind, loop, away = request.param
-    with tempfile.TemporaryDirectory(prefix="gce-") as directory:
-        server = Gunicorn(Path(directory), APP, "-k", kind, "--asgi-loop", loop, *ARGS)
-        try:
-            view = View(server) if kind == ASGI else None
-            view.wait_slots(2) if view else server.wait_serving(2)
-            yield Subject(server, view, away)
-        finally:
-            server.stop()
-            print(server.report("stopped"))
+    server = module_programs.gunicorn(APP, "-k", kind, "--asgi-loop", loop, *ARGS, wait=False)
+    view = View(server) if kind == ASGI else None
+    view.wait_slots(2) if view else server.wait_serving(2)
+    return Subject(server, view, away)
 
 
 @pytest.fixture
 def subject(shared: Subject) -> Iterator[Subject]:
-    """It must be unharmed afterwards, and must have handed over what was to be."""
+    """A shared server, which must be unharmed afterwards, and must have handed over if it is to."""
     pids, view = shared.server.worker_pids(), shared.view
     before = view.total("handed_in") if view else 0
     yield shared
@@ -251,7 +245,7 @@ def test_the_keepalive_timeout_of_a_connection_that_was_handed_over(site: StartS
 
 
 def test_work_after_an_answer_goes_on(site: StartSite) -> None:
-    """Though the next request has taken the connection to another worker."""
+    """It goes on though the next request has taken the connection to another worker."""
     served = site(APP, worker_class=ASGI, workers=2)
     with served.server.connect(timeout=30) as connection:
         assert connection.request("GET", "/later?s=5", cookie(0)).json()["worker"] == 0
@@ -281,7 +275,7 @@ def test_a_unix_socket(gunicorn: StartGunicorn, new_directory: Any) -> None:
 if gunicorn.version_info >= (26,):
 
     def test_proxy_protocol(gunicorn: StartGunicorn) -> None:
-        """It names the client of the connection, wherever its later requests are served."""
+        """It names the client of the connection, whichever worker serves its later requests."""
         server = gunicorn(APP, "-k", ASGI, *ARGS, "--proxy-protocol", "v1", wait=False)
         view = View(server)
         view.wait_slots(2)
@@ -358,7 +352,7 @@ def test_shutdown_after_the_last_request(site: StartSite) -> None:
 def test_a_startup_that_fails(
     gunicorn: StartGunicorn, new_directory: Any, mode: str, code: int | None
 ) -> None:
-    """As in gunicorn 27: an application without lifespan is served, unless that is demanded."""
+    """As in gunicorn 27, an application without lifespan is served, unless lifespan is required."""
     server = gunicorn("whoami:app", "-k", ASGI, "--asgi-lifespan", mode, wait=False)
     if code is None:
         assert View(server).wait_slots(1)
@@ -389,7 +383,7 @@ def test_events_go_on_in_a_roll(site: StartSite) -> None:
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=["HUP", "TERM"])
 def test_websockets_are_told_to_come_again(site: StartSite, loop: str, number: int) -> None:
-    """When the time to drain is over; until then they go on."""
+    """They are closed when the drain timeout is over; until then they go on."""
     rolled = site(
         APP, worker_class=ASGI, cluster_drain_timeout=4, graceful_timeout=4, asgi_loop=loop
     )
@@ -427,7 +421,7 @@ def test_websockets_are_told_to_come_again(site: StartSite, loop: str, number: i
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["INT", "QUIT"])
 def test_quick_ends(site: StartSite, number: int) -> None:
-    """As in gunicorn's: nothing is waited for, neither a request nor the application."""
+    """As in gunicorn's own worker, neither requests nor the application are waited for."""
     ended = site(APP, worker_class=ASGI)
     with ended.server.connect(timeout=30) as slow:
         slow.send(request_bytes("GET", "/?sleep=600"))

@@ -1,4 +1,4 @@
-"""Requests of nobody go to who has least to do."""
+"""Requests without affinity go to the least loaded worker."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ COOKIE = "gunicorn_worker"
 
 
 def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGunicorn) -> None:
-    """On gthread it waits, while its siblings idle."""
+    """On gthread it waits while sibling workers idle."""
     server = gunicorn("whoami:app", "-k", STICKY, "-w", "4", "--threads", "1")
     view = View(server)
     view.wait_slots(4)
@@ -33,7 +33,7 @@ def test_a_request_of_nobody_does_not_wait_for_a_busy_worker(gunicorn: StartGuni
 
 
 def test_a_request_of_nobody_does_not_wait_for_the_processor(gunicorn: StartGunicorn) -> None:
-    """On gevent it waits for each greenlet that does not wait itself, while siblings idle.
+    """On gevent it waits for each greenlet that computes, while sibling workers idle.
 
     On a busy machine siblings may look as slow, so more than one attempt is allowed.
     """
@@ -44,7 +44,7 @@ def test_a_request_of_nobody_does_not_wait_for_the_processor(gunicorn: StartGuni
 
 
 def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
-    """The workers that serve three requests of nobody which came behind a long one of worker 1."""
+    """Return the workers that serve three requests without affinity that came behind a long one."""
     with ExitStack() as stack:
         connections = [stack.enter_context(server.connect(timeout=60)) for _ in range(4)]
         for connection in connections:  # all are with worker 1 now
@@ -71,7 +71,7 @@ def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
     ids=["uvloop", "asyncio", "gevent", "threads"],
 )
 def test_websockets_are_spread(gunicorn: StartGunicorn, args: tuple[str, ...]) -> None:
-    """However the kernel spreads their connections."""
+    """They are spread however the kernel spreads their connections."""
     server = gunicorn(*args, "-w", "4")
     view = View(server)
     view.wait_slots(4)
@@ -82,7 +82,7 @@ def test_websockets_are_spread(gunicorn: StartGunicorn, args: tuple[str, ...]) -
 
 
 async def connect_all(url: str, clients: int) -> Counter[int]:
-    """All connect at once and stay until all have heard from their workers; who these are."""
+    """Connect all at once, until all have heard from their workers; return these."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         sockets = await asyncio.gather(*(session.ws_connect(url) for _ in range(clients)))
         greetings = [await socket.receive_json() for socket in sockets]

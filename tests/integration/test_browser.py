@@ -24,7 +24,7 @@ def element(driver: Chrome, css: str) -> WebElement:
 
 
 def lines(driver: Chrome) -> list[tuple[str, str]]:
-    """(text, worker label) of each message on the page."""
+    """Return (text, worker label) of each message on the page."""
     return [
         (
             line.find_element(By.CSS_SELECTOR, ".text").text,
@@ -39,7 +39,7 @@ def log(driver: Chrome, kind: str) -> list[dict[str, Any]]:
 
 
 def hosts_asked(driver: Chrome) -> set[str]:
-    """Every host that the page has fetched anything from."""
+    """Return every host that the page has fetched anything from."""
     events = [json.loads(entry["message"])["message"] for entry in log(driver, "performance")]
     asked = [
         event["params"]["request"]["url"]
@@ -108,7 +108,7 @@ def test_the_chat_page(example: str, gunicorn: StartGunicorn, browser: StartBrow
 def test_the_chat_of_two_servers(
     gunicorn: StartGunicorn, redis: StartRedis, browser: StartBrowser
 ) -> None:
-    """With a Redis between them, and nothing else changed."""
+    """There is a Redis between them, and nothing else is changed."""
     queue = redis()
     env = {"GUNICORN_CLUSTER_STORE": queue.url}
     start = ("-k", EXAMPLES["chat:app"], "-w", "2")

@@ -104,7 +104,7 @@ def test_in_a_roll_old_and_new_hear_each_other_and_lose_nothing(start: Start, ki
 
 
 def test_who_does_not_use_it_has_no_thread_no_socket_and_no_file(start: Start) -> None:
-    """The application has imported it, and even published something that nobody hears."""
+    """The application has imported the bus, and even published something without subscribers."""
     bus_site = start(what="", threads=2)
     before = {pid: sorted(links(pid)) for pid in bus_site.pids}
     for pid in bus_site.pids:
@@ -157,7 +157,7 @@ def test_who_has_ended_its_subscriptions_is_sent_nothing(start: Start) -> None:
 
 
 def test_a_request_is_handed_over_at_once_while_the_bus_is_stuck(start: Start) -> None:
-    """Its owner's subscriber sleeps, and megabytes wait behind that."""
+    """The owner's subscriber sleeps, and megabytes wait behind it."""
     bus_site = start(workers=2)
     slots = bus_site.view.pids()
     bus_site.ask(slots[0], "publish", channel="slow", message="5")
@@ -179,7 +179,7 @@ def test_a_request_is_handed_over_at_once_while_the_bus_is_stuck(start: Start) -
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """This process, which is no worker, may publish."""
+    """Let this process, which is no worker, publish."""
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ RANDOM = "os.urandom(16).hex()"
 
 @pytest.fixture
 def check(new_directory: Callable[[], Path]) -> Callable[..., Done]:
-    """Runs it on a module `shop` with that code."""
+    """Run the check on a module `shop` with that code."""
 
     def run(code: str, *arguments: str, config: str = "workers = 2\n", **env: str) -> Done:
         directory = new_directory()
@@ -68,7 +68,7 @@ def test_nothing_is_wrong(check: Check) -> None:
 
 
 def test_an_application_that_is_patched(check: Check) -> None:
-    """gevent has changed how the examiner forks and waits."""
+    """gevent has patched how the examiner forks and waits."""
     kind = ("-k", "gunicorn_cluster_ext.StickyGevent")
     assert check(APP, *kind).stdout.endswith("Nothing is wrong.\n")
     done = check("import time\ntime.sleep(600)\n", *kind, GUNICORN_CLUSTER_STARTUP_TIMEOUT="1")
@@ -160,7 +160,7 @@ def test_secrets_of_one_worker_only(
 
 
 def test_what_is_lazy_stays_so(check: Check) -> None:
-    """Looking for applications among all objects makes none of them."""
+    """Searching all objects for applications evaluates none of the lazy ones."""
     code = (
         "from django.utils.functional import SimpleLazyObject\n"
         "def make(): raise RuntimeError('made')\n"

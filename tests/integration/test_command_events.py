@@ -35,7 +35,7 @@ def events(of: Site) -> list[dict[str, Any]]:
 
 
 def wait_event(of: Site, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The first that is wanted."""
+    """Return the first event that is wanted."""
     return wait_until(lambda: next(filter(wanted, events(of)), None) or {}, PATIENCE_S, "an event")
 
 
@@ -100,7 +100,7 @@ def following(of: Site) -> AbstractContextManager[Running]:
 
 
 def follow(process: Running, event: str) -> dict[str, Any]:
-    """Read until that comes."""
+    """Read until that event comes."""
     assert process.stdout is not None
     while line := process.stdout.readline():
         found: dict[str, Any] = json.loads(line)
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_following(site: StartSite) -> None:
 
 
 def test_who_closes_the_pipe_ends_following(site: StartSite) -> None:
-    """As `| head` does; nothing more need happen to the server."""
+    """As `| head` does; no further event is needed."""
     told = site(workers=1)
     with following(told) as process:
         follow(process, "ready")
@@ -144,7 +144,7 @@ def test_who_closes_the_pipe_ends_following(site: StartSite) -> None:
 
 
 def test_a_server_that_cannot_write_them_runs(site: StartSite) -> None:
-    """It says so once, goes on, and tells how many were lost when it can write again."""
+    """It logs that once, and records how many events were lost when it can write again."""
     told = site()
     path: Path = told.view.path.parent / EVENTS_FILE
     path.unlink()

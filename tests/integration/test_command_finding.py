@@ -36,7 +36,7 @@ COMMANDS = [
 
 
 def complaint(done: Done) -> str:
-    """One line, no traceback, and an exit status of its own."""
+    """Check that it is one line, without a traceback, and with its own exit status; return it."""
     assert (done.returncode, done.stdout) == (3, "")
     (line,) = done.stderr.splitlines()
     return line.removeprefix("gunicorn-cluster: ")
@@ -57,7 +57,7 @@ def test_by_directory_pid_or_pid_file(site: StartSite, new_directory: Callable[[
 
 
 def test_the_only_one(shared_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody says which. Other servers of this user may run, so only one place is looked at."""
+    """No server is named. Others of this user may run, so only one place is searched."""
     only = shared_site()
     places = "gunicorn_cluster_ext.runtime.directory._places"
     monkeypatch.setattr(places, lambda: [str(only.directory)])
@@ -71,7 +71,7 @@ def test_there_is_none(tmp_path: Path, command: list[str]) -> None:
 
 
 def test_a_pid_that_is_no_server(tmp_path: Path) -> None:
-    """This test is a process of this user."""
+    """The pid is that of this test, and then of no process."""
     said = complaint(run_command("status", "--pid", str(os.getpid()), directory=tmp_path))
     assert said.startswith(f"no server found with the pid {os.getpid()} (it is not a gunicorn")
     said = complaint(run_command("status", "--pid", str(2**22 + 1), directory=tmp_path))
@@ -97,7 +97,7 @@ def test_one_that_was_killed(site: StartSite) -> None:
 
 
 def test_its_pid_is_now_another_process(site: StartSite, tmp_path: Path) -> None:
-    """Whoever has the pid of a dead server is sent nothing."""
+    """A process that has the pid of a dead server gets no signal."""
     (tmp_path / f"gunicorn-cluster-{os.getpid()}-left").mkdir()
     Board.create(1, tmp_path / f"gunicorn-cluster-{os.getpid()}-left" / "board").words.release()
     done = run_command("stop", "--dir", str(tmp_path), directory=tmp_path)
@@ -115,7 +115,7 @@ def test_another_version(site: StartSite) -> None:
 
 
 def test_another_user(site: StartSite) -> None:
-    """Root can become another; others can only lock themselves out."""
+    """Root can become another user; other users can only take their own rights away."""
     private = site(workers=1)
     directory = private.view.path.parent
     private.directory.chmod(0o755)

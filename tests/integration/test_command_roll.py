@@ -20,7 +20,7 @@ pytestmark = pytest.mark.one_gunicorn
 
 
 def reason(done: Done) -> str:
-    """What it said of a roll that came to nothing."""
+    """Return what it said of a roll that failed."""
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     return line.removeprefix("gunicorn-cluster: ")
@@ -71,7 +71,7 @@ def test_a_broken_configuration(reset_site: Callable[..., Site], name: str) -> N
 
 
 def test_a_hook_that_refuses_at_length(site: StartSite) -> None:
-    """It is one line still."""
+    """The reason is still one line."""
     hook = "def on_reload(server):\n    raise RuntimeError('not today\\nnor tomorrow')\n"
     refused = site(hooks=hook)
     why = reason(refused.command("roll"))

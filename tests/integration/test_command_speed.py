@@ -19,7 +19,7 @@ STATUS = [sys.executable, "-m", "gunicorn_cluster_ext", "status", "--pid"]
 
 
 def seconds(of: Site, command: Sequence[str]) -> float:
-    """Of processor time. It waits for nothing, so it takes no longer where a processor is free."""
+    """Return the processor time that a command takes. It waits for nothing."""
     env = environment(of.directory, None)
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -29,7 +29,7 @@ def seconds(of: Site, command: Sequence[str]) -> float:
 
 
 def test_status_of_32_workers_under_load(site: StartSite) -> None:
-    """Less than 100 ms beside Python's own start. In turn, so that both suffer the same."""
+    """It takes less than 100 ms beyond Python's own start; both are measured in turn."""
     watched = site(workers=32, threads=4)
     with watched.load(request=for_each(32), connections=32, pause=0.05) as load:
         load.wait_more()

@@ -27,7 +27,7 @@ def as_json(of: Site) -> Any:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    """The rows below the titles, as far as they are one word wide."""
+    """Return the rows below the titles, as far as their columns are one word."""
     _, _, below = text.partition("\n\n")
     titles, *rows = below.splitlines()
     names = titles.replace("LAST REASON", "LAST").split()
@@ -114,7 +114,7 @@ def test_a_roll_that_failed(site: StartSite) -> None:
 
 
 def test_reading_changes_nothing(shared_site: StartSite) -> None:
-    """Nobody writes while the arbiter and the workers are stopped."""
+    """No process of the server writes, since the arbiter and the workers are stopped."""
     seen = shared_site()
     path = seen.view.path
     pids = [seen.server.pid, *seen.pids.values()]

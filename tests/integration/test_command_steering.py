@@ -28,7 +28,7 @@ def refusal(done: Done) -> str:
 
 @pytest.mark.parametrize("kind", [STICKY, "gthread", "sync"], ids=["Sticky", "gthread", "sync"])
 def test_restart_one(site: StartSite, kind: str) -> None:
-    """Its successor comes first, and nobody else is touched."""
+    """Its replacement starts first, and no other worker is touched."""
     steered = site(worker_class=kind)
     steered.deploy(slow(0.5))  # so that there is something to see
     with Watch(steered.view) as watch:
@@ -55,7 +55,7 @@ def test_restart_costs_no_client_anything(site: StartSite) -> None:
 
 
 def test_a_restart_that_fails(site: StartSite) -> None:
-    """The old worker serves on, until there is a successor."""
+    """The old worker keeps serving until there is a replacement."""
     steered = site(cluster_restart_delay=0.5)
     steered.deploy("import no_such_module\n")
     said = refusal(steered.command("restart", "2"))

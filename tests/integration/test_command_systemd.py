@@ -29,7 +29,7 @@ def write(directory: Path, config: str, *options: str) -> Done:
 
 
 def verify(*units: Path) -> str:
-    """What systemd has to say against them."""
+    """Return what systemd complains about in these units."""
     done = subprocess.run(
         [find_program("systemd-analyze"), "verify", *map(str, units)],
         capture_output=True,
@@ -42,7 +42,7 @@ def verify(*units: Path) -> str:
 
 
 def lines(path: Path) -> dict[str, str]:
-    """What is set in a unit."""
+    """Return what a unit sets."""
     found = re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE)
     return dict(found)
 
@@ -67,7 +67,7 @@ def test_systemd_accepts_them(new_directory: Callable[[], Path], config: str) ->
 
 
 def test_what_systemd_would_say(new_directory: Callable[[], Path]) -> None:
-    """So that the test above would notice."""
+    """An invalid unit makes systemd complain, so the test above can fail."""
     directory = new_directory()
     write(directory, "", "--name", "shop")
     path = directory / "shop.service"
@@ -140,7 +140,7 @@ def test_nothing_is_overwritten_unasked(new_directory: Callable[[], Path]) -> No
 
 @pytest.fixture
 def listening() -> Iterator[socket.socket]:
-    """What systemd keeps while gunicorn comes and goes."""
+    """A listener, as systemd keeps it while gunicorn restarts."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     yield listener
     listener.close()
@@ -184,7 +184,7 @@ def test_gunicorn_serves_from_systemds_socket(
 def test_systemds_own_launcher(
     new_directory: Callable[[], Path], keep: Callable[[Process], Process]
 ) -> None:
-    """It listens, and starts gunicorn when the first client comes, who is served."""
+    """It listens, and starts gunicorn when the first client connects, which is served."""
     directory, port = new_directory(), free_port()
     passed = environment(directory, {"GUNICORN_CLUSTER_DIR": str(directory)})
     command = [find_program("systemd-socket-activate"), "-l", f"127.0.0.1:{port}"]
@@ -203,7 +203,7 @@ def test_systemds_own_launcher(
 def test_a_reload_is_as_good_as_the_deploy(
     gunicorn: StartGunicorn, new_directory: Callable[[], Path], listening: socket.socket
 ) -> None:
-    """What `systemctl reload` does, with the words that stand in the unit."""
+    """Run what `systemctl reload` runs, as the unit says."""
     directory = new_directory()
     deploy(directory, GOOD)
     arguments = ["-k", STICKY, "-w", "2"]
@@ -254,7 +254,7 @@ def test_a_unix_socket_of_systemd_stays(
 def test_a_reload_that_changes_the_address_keeps_serving(
     gunicorn: StartGunicorn, new_directory: Callable[[], Path], listening: socket.socket
 ) -> None:
-    """The socket unit says where it listens; the configuration has no say in it."""
+    """The socket unit decides where it listens, not the configuration."""
     server = gunicorn(
         "whoami:app", "-k", STICKY, config="bind = '127.0.0.1:1'\n", bind=None, sockets=[listening]
     )

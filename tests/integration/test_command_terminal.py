@@ -17,7 +17,7 @@ GREEN = "\x1b[32m"
 
 
 def shown(of: Site, *command: str, columns: int = 200, **env: str) -> Terminal:
-    """A command that has ended."""
+    """Return the terminal of a command that has ended."""
     line = command_line(*command, "--pid", str(of.server.pid))
     with Terminal(line, of.directory, environment(of.directory, env), columns) as terminal:
         terminal.wait_exit()
@@ -25,12 +25,12 @@ def shown(of: Site, *command: str, columns: int = 200, **env: str) -> Terminal:
 
 
 def rows(text: str) -> list[str]:
-    """The table, with its titles."""
+    """Return the lines of the table, with its titles."""
     return [line.rstrip() for line in text.partition("\n\n")[2].splitlines() if line.strip()]
 
 
 def without_rich(directory: Path) -> dict[str, str]:
-    """An environment in which rich is not installed."""
+    """Return an environment in which rich is not installed."""
     (directory / "rich.py").write_text("raise ImportError('no rich here')\n")
     path = environment(directory, None)["PYTHONPATH"]
     return {"PYTHONPATH": os.pathsep.join([str(directory), path])}

@@ -23,7 +23,7 @@ def top(of: Site, columns: int = 160) -> Terminal:
 
 
 def check_left(shown: Terminal, before: object) -> None:
-    """The terminal is as it was."""
+    """Check that the terminal is as it was before."""
     assert shown.raw.index(ENTER) < shown.raw.rindex(LEAVE)
     assert shown.raw.rindex(SHOW_CURSOR) > shown.raw.rindex("\x1b[?25l")
     assert shown.attributes == before

@@ -28,7 +28,7 @@ def server(gunicorn: StartGunicorn) -> Gunicorn:
 
 
 def check(proxy: Nginx | Haproxy) -> None:
-    """Requests reach the worker that they name, and say who asked."""
+    """Check that requests reach the worker that they name, and that it knows the client."""
     ports = set()
     for _ in range(4):
         for slot in (0, 1, 2):

@@ -1,4 +1,4 @@
-"""StickyGevent: what is its own. The rest is tested with every worker class."""
+"""What only StickyGevent does. The rest is tested with every worker class."""
 
 import hashlib
 import os
@@ -59,7 +59,7 @@ def test_socketio_in_gevent_mode(gunicorn: StartGunicorn, transports: list[str])
 
 
 def test_a_configuration_that_has_patched_already(site: StartSite) -> None:
-    """Then the arbiter's sockets are gevent's, inboxes too."""
+    """The arbiter's sockets, inboxes included, are then gevent's."""
     patched = site(
         "whoami:app",
         hooks="from gevent import monkey\nmonkey.patch_all()\n",
@@ -77,7 +77,7 @@ def test_a_configuration_that_has_patched_already(site: StartSite) -> None:
 
 
 def test_another_worker_class_takes_over(site: StartSite) -> None:
-    """gevent's sockets do not block, those of threads do: that goes along with a connection."""
+    """gevent's sockets do not block, those of threads do; a connection takes its mode along."""
     rolled = site("echo:app", worker_class=GEVENT)
     body = b"in two parts" * 1000
     request = request_bytes("POST", "/", TO[1], body=body)
@@ -97,7 +97,7 @@ def test_another_worker_class_takes_over(site: StartSite) -> None:
 def test_locks_of_before_the_patch(
     gunicorn: StartGunicorn, new_directory: Callable[[], Path]
 ) -> None:
-    """What the pack locks is not held when another greenlet may run."""
+    """No lock of the pack is held when another greenlet may run."""
     config = f"cluster_store_path = {str(new_directory())!r}\n"
     server = gunicorn("shared_state:app", "-k", GEVENT, "-w", "1", "--preload", config=config)
     (pid,) = View(server).wait_slots(1).values()

@@ -1,4 +1,4 @@
-"""The harness itself, on stock gunicorn: what it promises to every other test."""
+"""The harness itself, on stock gunicorn."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Each worker is asked by itself how it is; one that is not well is replaced."""
+"""Each worker's health is checked; one that is unhealthy is replaced."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def cookie(slot: int) -> dict[str, str]:
 
 
 def test_a_worker_whose_threads_are_all_stuck(site: StartSite) -> None:
-    """Its heartbeat goes on, so gunicorn's `timeout` sees nothing."""
+    """Its heartbeat goes on, so gunicorn's `timeout` does not notice."""
     asked = site(threads=2, graceful_timeout=2, timeout=10, **HEALTH)
     siblings = [request_bytes("GET", "/", cookie(slot)) for slot in (0, 2)]
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def test_a_worker_that_says_that_it_is_ill(site: StartSite) -> None:
 
 
 def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
-    """What is asked at /health may be a database: no new worker is better, so the old ones stay."""
+    """The cause may be a database: new workers would be no better, so the old ones stay."""
     asked = site("unhealthy:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
         load.wait_more()
@@ -88,7 +88,7 @@ def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
 
 @EVERY_KIND
 def test_well_workers_stay(site: StartSite) -> None:
-    """Some checks later nothing has happened, also not to one that failed a single check."""
+    """After some checks nothing has happened, not even to one that failed a single check."""
     asked = site("unhealthy:app", **{**HEALTH, "cluster_health_failures": 1_000})
     (asked.directory / "ill").write_text(str(asked.pids[1]))
     begun = time.monotonic()
@@ -109,7 +109,7 @@ def test_gunicorns_own_workers_are_not_asked(site: StartSite) -> None:
 
 @EVERY_KIND
 def test_a_stopped_worker(site: StartSite) -> None:
-    """It does not even take the question. `timeout` is not what ends it."""
+    """It does not even accept the check. It is not `timeout` that ends it."""
     asked = site(graceful_timeout=1, timeout=600, **HEALTH)
     os.kill(asked.pids[1], signal.SIGSTOP)
     asked.view.wait_generation(1, 2)

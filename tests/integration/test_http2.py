@@ -1,6 +1,6 @@
-"""HTTP/2, over TLS and without, on the worker classes that have gunicorn's own way with it.
+"""HTTP/2, over TLS and without, on the worker classes that support it as gunicorn does.
 
-Its requests cannot be routed each by itself: a connection stays with the worker that it came to,
+Requests cannot be routed one by one: a connection stays with the worker that accepted it,
 or that `hash:ip` names.
 """
 
@@ -78,7 +78,7 @@ async def ask(client: httpx.AsyncClient, target: str, **options: Any) -> dict[st
 
 
 def test_all_streams_go_to_one_worker(served: Served) -> None:
-    """Whichever worker accepts their connections."""
+    """This holds whichever worker accepts their connections."""
 
     async def talk() -> set[int]:
         async with served.client() as client:
@@ -136,7 +136,7 @@ def test_a_roll_lets_streams_end(served: Served, tmp_path: Path) -> None:
 @pytest.mark.skipif(not CLEARTEXT, reason="gunicorn before 26.2 has no HTTP/2 without TLS")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_upgrade_is_routed_by_its_head(gunicorn: StartGunicorn, kind: str) -> None:
-    """It is a request of HTTP/1, so all rules work; what follows stays there."""
+    """It is a request of HTTP/1, so all rules work; the streams stay with its worker."""
     args = ("-w", str(WORKERS), "--http-protocols", "h2,h1", "--http2-cleartext", "upgrade")
     server = gunicorn("whoami:app", "-k", kind, *args, wait=False)
     view = View(server)

@@ -23,7 +23,7 @@ def ask(server: Gunicorn, slot: int) -> Any:
 
 
 def messages(server: Gunicorn) -> list[tuple[int, str]]:
-    """(pid, message) of each line of the error log."""
+    """Return (pid, message) of each line of the error log."""
     found = (LINE.fullmatch(line) for line in server.log_text().splitlines())
     return [(int(match["pid"]), match["message"]) for match in found if match]
 
@@ -53,7 +53,7 @@ def test_the_application_knows_its_worker(
 
 
 def test_the_environment_of_the_server_is_not_believed(gunicorn: StartGunicorn) -> None:
-    """As under USR2, or when a worker starts another gunicorn."""
+    """It may be inherited: under USR2, or when a worker starts another gunicorn."""
     server = gunicorn("worker_names:app", "-k", STICKY, env={"GUNICORN_WORKER_ID": "7"})
     View(server).wait_slots(1)
     assert ask(server, 0)["environment"] == "0"
@@ -137,7 +137,7 @@ def pre_fork(server, worker):
 
 
 def test_a_child_of_a_worker_that_is_no_worker(gunicorn: StartGunicorn) -> None:
-    """What the arbiter forks beside its workers is nobody."""
+    """A process that the arbiter forks beside its workers has no identity."""
     config = """
 import os
 import gunicorn_cluster_ext
@@ -175,7 +175,7 @@ def test_access_logs_can_name_the_worker(gunicorn: StartGunicorn) -> None:
 
 
 def check_error_log(server: Gunicorn, numbers: dict[int, int]) -> None:
-    """Every line of a worker names it; the arbiter's lines are as gunicorn writes them."""
+    """Check that every line of a worker names it, and that the arbiter's lines are unchanged."""
     written = messages(server)
     for pid, message in written:
         if pid == server.master_pid:

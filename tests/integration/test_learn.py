@@ -1,4 +1,4 @@
-"""What responses teach, end to end: clients keep the process whose memory holds their visit."""
+"""Learned sessions, end to end: clients keep the process whose memory holds their visit."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def start(sticky: StartGunicorn, *rules: str, **settings: Any) -> Gunicorn:
 
 
 class Visit:
-    """One client's. It makes a new connection for each request."""
+    """The visit of one client, which makes a new connection for each request."""
 
     def __init__(self, server: Gunicorn) -> None:
         self._server = server
@@ -59,7 +59,7 @@ class Visit:
 
 
 def begin(server: Gunicorn, least: int = VISITS) -> list[Visit]:
-    """Visits on several workers; which one accepts a connection is the kernel's choice."""
+    """Begin visits on several workers; the kernel chooses which one accepts a connection."""
     begun: list[Visit] = []
 
     def are_enough() -> bool:
@@ -115,7 +115,7 @@ def test_a_value_that_nobody_gave_is_anybodys(sticky: StartGunicorn) -> None:
 
 
 def test_visits_are_spread(sticky: StartGunicorn) -> None:
-    """Although the kernel may let one worker accept all connections.
+    """Visits are spread even if the kernel lets one worker accept all connections.
 
     A worker keeps a new visit while it has begun no more than 9/8 of the fewest, and one. So none
     has more than 12 of 40, if each begins when the worker of the last has nothing to do any more.
@@ -131,7 +131,7 @@ def test_visits_are_spread(sticky: StartGunicorn) -> None:
 
 
 def test_a_process_that_is_gone(sticky: StartGunicorn) -> None:
-    """Its slot's next process says that it knows no such visit; the client begins anew."""
+    """The slot's next process does not know the visit, and the client begins another."""
     server = start(sticky, HEADER)
     view = View(server)
     visits = begin(server)
@@ -171,7 +171,7 @@ class Browser(requests.Session):
         self.url = url
 
     def visit(self, calls: int) -> set[int]:
-        """The processes that answered."""
+        """Make a visit; return the processes that answered."""
         pids = {self.ask("/begin")["pid"]}
         for number in range(1, calls + 1):
             who = self.ask("/")
@@ -217,7 +217,7 @@ def test_cookies_through_nginx_that_keeps_its_connections(
 
 
 def test_visits_go_on_while_the_server_rolls(sticky: StartGunicorn) -> None:
-    """Also when nobody asks for a while: only the drain timeout ends them."""
+    """They go on also after a pause: only the drain timeout ends them."""
     server = start(sticky, HEADER, cluster_drain_timeout=12)
     view = View(server)
     old = set(view.pids().values())

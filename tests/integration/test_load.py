@@ -1,4 +1,4 @@
-"""The load client sees everything that goes wrong: tests with it are worth what it notices."""
+"""The load client notices everything that goes wrong."""
 
 import socket
 import struct
@@ -18,7 +18,7 @@ GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"pid": 5, "worker":1}'
 
 
 class Scripted:
-    """A server that does the same with each connection; then the connection ends."""
+    """A server that runs the same script with each connection, then closes it."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
@@ -44,7 +44,7 @@ class Scripted:
 
 @pytest.fixture
 def load_on() -> Iterator[Callable[..., Report]]:
-    """Puts a load on a scripted server until the report satisfies a condition."""
+    """Put a load on a scripted server until the report satisfies a condition."""
     started: list[Scripted] = []
 
     def run(serve: Serve, until: Callable[[Report], bool], **options: float) -> Report:
@@ -59,7 +59,7 @@ def load_on() -> Iterator[Callable[..., Report]]:
 
 
 def answer(connection: socket.socket, data: bytes) -> bool:
-    """Wait for a request and answer it; False when the client has gone."""
+    """Wait for a request and answer it; return False when the client has closed."""
     if not connection.recv(65536):
         return False
     connection.sendall(data)

@@ -24,7 +24,7 @@ EXAMPLES = {
 
 
 class Browser:
-    """Keeps cookies, sends forms, reads the page."""
+    """A client that keeps cookies, sends forms, and reads the page."""
 
     def __init__(self, server: Gunicorn) -> None:
         self.server = server

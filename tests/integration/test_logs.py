@@ -32,7 +32,7 @@ JSON = {
 
 @pytest.mark.parametrize("way", ["logconfig_json", "logconfig_dict"])
 def test_structured_logs(gunicorn: StartGunicorn, way: str) -> None:
-    """From the first line to the last, over a reload too."""
+    """All lines are structured, from the first to the last, also across a reload."""
     config = "accesslog = '-'\naccess_log_format = 'accessed'\n"
     if way == "logconfig_dict":
         config += f"logconfig_dict = {JSON!r}\n"
@@ -61,7 +61,7 @@ def test_structured_logs(gunicorn: StartGunicorn, way: str) -> None:
 
 
 def said(site: Site, begin: int = 0) -> Counter[str]:
-    """The lines from ``begin`` on, without times and numbers, and how often each is there."""
+    """Count the lines from ``begin`` on, with times and numbers removed."""
     lines = site.server.log_text().splitlines()[begin:]
     text = (re.sub(r"^\[.*?\] \[\d+\] ", "", line) for line in lines)
     text = (re.sub(r"\[worker \d+\] ", "", line) for line in text)
@@ -74,7 +74,7 @@ def mark(site: Site) -> int:
 
 @pytest.fixture
 def booted(site: StartSite) -> Site:
-    """With all that it says at first; gunicorn opens its control socket in a thread."""
+    """A server that has logged its whole start; gunicorn opens its control socket in a thread."""
     started = site()
     for words in ("Control socket", "workers serve"):
         wait_until(lambda words=words: started.lines(words), PATIENCE_S, words)

@@ -1,4 +1,4 @@
-"""MCP's own client (Python SDK v1) with the example's server, whose sessions one process knows."""
+"""MCP's own client (Python SDK v1) with the example's server, which keeps sessions in memory."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ STICKY_ASGI = "gunicorn_cluster_ext.StickyASGI"
 
 
 class Notebook:
-    """One client's session, in which it has written so many notes."""
+    """One client's session, and the number of notes that it has written."""
 
     def __init__(self, session: ClientSession, name: int) -> None:
         self._session = session
@@ -61,7 +61,7 @@ async def open_notebook(stack: AsyncExitStack, server: Gunicorn, name: int) -> N
 
 
 async def take_notes(server: Gunicorn, name: int) -> set[int | None]:
-    """A whole session; the workers that answered."""
+    """Run a whole session; return the workers that answered."""
     async with AsyncExitStack() as stack:
         notebook = await open_notebook(stack, server, name)
         for _ in range(CALLS):
@@ -71,7 +71,7 @@ async def take_notes(server: Gunicorn, name: int) -> set[int | None]:
 
 
 def succeed(*sessions: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """What each of the sessions, all at once, came to: its answer or its error."""
+    """Run the sessions at once; return the answer or the error of each."""
 
     async def run() -> list[Any]:
         limited = (asyncio.wait_for(session(), 60) for session in sessions)

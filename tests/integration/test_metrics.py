@@ -27,7 +27,7 @@ def scrape(site: Site) -> Scrape:
 
 
 class Watched(Watcher):
-    """A Prometheus that asks all the time, in a thread, and notes what goes backwards."""
+    """Scrapes all the time, in a thread, and notes counters that decrease."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -126,7 +126,7 @@ def test_how_busy_it_is(site: StartSite) -> None:
 
 
 def test_counters_never_go_backwards(site: StartSite) -> None:
-    """Through kills, rolls and fewer workers."""
+    """This holds through kills, rolls, and fewer workers."""
     measured = site(code=MEASURED, workers=3, cluster_restart_delay=0)
     with measured.load(connections=6, pause=0.01, request=for_each(3)) as load:
         with Watched(measured) as watched:
@@ -187,7 +187,7 @@ def files(site: Site) -> set[str]:
 
 @pytest.fixture(params=[False, True], ids=["", "preloaded"])
 def counting(request: pytest.FixtureRequest, site: StartSite) -> Site:
-    """It tells prometheus_client where its files are to be."""
+    """A server whose configuration sets the directory of prometheus_client's files."""
     hooks = (
         "import os\n"
         "os.makedirs('prometheus', exist_ok=True)\n"

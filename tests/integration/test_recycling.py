@@ -1,4 +1,4 @@
-"""Workers that have had their time are replaced one at a time, and the replacement comes first."""
+"""Workers are recycled one at a time, and the replacement starts first."""
 
 import psutil
 import pytest
@@ -51,7 +51,7 @@ def test_max_lifetime(site: StartSite) -> None:
 
 
 def limit(recycled: Site, name: str) -> None:
-    """Allow the workers somewhat more than they have now."""
+    """Set the limit to a little more memory than the workers have now."""
     used = max(psutil.Process(pid).memory_info().rss for pid in recycled.pids.values())
     recycled.configure(**{name: used + 20 * MEGABYTE})
     recycled.roll()

@@ -1,4 +1,4 @@
-"""Workers that end when nobody asked them to: how soon, and how often, they are replaced."""
+"""Workers that exit unexpectedly: how soon, and how often, they are replaced."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def boots(mended: Site) -> int:
 def test_a_server_that_never_served_ends(
     gunicorn: StartGunicorn, new_directory: Callable[[], Path], kind: str, code: str, status: int
 ) -> None:
-    """With gunicorn's own exit codes: an orchestrator is to see it."""
+    """It ends with gunicorn's own exit codes, so that an orchestrator sees it."""
     directory = new_directory()
     (directory / "deployed.py").write_text(code)
     config = f"{READY_MADE}worker_class = {kind!r}\nworkers = 2\n"
@@ -50,7 +50,7 @@ def test_a_server_that_never_served_ends(
 
 @KINDS
 def test_a_worker_that_boots_is_not_timed_out(site: StartSite, kind: str) -> None:
-    """`timeout` is for requests."""
+    """`timeout` does not apply while it boots."""
     mended = site(code=slow(2.5), worker_class=kind, workers=2, timeout=1)
     assert boots(mended) == 2
     assert set(mended.view.generations().values()) == {1}
@@ -94,7 +94,7 @@ def test_exits_are_logged_in_words(site: StartSite) -> None:
 
 @pytest.mark.parametrize("kind", [STICKY, "sync"], ids=["Sticky", "sync"])
 def test_a_worker_that_hangs_is_replaced(site: StartSite, kind: str) -> None:
-    """Gunicorn's own `timeout`, as far as its own words go, is a reason as well."""
+    """Gunicorn's own `timeout` is logged as the reason."""
     mended = site(worker_class=kind, workers=1, timeout=1)
     with mended.server.connect() as connection:
         if kind == STICKY:
@@ -122,7 +122,7 @@ def test_the_first_exit_of_a_long_lived_worker_is_mended_at_once(site: StartSite
 
 
 def test_only_unexpected_exits_count(site: StartSite) -> None:
-    """Not what an operator asks for, not recycling, not rolls. Then one does, and one too many."""
+    """Exits by an operator, by recycling and by rolls do not count. Then unexpected ones do."""
     mended = site(
         cluster_restart_delay=0, cluster_restart_limit="1/60", cluster_restart_policy="halt"
     )
@@ -147,7 +147,7 @@ WINDOW_S = 10
 
 
 def test_workers_that_die_when_they_are_ready(site: StartSite) -> None:
-    """Stock gunicorn boots 98 in these 10 s, and a healthy sibling is what suffers."""
+    """Stock gunicorn boots 98 in these 10 s, at the cost of a healthy sibling."""
     mended = site("crashing:app", workers=4)
     healthy = [request_bytes("GET", "/", {"Cookie": "gunicorn_worker=3"})]
     with mended.load(connections=8, request=healthy) as load:
@@ -184,7 +184,7 @@ def test_halt(site: StartSite, kind: str) -> None:
 
 
 def test_without_halt_the_server_goes_on(site: StartSite) -> None:
-    """And recovers by itself when the cause is gone."""
+    """It recovers by itself when the cause is gone."""
     mended = site(
         "crashing:app",
         cluster_restart_delay=0,
@@ -200,7 +200,7 @@ def test_without_halt_the_server_goes_on(site: StartSite) -> None:
 
 @pytest.mark.parametrize("kind", [STICKY, "gthread"], ids=["Sticky", "gthread"])
 def test_a_recycled_worker_that_cannot_boot(site: StartSite, kind: str) -> None:
-    """It stays until another can. Stock gunicorn ends the whole server."""
+    """The old worker stays until another can boot. Stock gunicorn ends the whole server."""
     mended = site(
         worker_class=kind,
         workers=2,

@@ -26,7 +26,7 @@ SLOWEST_S = 0.5
 
 
 def roll_with_a_slow_import(site: StartSite) -> float:
-    """A roll under load, of which clients see nothing; how long the slowest request took."""
+    """Roll under load, unnoticed by clients; return the time of the slowest request."""
     rolled = site()
     rolled.deploy(slow(2))
     # With the cookies every worker has its share, however the kernel spreads the connections.
@@ -51,7 +51,7 @@ def roll_with_a_slow_import(site: StartSite) -> float:
 
 @EVERY_KIND
 def test_a_roll_with_a_slow_import(site: StartSite) -> None:
-    """Nothing may ever be lost; time is measured three times at most, for the machine's sake."""
+    """Nothing may be lost; the time is measured up to three times, if the machine is busy."""
     slowest: list[float] = []
     while not slowest or (min(slowest) >= SLOWEST_S and len(slowest) < 3):
         slowest.append(roll_with_a_slow_import(site))
@@ -121,7 +121,7 @@ def test_surge(
     [pytest.param(1, 2, id="1"), pytest.param("34%", 2, id="34%"), pytest.param(2, 1, id="2")],
 )
 def test_without_surge(site: StartSite, unavailable: int | str, fewest: int) -> None:
-    """For tight memory: never more processes than workers, those that drain included."""
+    """There are never more processes than workers, including those that drain."""
     rolled = site(cluster_roll_surge=0, cluster_roll_unavailable=unavailable)
     with rolled.load() as load, Watch(rolled.view) as watch:
         load.wait_more()
@@ -173,7 +173,7 @@ def test_requests_in_progress_are_finished(site: StartSite) -> None:
 
 
 def test_observation(site: StartSite) -> None:
-    """The roll is over when the new workers have proved themselves."""
+    """The roll ends when the new workers have been observed for long enough."""
     rolled = site(cluster_roll_observe=1)
     rolled.hup()
     roll = rolled.view.wait_roll(1, RollState.OBSERVING)
@@ -209,7 +209,7 @@ def new_only(rolled: Site, load: Load) -> bool:
 
 
 def test_preloaded_code_is_not_loaded_anew(site: StartSite) -> None:
-    """And whoever wonders why reads it in the log."""
+    """The log says why."""
     rolled = site(preload_app=True)
     rolled.deploy("raise RuntimeError('nobody loads this')\n")
     rolled.roll()
@@ -250,7 +250,7 @@ def keep_calling(seen: Caller, url: str, transport: str, over: Event) -> None:
 @EVERY_KIND
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 def test_socketio_clients_stay_with_their_process(site: StartSite, transport: str) -> None:
-    """Only that knows them. It goes on for them while it drains, though its slot is taken."""
+    """Only that process knows them. It serves them while it drains, though its slot is taken."""
     # A poll that is under way when its client leaves ends with the ping interval.
     rolled = site("chat_short_poll:app", cluster_drain_timeout=30, threads=50)
     callers, over = [Caller() for _ in range(6)], Event()
@@ -308,7 +308,7 @@ def test_an_old_worker_that_dies_meanwhile(site: StartSite) -> None:
 @pytest.mark.one_gunicorn
 @EVERY_KIND
 def test_everything_at_once(site: StartSite) -> None:
-    """Rolls, recycling and TTIN do not get into each other's way."""
+    """Rolls, recycling and TTIN do not disturb each other."""
     rolled = site("echo:app", max_requests=40, cluster_max_lifetime=2, cluster_roll_surge="100%")
     with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
         for _ in range(3):
@@ -358,7 +358,7 @@ def test_the_users_hooks_run(site: StartSite, kind: str) -> None:
     ("kind", "app"), [("gthread", APP), ("sync", APP), ("asgi", "lifespan:app")]
 )
 def test_gunicorns_own_workers_roll_too(site: StartSite, kind: str, app: str) -> None:
-    """They cannot hand their connections over, so a client is told to connect anew."""
+    """They cannot hand their connections over, so clients are told to reconnect."""
     # The asgi worker of gunicorn 25 waits for idle connections.
     rolled = site(app, worker_class=kind, graceful_timeout=3)
     rolled.configure(raw_env=["STARTUP_S=1"])
@@ -380,7 +380,7 @@ SLOWEST_TURN_S = 0.05
 
 
 def turn_of_a_busy_arbiter(site: StartSite) -> float:
-    """The longest turn while it rolls, mends, and changes its mind, on a machine of its own."""
+    """Return the longest turn during rolls, replacements, and aborted rolls."""
     rolled = site()
     with rolled.load() as load:
         for _ in range(2):
@@ -402,7 +402,7 @@ def turn_of_a_busy_arbiter(site: StartSite) -> float:
 
 @pytest.mark.one_gunicorn
 def test_no_turn_of_the_arbiter_takes_long(site: StartSite) -> None:
-    """Measured five times at most: the machine may be busy with something else for as long."""
+    """It is measured up to five times, since the machine may be busy."""
     turns: list[float] = []
     while not turns or (min(turns) >= SLOWEST_TURN_S and len(turns) < 5):
         turns.append(turn_of_a_busy_arbiter(site))

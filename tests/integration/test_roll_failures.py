@@ -1,4 +1,4 @@
-"""A deploy that is no good never takes the site down: who served before goes on serving."""
+"""A bad deploy never takes the site down: the old workers keep serving."""
 
 import socket
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from tests.harness.waiting import wait_until
 
 
 def check_failed(failed: Site, roll: Roll, word: str) -> None:
-    """The reason stands on the board, and in one line of the log."""
+    """Check that the reason is on the board, and in one line of the log."""
     assert word in roll.reason
     (line,) = failed.lines("Roll failed")
     assert "[ERROR]" in line and roll.reason in line
 
 
 def check_works_again(failed: Site, load: Load) -> None:
-    """A good deploy rolls as if nothing had been."""
+    """Check that a good deploy still rolls."""
     before = failed.view.pids()
     failed.deploy(GOOD)
     assert failed.roll().reason == ""
@@ -70,7 +70,7 @@ def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name:
 
 
 def test_bad_deploys_one_after_the_other(site: StartSite) -> None:
-    """Each is given up for its own reason, and none is held against the next."""
+    """Each is aborted for its own reason, and none counts against the next."""
     failed = site(cluster_restart_limit="2/60", cluster_restart_policy="halt")
     with failed.load() as load:
         for _ in range(4):
@@ -86,7 +86,7 @@ def test_bad_deploys_one_after_the_other(site: StartSite) -> None:
 @pytest.mark.one_gunicorn
 @pytest.mark.parametrize("name", THIRD_FAILS)
 def test_full_rollback(site: StartSite, name: str) -> None:
-    """The third of four fails: the two that were replaced come back, and nobody notices."""
+    """The third of four fails: the two that were replaced come back, and no client notices."""
     bad = THIRD_FAILS[name]
     failed = site(workers=4, cluster_roll_rollback="full", **bad.settings)
     failed.deploy(bad.code)
@@ -128,7 +128,7 @@ def test_the_rollback_that_keeps(site: StartSite) -> None:
 
 
 def test_a_crash_after_ready(site: StartSite) -> None:
-    """Only what the new process had in its hands when it died is lost."""
+    """Only the requests of the new process are lost when it dies."""
     failed = site(workers=4, cluster_roll_rollback="full", cluster_roll_observe=5)
     failed.deploy(CRASHES)
     with failed.load(pause=0.1) as load, Watch(failed.view) as watch:
@@ -145,7 +145,7 @@ def test_a_crash_after_ready(site: StartSite) -> None:
 
 
 def test_a_crash_after_ready_when_nothing_is_left_of_the_old(site: StartSite) -> None:
-    """The roll has failed, and the server lives: a good deploy mends it."""
+    """The roll has failed, and the server runs: a good deploy repairs it."""
     failed = site(cluster_roll_observe=5)
     failed.deploy(CRASHES)
     roll = failed.roll(RollState.FAILED)
@@ -157,7 +157,7 @@ def test_a_crash_after_ready_when_nothing_is_left_of_the_old(site: StartSite) ->
 
 
 def test_ill_after_ready(site: StartSite) -> None:
-    """Healthy at first: it fails while it is observed."""
+    """It is healthy at first, and fails while it is observed."""
     code = f"import time\nbegun = time.monotonic()\n{ILL}".replace(
         '!= "/health":', '!= "/health" or time.monotonic() - begun < 2:'
     )
@@ -195,7 +195,7 @@ def test_a_broken_configuration(reset_site: Callable[..., Site], name: str) -> N
 
 
 def check_refused(refused: Site, number: int = 1) -> None:
-    """One line and the board say so, and nothing else happens."""
+    """Check that one log line and the board say so, and that nothing else happens."""
     server = refused.server
     server.wait_for(lambda: refused.lines("Reload refused"), PATIENCE_S, "a refusal")
     (line,) = refused.lines("Reload refused")

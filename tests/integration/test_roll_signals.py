@@ -1,4 +1,4 @@
-"""Whatever comes while workers are replaced, or is changed by it, does what it always does."""
+"""Signals and changes of settings during a roll do what they always do."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def environment(release: str, seconds: float = 0.7) -> list[str]:
 
 
 def releases(rolled: Site) -> set[str]:
-    """What the worker of each slot runs."""
+    """Return the release that the worker of each slot runs."""
     slots = rolled.view.slots()
     return {
         rolled.server.get("/", cookie=f"gunicorn_worker={slot}").json()["release"] for slot in slots
@@ -48,7 +48,7 @@ def releases(rolled: Site) -> set[str]:
 
 @pytest.mark.parametrize("replaced", [0, 1, 2])
 def test_a_second_hup(site: StartSite, replaced: int) -> None:
-    """The roll begins anew, with the newest configuration."""
+    """The roll starts again, with the newest configuration."""
     rolled = site("release:app", raw_env=environment("first", 0))
     with rolled.load() as load, Watch(rolled.view) as watch:
         load.wait_more()
@@ -78,7 +78,7 @@ def test_many_hups(site: StartSite) -> None:
 
 
 def test_a_second_hup_while_a_successor_is_forked(site: StartSite) -> None:
-    """Nobody hears a signal between the fork and the worker's handlers, so it must be repeated."""
+    """A signal between the fork and the worker's handlers is lost, so it must be repeated."""
     late = "import time\ndef post_fork(server, worker):\n    time.sleep(0.15)\n"
     rolled = site(hooks=late)
     with rolled.load() as load:
@@ -148,14 +148,14 @@ def test_ttin_and_ttou(site: StartSite, number: int, workers: int) -> None:
 
 
 def writers(site: Site, name: str) -> list[int]:
-    """The workers that have a file of the server's directory open."""
+    """Return the workers that have a file of the server's directory open."""
     path = str(site.directory / name)
     pids = site.server.worker_pids()
     return [pid for pid in pids if path in {f.path for f in psutil.Process(pid).open_files()}]
 
 
 def test_usr1(site: StartSite) -> None:
-    """Log files are opened anew by old and new workers, and by those that boot."""
+    """Log files are reopened by old and new workers, and by those that boot."""
     rolled = site(accesslog="access.log", workers=2)
     log = rolled.directory / "access.log"
     rolled.deploy(slow(1))
@@ -180,7 +180,7 @@ def test_usr1(site: StartSite) -> None:
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=["TERM", "INT", "QUIT"]
 )
 def test_the_end_of_the_server(site: StartSite, number: int, full: bool) -> None:
-    """An import that hangs does not keep it."""
+    """An import that hangs does not delay it."""
     graceful = 4
     rolled = site(graceful_timeout=graceful, cluster_roll_rollback="full" if full else "keep")
     rolled.deploy(only_in((1, 2), HANGS))
@@ -262,7 +262,7 @@ def test_another_number_of_workers(site: StartSite, workers: int) -> None:
 
 
 def test_another_address(site: StartSite) -> None:
-    """First a second address, then without the first."""
+    """A second address is added, then the first is removed."""
     first, second = free_port(), free_port()
     rolled = site(bind=[f"127.0.0.1:{first}"])
     rolled.configure(bind=[f"127.0.0.1:{first}", f"127.0.0.1:{second}"])
@@ -291,7 +291,7 @@ def asked(port: int) -> int:
 
 
 def test_another_address_with_code_that_fails(site: StartSite) -> None:
-    """Nobody stays behind who does not listen where he should."""
+    """No worker is left that does not listen on the right addresses."""
     first, second = free_port(), free_port()
     rolled = site(bind=[f"127.0.0.1:{first}"])
     rolled.configure(bind=[f"127.0.0.1:{first}", f"127.0.0.1:{second}"])
@@ -306,7 +306,7 @@ def test_another_address_with_code_that_fails(site: StartSite) -> None:
 
 
 def test_another_worker_class(site: StartSite) -> None:
-    """From ours to gunicorn's and back. Its own cannot take connections over."""
+    """It changes to gunicorn's class and back. Gunicorn's cannot take connections over."""
     rolled = site()
     with rolled.load(connections=8) as load, Watch(rolled.view) as watch:
         load.wait_more()

@@ -3,13 +3,14 @@
 import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import gunicorn
 import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
-from tests.harness.clients.connection import Answer
+from tests.harness.clients.connection import Answer, request_bytes
 from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import EVERY_KIND, GEVENT, PATIENCE_S, View
@@ -31,7 +32,7 @@ def start(sticky: StartGunicorn, *rules: str, app: str = "whoami:app", **more: A
 
 
 def workers_of(server: Gunicorn, requests: Iterable[tuple[str, dict[str, str]]]) -> list[int]:
-    """Who answered each (target, headers); all of them come over one connection."""
+    """Return the worker that answered each (target, headers), all over one connection."""
     with server.connect() as connection:
         return [
             connection.request("GET", target, headers).json()["worker"]
@@ -44,7 +45,7 @@ def owner(key: bytes) -> int:
 
 
 def check_spread(server: Gunicorn, requests: list[tuple[str, dict[str, str]]], keys: list[bytes]):
-    """Every request goes where its key falls; they were handed there; workers share the work."""
+    """Check that every request goes to its key's owner by hand-off, and that workers share them."""
     view = View(server)
     expected = [owner(key) for key in keys]
     assert len(set(expected)) >= 3, "these keys test nothing"
@@ -220,21 +221,23 @@ def test_a_sid_follows_its_process_while_it_drains(sticky: StartGunicorn) -> Non
     assert server.get(polling("abc.2.1")).json()["pid"] == new["pid"]
 
 
-def test_new_sessions_go_to_the_emptiest_worker(sticky: StartGunicorn) -> None:
-    """Busy ones get none, however they are asked."""
+def test_new_sessions_go_to_the_emptiest_worker(sticky: StartGunicorn, tmp_path: Path) -> None:
+    """Busy workers get none, whichever of them accepts the connection."""
     server = start(sticky)
     view = View(server)
-    head = "GET /?sleep=6 HTTP/1.1\r\nHost: x\r\nCookie: " + COOKIE + "={}\r\n\r\n"
-    connections = [server.connect(timeout=60) for _ in range(3)]
+    ends = [tmp_path / str(slot) for slot in range(3)]
+    connections = [server.connect(timeout=60) for _ in ends]
     try:
         for slot, connection in enumerate(connections):
-            connection.send(head.format(slot).encode())
+            cookie = {"Cookie": f"{COOKIE}={slot}"}
+            connection.send(request_bytes("GET", f"/?until={ends[slot]}", cookie))
         for _ in range(5):
             # An answer may be here before its worker says that it has nothing to do any more.
             wait_until(lambda: view.total("busy") == 3, PATIENCE_S, "three busy workers")
             assert server.get("/socket.io/?EIO=4&transport=polling").json()["worker"] == 3
     finally:
-        for connection in connections:
+        for path, connection in zip(ends, connections, strict=True):
+            path.unlink(missing_ok=True)
             connection.close()
 
 

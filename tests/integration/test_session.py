@@ -20,7 +20,7 @@ APP = "shared_state:app"
 
 
 def test_concurrent_requests_lose_nothing(shared_store_site: StoreSite) -> None:
-    """8 at once, each sets a key of its own, 100 times."""
+    """Eight requests at once each set their own key, 100 times."""
     client = Client(shared_store_site.start(APP, "-k", STICKY, "--threads", "16"))
     client.get("/put?key=first&value=0")
     pids = set()

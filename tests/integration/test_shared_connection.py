@@ -44,7 +44,7 @@ def test_pipelined_requests_are_answered_in_order_by_their_workers(
 
 
 def test_stock_gthread_cannot(gunicorn: StartGunicorn) -> None:
-    """One connection stays with one process there, whatever it carries."""
+    """There a connection stays with one process, whatever it carries."""
     server = gunicorn("whoami:app", "-k", "gthread", "-w", "4", serving=4)
     with server.connect() as connection:
         assert len({connection.get("/", cookie=f"jar={n}").json()["pid"] for n in range(12)}) == 1

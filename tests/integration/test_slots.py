@@ -22,7 +22,7 @@ PRELOAD = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["load", 
 
 
 def worker_of(server: Gunicorn, slot: int) -> Any:
-    """Who answers to the cookie of `slot`."""
+    """Return the worker that answers to the cookie of `slot`."""
     return server.get("/", cookie=f"gunicorn_worker={slot}").json()
 
 
@@ -121,7 +121,7 @@ def test_hup_renews_every_slot(gunicorn: StartGunicorn, preload: tuple[str, ...]
 
 
 def test_hup_keeps_what_ttin_added_out(gunicorn: StartGunicorn) -> None:
-    """As with stock gunicorn, a reload starts what the configuration says."""
+    """As with stock gunicorn, a reload starts the configured number of workers."""
     server = gunicorn("whoami:app", "-k", STICKY, "-w", "2")
     view = View(server)
     view.wait_slots(2)
@@ -149,7 +149,7 @@ def test_more_workers_than_slots_on_ttin(gunicorn: StartGunicorn) -> None:
 
 
 def test_more_workers_than_slots_in_the_configuration(gunicorn: StartGunicorn) -> None:
-    """What is asked for at the start counts: there are at least as many slots."""
+    """There are at least as many slots as workers at the start."""
     server = gunicorn("whoami:app", "-k", STICKY, config="cluster_slots = 2\nworkers = 4\n")
     view = View(server)
     view.wait_slots(4)
@@ -187,7 +187,7 @@ def test_web_concurrency(gunicorn: StartGunicorn) -> None:
 
 @pytest.mark.parametrize("slots", [2, 16])
 def test_reloads_while_an_old_worker_does_not_end(gunicorn: StartGunicorn, slots: int) -> None:
-    """Two processes hold a slot at most: the third reload needs the seat of the first."""
+    """At most two processes hold a slot: the third reload needs the seat of the first."""
     config = f"cluster_slots = {slots}\nworkers = 2\ngraceful_timeout = 1\nthreads = 4\n"
     server = gunicorn("whoami:app", "-k", STICKY, config=config)
     view = View(server)

@@ -22,7 +22,7 @@ def start(gunicorn: StartGunicorn, worker: str, workers: int, **options: Any) ->
 
 
 def connections_out(server: Gunicorn) -> list[str]:
-    """Those of its workers that no client of the server has made: to a broker, for instance."""
+    """Return the workers' outgoing connections, to a broker for instance."""
     return [
         str(connection)
         for pid in server.worker_pids()

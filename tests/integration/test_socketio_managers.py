@@ -1,4 +1,4 @@
-"""What python-socketio can do, done by one worker to the clients of another, in every way."""
+"""All that python-socketio can do, from one worker to the clients of another, in every mode."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ class Hall:
         return not is_old or guest.client.transport() == "polling"
 
     def visitor(self, namespace: str = "/") -> Guest:
-        """One more on the worker of ``there``."""
+        """Invite one more guest to the worker of ``there``."""
 
         def found(all: list[Guest]) -> bool:
             return all[-1].worker == self.there.worker
@@ -80,7 +80,7 @@ class Hall:
         return self.guests.invite_until(found, transport="websocket", namespace=namespace)[-1]
 
     def heard(self, *senders: Guest) -> list[list[tuple[Any, ...]]]:
-        """All that each of the four has heard, from one sender if not said otherwise."""
+        """Return all that each of the four has heard, by default from one sender."""
         return hear_all(self.four, senders or [self.here])
 
 
@@ -139,7 +139,7 @@ def test_order_and_size(hall: Hall) -> None:
 
 
 def test_rooms(hall: Hall) -> None:
-    """Who enters and leaves is on this worker, or on the other one."""
+    """A guest that enters and leaves is on this worker, or on the other one."""
     hall.here.do("enter_room", hall.near.sid, "red")
     hall.here.do("enter_room", hall.there.sid, "red")
     hall.here.do("emit", "first", room="red")
@@ -206,7 +206,7 @@ def test_disconnect(hall: Hall) -> None:
 
 
 def test_nobody_is_reached_twice(hall: Hall) -> None:
-    """By many at once, in both directions."""
+    """Many emit at once, in both directions."""
     with ThreadPoolExecutor(4) as crowd:
         list(crowd.map(shout, hall.four))
     for heard in hall.heard(*hall.four):

@@ -24,7 +24,7 @@ def on_workers(count: int) -> Callable[[list[Guest]], bool]:
 
 
 def check_talk(guests: Guests) -> None:
-    """What each says all hear, once."""
+    """Check that all hear what each says, once."""
     for guest in guests.all:
         guest.do("emit", "from", guest.worker)
     everything = sorted(("from", guest.worker) for guest in guests.all)
@@ -68,7 +68,7 @@ def test_one_worker_then_more_then_a_new_one(site: StartSite, at_exit: ExitStack
 def test_a_worker_without_clients_hears_what_others_answer(
     store: str, gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
 ) -> None:
-    """It serves a request, say, that asks somebody else's client."""
+    """For instance, it serves a request that asks another worker's client."""
     env = {"GUNICORN_CLUSTER_STORE": redis().url} if store == "redis" else {}
     server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "2", serving=2, env=env)
     guest = Guests(server.url, BOTH, at_exit).invite()
@@ -118,7 +118,7 @@ socketio.Server(async_mode="threading", client_manager=ClusterManager()).emit("s
 
 
 def run(code: str, server: Gunicorn, store: dict[str, str]) -> str:
-    """What a process that is none of the server's prints, and logs."""
+    """Return what a process outside the server prints and logs."""
     env = {**os.environ, "GUNICORN_CLUSTER_DIR": str(server.directory), **store}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
@@ -149,7 +149,7 @@ def test_another_process_reaches_the_clients_of_all_workers(
 def test_a_server_that_is_no_worker_reaches_nobody(
     gunicorn: StartGunicorn, at_exit: ExitStack
 ) -> None:
-    """A development server beside a real one, for instance."""
+    """It may be a development server beside a real one."""
     server = gunicorn("remote_controlled:app", "-k", STICKY, "-w", "1", serving=1)
     guests = Guests(server.url, BOTH, at_exit)
     guests.invite()

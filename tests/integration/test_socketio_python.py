@@ -12,7 +12,7 @@ CALLS = 10
 
 
 def served(callers: list[Caller]) -> list[Caller]:
-    """Those that got all their answers, and from one worker."""
+    """Return the callers that got all their answers, from one worker."""
     return [
         caller
         for caller in callers
@@ -31,7 +31,7 @@ def test_every_client_gets_all_answers_from_its_worker(gunicorn: StartGunicorn) 
 
 
 def test_stock_gthread_cannot(gunicorn: StartGunicorn) -> None:
-    """Without this, the test above could pass because there is nothing to show."""
+    """It shows that the test above can fail."""
     stock = ("-k", "gthread", "-w", "4", "--threads", "100", "--graceful-timeout", "1")
     server = gunicorn("chat_short_poll:app", *stock, serving=4)
     callers = run_callers(server.url, CLIENTS, CALLS, ["polling"], patience=3)

@@ -1,4 +1,4 @@
-"""Each way in which cluster_store may name a Redis: it reaches the clients of all workers."""
+"""Every kind of Redis URL in cluster_store: messages reach the clients of all workers."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def on_both(all: list[Guest]) -> bool:
 
 
 class Started:
-    """A function for each address, that starts what is there."""
+    """Start the Redis that each kind of address names."""
 
     def __init__(self, redis: StartRedis, directory: Path, at_exit: ExitStack) -> None:
         self._redis, self._directory, self._at_exit = redis, directory, at_exit
@@ -40,7 +40,7 @@ class Started:
         return watched.url
 
     def cluster(self) -> str:
-        """One of its nodes is away."""
+        """A cluster of which one node is away."""
         cluster = Cluster(self._directory)
         self._at_exit.callback(cluster.stop)
         cluster.nodes[0].crash()
@@ -107,7 +107,7 @@ def test_a_broadcast_reaches_the_clients_of_all_workers(
 def test_a_redis_that_goes_and_comes_back(
     worker: str, gunicorn: StartGunicorn, redis: StartRedis, at_exit: ExitStack
 ) -> None:
-    """Meanwhile a worker still reaches its own clients. Afterwards all are reached again."""
+    """While it is away, a worker still reaches its own clients; afterwards it reaches all."""
     queue = redis()
     app, worker_class = SERVERS[worker]
     env = {"GUNICORN_CLUSTER_STORE": queue.url}

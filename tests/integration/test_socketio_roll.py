@@ -1,4 +1,4 @@
-"""A reload in the middle of a conversation: nobody misses anything while connected."""
+"""A reload in the middle of a conversation: no client misses anything while connected."""
 
 import json
 import time
@@ -23,12 +23,12 @@ ANSWER_S = 3
 
 
 def new_client() -> Client:
-    """One that connects again by itself."""
+    """Return a client that reconnects by itself."""
     return Client(handle_sigint=False, reconnection_delay=0.1, reconnection_delay_max=0.3)
 
 
 class Listener:
-    """The numbers that a client hears, by session."""
+    """A client, and the numbers that it hears, by session."""
 
     def __init__(self, site: Site, transport: str, at_exit: ExitStack) -> None:
         self.sessions: list[list[int]] = []
@@ -53,7 +53,7 @@ class Listener:
 
 
 class Speaker:
-    """A client that says numbers to all, each when the last has been acknowledged."""
+    """A client that emits numbers to all, each when the last has been acknowledged."""
 
     def __init__(self, site: Site, at_exit: ExitStack) -> None:
         self.number = 0
@@ -82,7 +82,7 @@ class Speaker:
 
 
 def wait_heard(listeners: list[Listener], speaker: Speaker, session: int) -> None:
-    """Until each has heard, in that session, something that is said from now on."""
+    """Wait until each has heard, in its session, something emitted from now on."""
     number = speaker.number + 10
 
     def all_have() -> bool:
@@ -130,7 +130,7 @@ def test_a_reload_during_a_conversation(worker: str, site: StartSite, at_exit: E
 
 
 def check_heard(listeners: list[list[list[int]]], speaker: Speaker) -> None:
-    """In a session nothing is missed, or heard twice."""
+    """Check that in a session nothing is missed, or heard twice."""
     for sessions in listeners:
         assert len(sessions) == 2
         for heard in sessions:

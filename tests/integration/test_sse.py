@@ -1,4 +1,4 @@
-"""The example of server-sent events: every client hears what is said to any worker."""
+"""The example of server-sent events: every client hears what any worker is told."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ STICKY_ASGI = "gunicorn_cluster_ext.StickyASGI"
 
 
 class Stream:
-    """One client's EventSource."""
+    """The EventSource of one client."""
 
     def __init__(self, response: requests.Response) -> None:
         self._lines = response.iter_lines(chunk_size=1)
@@ -31,7 +31,7 @@ class Stream:
         assert name == "welcome"
 
     def events(self) -> Iterator[tuple[str, Any]]:
-        """Their names and data."""
+        """Return the names and data of the events."""
         name = "message"
         for line in self._lines:
             field, _, value = line.decode().partition(": ")
@@ -42,7 +42,7 @@ class Stream:
                 name = "message"
 
     def hear(self, count: int) -> list[str]:
-        """The texts of the next messages."""
+        """Return the texts of the next messages."""
         texts = []
         for _, data in self.events():
             texts.append(data["text"])
@@ -64,7 +64,7 @@ def say(server: Gunicorn, text: str) -> None:
 
 
 def listen(stack: ExitStack, server: Gunicorn, clients: int, workers: int) -> list[Stream]:
-    """So many clients at least, of so many workers."""
+    """Start at least so many clients, on at least so many workers."""
     streams: list[Stream] = []
 
     def enough() -> bool:

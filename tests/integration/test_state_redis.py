@@ -43,7 +43,7 @@ def store_site(request: pytest.FixtureRequest, programs: Programs) -> StoreSite:
 
 @pytest.mark.parametrize("args", [THREADED, ASYNC], ids=["threads", "async"])
 def test_sessions(store_site: StoreSite, args: tuple[str, ...]) -> None:
-    """No change is lost, and a logout is not undone by who began before it."""
+    """No change is lost, and a logout is not undone by a request that began before it."""
     client = Client(store_site.start(*args))
     client.get("/put?key=first&value=0")
     pids = set()
@@ -75,7 +75,7 @@ def test_the_cache(store_site: StoreSite) -> None:
 def test_the_master_dies_under_load(
     programs: Programs, watched: Watched, args: tuple[str, ...]
 ) -> None:
-    """Until another is master each request is answered with 503; nobody is logged out."""
+    """Until another is master, requests are answered with 503; no client is logged out."""
     client = Client(StoreSite(programs, watched).start(*args))
     client.get("/put?key=user&value=me")
     watched.nodes[0].ask("WAIT", 1, 1000)
@@ -104,7 +104,7 @@ def test_the_master_dies_under_load(
 
 
 def test_a_node_hangs(programs: Programs, cluster: Cluster) -> None:
-    """Those whose sessions are elsewhere are served; all are, when it goes on."""
+    """Clients with sessions on other nodes are served; all are when it continues."""
     store_site = StoreSite(programs, cluster)
     server = store_site.start(*THREADED)
     clients = [Client(server) for _ in range(24)]

@@ -1,5 +1,5 @@
-"""Where the embedded store of a server is that nobody has given a place: found again by it, and
-by nobody else."""
+"""The place of the embedded store of a server without cluster_store_path: found again by it, and
+by no other server."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def home(new_directory: Callable[[], Path]) -> Path:
 
 @pytest.fixture
 def start(gunicorn: StartGunicorn, home: Path) -> Start:
-    """A server whose application is in that directory, and its stores."""
+    """Start a server whose application is in that directory, and its stores."""
 
     def start(*args: str, bind: str, **options: Any) -> Gunicorn:
         env = {"XDG_STATE_HOME": str(home), **options.pop("env", {})}
@@ -91,7 +91,7 @@ def test_an_application_that_is_too_early_is_told(start: Start, home: Path) -> N
 
 
 def test_sessions_outlive_a_killed_worker_and_a_reboot(start: Start, home: Path) -> None:
-    """The last worker is killed while the server ends, and can put nothing on disk."""
+    """The last worker is killed while the server ends, and cannot write to disk."""
     address = f"unix:{home}/1.sock"
     client = Client(start("--graceful-timeout", "1", bind=address))
     client.get("/put?key=a&value=1")
@@ -106,7 +106,7 @@ def test_sessions_outlive_a_killed_worker_and_a_reboot(start: Start, home: Path)
 
 
 def test_without_that_a_power_cut_begins_anew(start: Start, home: Path) -> None:
-    """So what the test above does is what makes the difference."""
+    """It shows that the test above can fail."""
     address = f"unix:{home}/1.sock"
     client = Client(start(bind=address))
     client.get("/put?key=a&value=1")
@@ -122,7 +122,7 @@ def test_without_that_a_power_cut_begins_anew(start: Start, home: Path) -> None:
 
 
 def reboot(directory: Path) -> None:
-    """As if what was used was used during another boot."""
+    """Make the store look as if it was used before a reboot."""
     with open(directory / "state", "r+b") as file:
         file.seek(Cell.BOOT * 8)
         file.write(b"another boot's  ")

@@ -1,4 +1,4 @@
-"""Servers where little is allowed: nothing can be written, or they run as somebody else."""
+"""Servers with few rights: nothing can be written, or they run as another user."""
 
 import os
 import pwd
@@ -30,7 +30,7 @@ def lines(server: Gunicorn, words: str) -> list[str]:
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/proc", "gunicorn.conf.py"])
 def test_nothing_can_be_written(gunicorn: StartGunicorn, place: str) -> None:
-    """The workers still find each other, and roll: what they share needs no file."""
+    """The workers still hand over and roll: what they share needs no file."""
     config = f"cluster_dir = {place!r}\nworkers = 3\nthreads = 4\n"
     server = gunicorn("counted_requests:app", "-k", STICKY, config=config, wait=False)
     wait_until(lambda: lines(server, "All 3 workers serve"), PATIENCE_S, "all workers")
@@ -64,7 +64,7 @@ def test_the_command_says_so(gunicorn: StartGunicorn, command: str) -> None:
 
 @pytest.fixture
 def user() -> str:
-    """Whom the workers run as: only root can choose."""
+    """The user of the workers; only root can choose one."""
     return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -72,7 +72,7 @@ def user() -> str:
 def lowered(
     gunicorn: StartGunicorn, new_directory: Callable[[], Path], user: str
 ) -> tuple[Gunicorn, View]:
-    """A server whose master is whoever runs the tests, and whose workers are `user`."""
+    """A server whose master runs as the tests' user, and whose workers run as `user`."""
     directory = new_directory()
     directory.chmod(0o755)
     # Imported by the master: that user may not be allowed to read this Python.
@@ -97,7 +97,7 @@ def test_workers_of_another_user(lowered: tuple[Gunicorn, View], user: str) -> N
 
 
 def test_who_may_look(lowered: tuple[Gunicorn, View], user: str) -> None:
-    """The user of the workers, and root; nobody else."""
+    """Only the user of the workers and root may look."""
     server, _ = lowered
 
     def look(as_whom: str) -> int:

@@ -22,7 +22,7 @@ def title(pid: int) -> str:
 
 
 class Watch(Watcher):
-    """Notes every title that it sees, of a server and of all its workers, in order."""
+    """Notes every title of a server and of all its workers, in order."""
 
     def __init__(self, site: Site) -> None:
         self._master = site.server.master_pid

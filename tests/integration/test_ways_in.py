@@ -1,4 +1,4 @@
-"""Ways in: however the pack comes to a server, it works, and the user's own hooks still run."""
+"""However the pack is enabled, it works, and the user's own hooks still run."""
 
 import os
 import signal
@@ -43,12 +43,12 @@ def note(hook):
 
 
 def hooks(names: Iterable[str] = HOOKS) -> str:
-    """A configuration whose hooks append their names to a file."""
+    """Return a configuration whose hooks append their names to a file."""
     return _NOTE + "".join(f"\ndef {name}({HOOKS[name]}):\n    note({name!r})\n" for name in names)
 
 
 def counted(server: Gunicorn) -> Counter[str]:
-    """How often each hook has run so far."""
+    """Return how often each hook has run so far."""
     path = server.directory / "hooks.txt"
     return Counter(path.read_text().split() if path.exists() else [])
 
@@ -61,7 +61,7 @@ def wait_counted(server: Gunicorn, hook: str, times: int) -> None:
 
 
 def live_a_life(server: Gunicorn) -> Counter[str]:
-    """Let every hook run that a server's life has, and return how often each did."""
+    """Make every hook run, and return how often each did."""
     server.wait_serving(2)
     for _ in range(3):
         assert server.get("/").status == 200
@@ -115,7 +115,7 @@ def test_all_hooks_run_as_often_as_on_stock_gthread(gunicorn: StartGunicorn) -> 
 
 @dataclass(frozen=True)
 class Way:
-    """What is given on the command line and in the configuration file."""
+    """The arguments on the command line, and the configuration file."""
 
     args: tuple[str, ...] = ()
     config: str | None = None
@@ -291,7 +291,7 @@ def test_threads(gunicorn: StartGunicorn, args: tuple[str, ...], threads: int) -
 
 
 def test_a_worker_class_that_a_reload_changes(gunicorn: StartGunicorn) -> None:
-    """To the pack and back, without a restart."""
+    """A reload enables the pack, and disables it, without a restart."""
     server = gunicorn("whoami:app", config="worker_class = 'gthread'\nworkers = 2\n")
     server.wait_serving(2)
     server.config_path.write_text(OWN + f"worker_class = {STICKY!r}\nworkers = 2\n")

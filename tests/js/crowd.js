@@ -1,5 +1,5 @@
 // Socket.IO clients that enter rooms and send each other messages through an obedient server
-// (tests/apps); prints what each of them heard. The plan is that of tests/integration/crowd.py.
+// (tests/apps); prints what each of them heard. The plan is that of tests/harness/clients/crowd.py.
 //
 //   node crowd.js '{"clients": [{url, transport, room}], "messages": [{sender, number, room, length}]}'
 "use strict";

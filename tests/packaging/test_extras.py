@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 
-from tests.conftest import StartGunicorn, StartRedis
+from tests.harness.programs import StartGunicorn, StartRedis
 
 ROOT = Path(__file__).parents[2]
 

@@ -111,7 +111,7 @@ def test_extra_bytes_behind_the_last_request_cut_nothing_off(subject: Subject) -
 
 
 def ends(connection: Connection) -> bool:
-    """Whether the connection is broken now, or within a moment."""
+    """True if the connection is broken now, or within a moment."""
     poller = select.poll()
     poller.register(connection.socket, 0)  # errors are always reported
     return bool(poller.poll(200))
@@ -131,7 +131,7 @@ def test_an_application_that_takes_the_socket(subject: Subject) -> None:
 
 
 def test_requests_that_wait_for_each_other(subject: Subject) -> None:
-    """Threads take them at the same time, also after requests that one thread was enough for."""
+    """Threads run them at the same time, also after requests for which one thread was enough."""
     slot = {"Cookie": "gunicorn_worker=1"} if subject.view else {}
     pids: dict[int, list[Connection]] = {}
     with ExitStack() as stack:

@@ -117,7 +117,7 @@ def test_worker_connections(gunicorn: StartGunicorn, mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", THREADED, ids=str)
 def test_kept_alive_connections_are_limited(gunicorn: StartGunicorn, mode: Mode) -> None:
-    """worker_connections less threads; more are answered, and closed."""
+    """The limit is worker_connections less threads; further ones are answered, and closed."""
     args = ("-w", "1", "--threads", "2", "--worker-connections", "5", "--keep-alive", "20")
     server = gunicorn("misbehaving:app", "-k", mode.kind, *args, wait=False)
     subject_of(server, mode, workers=1)

@@ -32,7 +32,7 @@ def test_just_within_the_limits(subject: Subject) -> None:
 
 
 def test_a_line_without_end_is_refused_at_once(subject: Subject) -> None:
-    """Not only when the client has given up."""
+    """It is not refused only when the client has given up."""
     with subject.connect() as connection:
         connection.send(b"GET /" + b"x" * 600)
         assert connection.answer().status == LINE_TOO_LONG
