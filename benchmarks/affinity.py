@@ -1,4 +1,4 @@
-"""Which cookie leads to which worker: found out from outside, then verified."""
+"""Which cookie leads to which worker: found from outside, then verified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .failure import Failure
 
 COOKIE = "gunicorn_worker"
 TRIES = 20
-# Enough to fill all threads of one worker, so that the others get some too.
+# Enough to occupy all threads of one worker, so that the others get some too.
 AT_ONCE = 2 * WORKERS * THREADS
 # Also warms the worker up, before it is measured.
 VERIFY_REQUESTS = 400
@@ -33,7 +33,7 @@ class Route:
 
 
 def routes(contender: Contender, server: Server) -> list[Route]:
-    """One route to each worker, by worker."""
+    """Return one route to each worker, by worker."""
     if contender.sets_cookie:
         cookies = issued_cookies(server.port)
     elif contender.sticky:
@@ -47,7 +47,7 @@ def routes(contender: Contender, server: Server) -> list[Route]:
 
 
 def issued_cookies(port: int) -> dict[str, str]:
-    """The server's own cookies, asked for on new connections that bring none."""
+    """Return the cookies that the server sets on new connections without a cookie."""
     cookies: dict[str, str] = {}
     for response in many_answers(port):
         jar = SimpleCookie("; ".join(response.headers.get_all("Set-Cookie", [])))
@@ -58,7 +58,7 @@ def issued_cookies(port: int) -> dict[str, str]:
 
 
 def hashed_cookies(port: int) -> dict[str, str]:
-    """Values that a hash happens to spread over the workers."""
+    """Return cookie values that a hash happens to spread over the workers."""
     cookies: dict[str, str] = {}
     for number in range(100):
         value = f"value{number}"
@@ -73,7 +73,7 @@ def workers(port: int) -> set[str]:
 
 
 def many_answers(port: int) -> list[HTTPResponse]:
-    """Answers to slow requests on connections of their own, from all workers."""
+    """Return responses to concurrent slow requests, each on its own connection."""
     found: list[HTTPResponse] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in range(TRIES):
@@ -85,7 +85,7 @@ def many_answers(port: int) -> list[HTTPResponse]:
 
 
 def verify(server: Server, chosen: list[Route]) -> None:
-    """On one kept-alive connection and on new ones, every request arrives."""
+    """Check that every request reaches its worker, on a keep-alive connection and on new ones."""
     kept = connect(server.port)
     for number in range(VERIFY_REQUESTS):
         route = chosen[number % len(chosen)]

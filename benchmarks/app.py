@@ -1,8 +1,8 @@
 """The application that every contender serves: a few lines of WSGI, and the same for ASGI.
 
-Each request names in ``X-Expect`` the process that it should reach, and any
-other process answers 421. So stickiness is checked on every measured request,
-by the application, and costs every contender the same.
+Each request names in ``X-Expect`` the process that it should reach, and any other process
+answers 421. So the application checks the routing of every measured request, at the same
+cost for every contender.
 """
 
 from __future__ import annotations

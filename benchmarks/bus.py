@@ -4,17 +4,17 @@
 
 Run it in the root of a checkout, with the test dependencies, ``hiredis`` installed, and
 redis-server. It starts a Redis and a gunicorn with four workers, on loopback and in a private
-directory; see benchmarks/bus_app.py for what they do.
+directory; see benchmarks/bus_app.py for what the workers do.
 
-*Throughput*: one worker sends as fast as it can, until the other three have heard all. *Under
-way*: it sends a message every two milliseconds; the time from the call until a subscriber is
-called, which the machine's monotonic clock tells across processes, of all three. *There and
-back*: one of the three answers each message, and then the next is sent. In every round the
-contenders are measured right after each other, in the same processes; ratios are taken within a
+*Throughput*: one worker sends as fast as it can until the other three have received everything.
+*One way*: it sends a message every two milliseconds; measured is the time from the call until a
+subscriber is called, for all three (the machine's monotonic clock is the same in all processes).
+*Round trip*: one of the three answers each message before the next is sent. In every round the
+contenders are measured one right after the other, in the same processes; ratios are taken within a
 round, then their median.
 
-At the end one of the three is stopped (SIGSTOP) while messages of 60 kB are sent: how long the
-longest call took, and how long messages to the other two were under way.
+At the end one of the three is stopped (SIGSTOP) while messages of 60 kB are sent; measured are the
+longest call and the one-way time of messages to the other two.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
 
 from . import machine, report
-from .timings import Mark, Timings, show, versions
+from .timings import Target, Timings, show, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 BUS, REDIS, REDIS_UNIX = "bus", "redis", "redis-unix"
 NAMES = {BUS: "bus", REDIS: "Redis over TCP", REDIS_UNIX: "Redis over a Unix socket"}
 WORKERS = 4
-#: Bytes, and how many times fewer messages.
+#: Message sizes in bytes, each with the factor by which fewer messages are sent.
 SIZES = {100: 1, 10_000: 5, 300_000: 50}
 PACED, PAUSE_S = 300, 0.002
 BACK = 1_000
-DELAYS = ("p50 under way", "p99 under way", "p50 there and back", "p99 there and back")
-#: While one is stopped: more than what is kept for it.
+DELAYS = ("p50 one way", "p99 one way", "p50 round trip", "p99 round trip")
+#: While one receiver is stopped: more than the publisher keeps for it.
 STOPPED_SIZE, STOPPED_COUNT, STOPPED_PAUSE_S = 60_000, 400, 0.005
 CONFIG = f"""\
 worker_class = "gunicorn_cluster_ext.Sticky"
@@ -58,15 +58,15 @@ workers = {WORKERS}
 threads = 4
 timeout = 120
 """
-MARKS = (
-    Mark(
+TARGETS = (
+    Target(
         "throughput, of Redis over TCP",
         (REDIS, "per message, 100 B"),
         (BUS, "per message, 100 B"),
         3,
     ),
-    Mark("p50 under way, Redis over TCP", (REDIS, DELAYS[0]), (BUS, DELAYS[0]), 3),
-    Mark("p50 there and back, Redis over TCP", (REDIS, DELAYS[2]), (BUS, DELAYS[2]), 3),
+    Target("p50 one way, Redis over TCP", (REDIS, DELAYS[0]), (BUS, DELAYS[0]), 3),
+    Target("p50 round trip, Redis over TCP", (REDIS, DELAYS[2]), (BUS, DELAYS[2]), 3),
 )
 
 
@@ -89,7 +89,9 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--messages", type=int, default=5_000, help="of 100 bytes in each round")
+    parser.add_argument(
+        "--messages", type=int, default=5_000, help="messages of 100 bytes in each round"
+    )
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
 
@@ -117,7 +119,7 @@ def servers() -> Iterator[tuple[Gunicorn, Board]]:
 
 
 def board_of(directory: Path) -> Board | None:
-    """When all serve."""
+    """Return the server's board once all workers serve."""
     for _, path in directories(str(directory)):
         board = Board.attach(path / "board")
         if sum(row.state is State.READY for row in board.rows()) == WORKERS:
@@ -146,10 +148,10 @@ def one_round(server: Gunicorn, timings: Timings, messages: int) -> None:
         ask(server, 0, "paced", way=way, count=PACED, size=100, pause=PAUSE_S)
         delays = list(chain(*(heard(server, way, worker) for worker in range(1, WORKERS))))
         assert len(delays) == PACED * (WORKERS - 1), len(delays)
-        add_delays(timings, way, "under way", delays)
+        add_delays(timings, way, "one way", delays)
     for way in NAMES:
         times = ask(server, 0, "back", way=way, count=BACK, size=100)
-        add_delays(timings, way, "there and back", times)
+        add_delays(timings, way, "round trip", times)
 
 
 def add_delays(timings: Timings, way: str, what: str, times: list[float]) -> None:
@@ -197,26 +199,29 @@ def as_report(timings: Timings, stopped: list[report.Row], options: argparse.Nam
     as_table = report.markdown_table if options.markdown else report.text_table
     as_list = report.markdown_list if options.markdown else report.text_list
     setup = (
-        f"medians of {options.rounds} interleaved rounds; x: how many times the bus's time per"
-        " message"
+        f"medians of {options.rounds} interleaved rounds; x: time per message as a multiple of the"
+        " bus's"
     )
     return "\n\n".join(
         [
             as_list([*machine.describe(), versions(("redis", "hiredis")), setup]),
             as_table("messages per second to three workers", columns(), throughput(timings)),
-            as_table("100 B under way, 500 a second; there and back", TIMES, delays(timings)),
             as_table(
-                f"one of the three stopped, {STOPPED_COUNT} messages of {kind(STOPPED_SIZE)}",
+                "One-way and round-trip time of 100 B, at 500 a second", TIMES, delays(timings)
+            ),
+            as_table(
+                f"one of the three receivers stopped, {STOPPED_COUNT} messages of "
+                f"{kind(STOPPED_SIZE)}",
                 STOPPED,
                 stopped,
             ),
-            as_list(mark.judge(timings) for mark in MARKS),
+            as_list(target.judge(timings) for target in TARGETS),
         ]
     )
 
 
 TIMES = ("us", *(cell for what in DELAYS for cell in (what, "x")))
-STOPPED = ("", "longest call, s", "median call, us", "heard by the others", "p50, ms", "p99, ms")
+STOPPED = ("", "longest call, s", "median call, us", "received by the others", "p50, ms", "p99, ms")
 
 
 def columns() -> report.Row:

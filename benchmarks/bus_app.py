@@ -1,14 +1,16 @@
-"""Workers that send each other messages, over the bus or Redis. Worker 0 sends, the others hear.
+"""Workers that send each other messages over the bus or Redis. Worker 0 sends, the others receive.
 
-    /flood?way=&count=&size=          worker 0: as fast as it can; seconds until all have heard all
-    /paced?way=&count=&size=&pause=   worker 0: one every so many seconds; how long each call took
-    /back?way=&count=&size=           worker 0: as soon as worker 1 has answered one, the next; how
-                                      long each took there and back
-    /heard                            the others: how long each paced message was under way, and
-                                      forget that
+    /flood?way=&count=&size=          worker 0 sends as fast as it can; returns the seconds until
+                                      all have received everything
+    /paced?way=&count=&size=&pause=   worker 0 sends one every ``pause`` seconds; returns the time
+                                      of each call
+    /back?way=&count=&size=           worker 0 sends the next when worker 1 has answered the last;
+                                      returns the round-trip times
+    /heard                            the others: returns and clears the one-way times of the paced
+                                      messages
 
-Answers are JSON. With Redis each worker hears only what it is to hear: worker 0 would otherwise
-get all that it sends back, as the workers of an application do.
+Responses are JSON. With Redis each worker subscribes only to what it needs: worker 0 would
+otherwise get back everything that it sends, as the workers of an application do.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class OverBus:
 
 
 class OverRedis:
-    """As python-socketio does it: a thread with a connection for what comes, one to send."""
+    """Redis as python-socketio uses it: a thread with a connection to receive, another to send."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -59,7 +61,7 @@ class OverRedis:
 
 
 class End:
-    """One worker's end of one way."""
+    """One worker's end of one contender."""
 
     def __init__(self, name: str, way: Any) -> None:
         self.way = way

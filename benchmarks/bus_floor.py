@@ -1,9 +1,9 @@
-"""How fast a message could be at best: socket pairs between four processes, and nothing else.
+"""The lower bound for a message: socket pairs between four processes, and nothing else.
 
     python -m benchmarks.bus_floor [--rounds 9]
 
-The least that ``benchmarks.bus`` could show for *under way*: one process sends 100 bytes to three
-others every two milliseconds, each of which waits in ``recv`` and notes when it was called back.
+This is the least that ``benchmarks.bus`` could show for *one way*: one process sends 100 bytes to
+three others every two milliseconds; each of them waits in ``recv`` and records when it returned.
 Prints the median of each receiver in each round, and that of all, in microseconds.
 """
 
@@ -30,12 +30,12 @@ def main() -> int:
     rounds = [one_round() for _ in range(parser.parse_args().rounds)]
     for delays in rounds:
         print("  ".join(f"{median(each):5.0f}" for each in delays))
-    print(f"p50 under way: {median(median(sum(delays, [])) for delays in rounds):.0f} us")
+    print(f"p50 one way: {median(median(sum(delays, [])) for delays in rounds):.0f} us")
     return 0
 
 
 def one_round() -> list[list[float]]:
-    """The delays that each receiver noted."""
+    """Return the delays that each receiver recorded."""
     receivers: list[socket.socket] = []
     for _ in range(RECEIVERS):
         here, there = socket.socketpair()
@@ -54,7 +54,7 @@ def one_round() -> list[list[float]]:
 
 
 def receive(sender: socket.socket) -> None:
-    """In a process of its own, to its end."""
+    """Receive until the sender closes, report the delays, and exit; runs in a child process."""
     delays = []
     while message := sender.recv(SENT.size):
         delays.append((time.monotonic_ns() - SENT.unpack(message)[0]) / 1e3)

@@ -18,7 +18,7 @@ from .process import TICKS_PER_SECOND, Process
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 THREADS = 4
-# Above what any run asks of one connection: a limit would measure reconnects.
+# More requests than any run sends on one connection: a limit would measure reconnects.
 KEEP_ALIVE_SECONDS = 30
 KEEP_ALIVE_REQUESTS = 10_000_000
 START_SECONDS = 20.0
@@ -75,7 +75,7 @@ backend workers
 
 
 class Room:
-    """A private directory, and the processes of one contender that work in it."""
+    """A private directory, and the processes of one contender that run in it."""
 
     def __init__(self, directory: Path, stack: ExitStack):
         self.directory = directory
@@ -92,7 +92,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Server:
-    """A contender that runs: where it listens, and what it has used."""
+    """A running contender: its port and its CPU time."""
 
     port: int
     processes: list[Process]
@@ -113,7 +113,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Contender:
-    """``sets_cookie``: it tells its clients which worker is theirs. ``base``: compared with it."""
+    """A server to compare.
+
+    ``sets_cookie``: it tells clients by a cookie which worker is theirs. ``base``: the contender
+    that it is compared with.
+    """
 
     name: str
     start: Callable[[Room], int]
@@ -123,7 +127,7 @@ class Contender:
 
     def run(self, directory: Path, stack: ExitStack) -> Server:
         directory.mkdir()
-        directory.chmod(0o755)  # nginx gives up root and still has to come in
+        directory.chmod(0o755)  # nginx drops root and still has to enter it
         room = Room(directory, stack)
         port = self.start(room)
         for process in room.processes:
@@ -158,7 +162,7 @@ def gthread(room: Room) -> int:
 
 
 def sync(room: Room) -> int:
-    # With more threads than one, gunicorn takes gthread in its place.
+    # With more than one thread gunicorn uses gthread instead.
     return gunicorn(room, "sync", threads=1)
 
 
@@ -209,7 +213,7 @@ def haproxy(room: Room) -> int:
 
 
 def single_workers(room: Room) -> list[int]:
-    """What a proxy needs to tell workers apart: a gunicorn for each of them."""
+    """Start one gunicorn per worker, which a proxy needs to tell workers apart."""
     return [gunicorn(room, "gthread", workers=1) for _ in range(WORKERS)]
 
 
@@ -246,6 +250,6 @@ ASGI = Contender("asgi", asgi, sticky=False, base="asgi")
 STICKY_ASGI = Contender("StickyASGI", sticky_asgi, sets_cookie=True, base="asgi")
 NGINX_HASH = Contender("nginx", nginx)
 HAPROXY_HASH = Contender("HAProxy", haproxy)
-#: Our workers that are no threads, each after the one that it is compared with.
+#: The worker classes without threads, each of ours after the one that it is compared with.
 OTHERS = (GEVENT, STICKY_GEVENT, ASGI, STICKY_ASGI)
 ALL = (GTHREAD, STICKY, NGINX_HASH, HAPROXY_HASH, SYNC, *OTHERS)

@@ -1,8 +1,8 @@
 """Which CPUs a run may use.
 
 A round trip to a server takes about half as long when both ends happen to run on the same CPU, as
-they do when there is one client only and another CPU is busy. The scheduler may choose
-(``--cpus any``), which varies; ``one`` pins all to one CPU, ``two`` the servers to another one.
+they do when there is a single client and another CPU is busy. With ``--cpus any`` the scheduler
+chooses, which varies; ``one`` pins everything to one CPU, ``two`` pins the servers to another one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ALL = os.sched_getaffinity(0)
-#: Where the processes that are measured run, and the servers that they ask.
+#: The CPUs of the measured processes, and those of the servers that they query.
 CPUS = {
     "any": (_ALL, _ALL),
     "one": ({min(_ALL)}, {min(_ALL)}),
@@ -26,13 +26,13 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def use(choice: str) -> None:
-    """For this process, and those that it starts from now on, but for servers."""
+    """Pin this process and the processes that it starts from now on, except servers."""
     os.sched_setaffinity(0, CPUS[choice][0])
 
 
 @contextmanager
 def for_servers(choice: str) -> Iterator[None]:
-    """What is started inside is a server."""
+    """Pin processes that are started in this context as servers."""
     os.sched_setaffinity(0, CPUS[choice][1])
     try:
         yield

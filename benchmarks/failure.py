@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class Failure(Exception):
-    """A contender did not do what it is measured for: its figures mean nothing."""
+    """A contender did not do what is being measured, so its figures mean nothing."""

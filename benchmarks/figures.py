@@ -1,4 +1,4 @@
-"""The samples of a run, and what they come to. No I/O."""
+"""The samples of a run, and the figures computed from them. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .contenders import ALL, GTHREAD, HAPROXY_HASH, NGINX_HASH, STICKY, Contende
 from .load import Sample
 from .workloads import ALTERNATE, NEW, NEW_WITHOUT_COOKIE, PINNED, WORKLOADS, Workload
 
-# A pair of samples tells nothing when one of them had a third of the CPUs less.
+# A pair of samples is meaningless if one of them had a third less of the CPUs.
 NOISY = 0.3
 
 Cell = tuple[Workload, Contender]
@@ -33,7 +33,7 @@ class Figures:
         return median(figure(sample) for sample in self.rounds(cell))
 
     def ratios(self, cell: Cell, base: Contender) -> list[float]:
-        """Against `base` in the same round, where the neighbours were the same."""
+        """Return the ratios to ``base`` in the same round, where other load was the same."""
         return [
             mine.per_second / its.per_second
             for mine, its in zip(self.rounds(cell), self.rounds((cell[0], base)), strict=False)
@@ -57,8 +57,8 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A ratio that the project wants of Sticky."""
+class Target:
+    """A ratio that Sticky should reach."""
 
     title: str
     workload: Workload
@@ -74,13 +74,13 @@ class Mark:
         return f"{word}  {self.title}: x{got:.2f}, wanted x{self.wanted:.2f}"
 
 
-MARKS = (
-    Mark("pinned, of gthread", PINNED, GTHREAD, 0.97),
-    Mark("worst case, of gthread", ALTERNATE, GTHREAD, 0.8),
-    Mark("new connections, of gthread", NEW, GTHREAD, 1.2),
-    Mark("new connections without a cookie, of gthread", NEW_WITHOUT_COOKIE, GTHREAD, 1.2),
-    Mark("worst case, of nginx", ALTERNATE, NGINX_HASH, 1.0),
-    Mark("worst case, of HAProxy", ALTERNATE, HAPROXY_HASH, 1.0),
+TARGETS = (
+    Target("pinned, of gthread", PINNED, GTHREAD, 0.97),
+    Target("worst case, of gthread", ALTERNATE, GTHREAD, 0.8),
+    Target("new connections, of gthread", NEW, GTHREAD, 1.2),
+    Target("new connections without a cookie, of gthread", NEW_WITHOUT_COOKIE, GTHREAD, 1.2),
+    Target("worst case, of nginx", ALTERNATE, NGINX_HASH, 1.0),
+    Target("worst case, of HAProxy", ALTERNATE, HAPROXY_HASH, 1.0),
 )
 
 COLUMNS = (

@@ -1,4 +1,4 @@
-"""What keeps bytes for several workers: our stores, and what else there is."""
+"""The stores that are compared: ours, and others that several workers can share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gunicorn_cluster_ext.stores.handles import Stores
 
 VALUE = b"sixty bytes of a cached fragment of a page, or of a session."
 TTL = 300
-# cachelib's own limit of 500 files would have it prune all the time.
+# With cachelib's own limit of 500 files it would prune all the time.
 FILES = 100_000
 
 Call = Callable[[Any], object]
@@ -27,7 +27,7 @@ Call = Callable[[Any], object]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the contenders' servers and files are."""
+    """The addresses and the directory that the contenders use."""
 
     directory: Path
     redis_tcp: str
@@ -37,8 +37,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Calls:
-    """Each is called with a key. ``add`` also deletes what it has added, as a lock does. None:
-    there is no such thing, or it is not atomic."""
+    """The operations of a store; each is called with a key.
+
+    ``add`` also deletes what it has added, as a lock does. None means that the store has no such
+    operation, or that it is not atomic.
+    """
 
     get: Call
     set: Call

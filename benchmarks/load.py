@@ -18,7 +18,7 @@ CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients do. `cookies` and `connection` are words of load.lua."""
+    """What the clients do; ``cookies`` and ``connection`` are arguments of load.lua."""
 
     cookies: str
     connection: str
@@ -31,7 +31,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of wrk showed."""
+    """The result of one run of wrk."""
 
     requests: int
     seconds: float

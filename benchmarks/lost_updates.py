@@ -1,19 +1,19 @@
-"""How many changes of one session are lost when requests change it at the same time.
+"""How many changes of one session are lost when concurrent requests change it.
 
     python -m benchmarks.lost_updates [--rounds 100] [--pause 20] [--only WORD] [--markdown]
 
 Run it in the root of a checkout, with the test dependencies and ``flask-session`` installed, and
 redis-server, which it starts on loopback. Each contender is a stock gunicorn with 4 gthread
-workers of 4 threads; all of them run all the time, and take turns. A round, of each contender:
+workers of 4 threads; all of them run all the time, and take turns. A round of each contender:
 
-    no pause    8 requests at once look at the session, and then each sets a key of its own
+    no pause    8 concurrent requests read the session, then each sets a separate key
     pause       the same, but they wait for --pause milliseconds before they set it
-    nested      the same with a pause; what each changes is inside a dictionary of its own, and
-                nobody sets a ``modified`` flag
-    logout      a request that takes so long begins, another one ends the session; an undone
-                logout is one after which the old cookie still leads to a session with data
+    nested      the same with a pause; each changes a separate dictionary inside the session, and
+                none sets a ``modified`` flag
+    logout      a request with that pause begins, then another one ends the session; a logout is
+                undone if the old cookie leads to a session with data afterwards
 
-Exits with status 1 if one of ours has lost anything.
+The exit status is 1 if one of ours has lost anything.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PACKAGES = ("flask", "flask-session", "django", "redis", "lmdb")
 class Contender:
     name: str
     site: str
-    #: ``cluster_store``; empty: it is none of ours.
+    #: The value of ``cluster_store``; empty for a contender that is not ours.
     store: str = ""
 
 
@@ -75,14 +75,14 @@ CONTENDERS = (
 
 @dataclass
 class Seen:
-    """What has become of a contender's requests. Lost changes and all of them by kind."""
+    """The outcome of a contender's requests: lost changes, and all changes, by kind."""
 
     lost: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     all: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     undone: int = 0
     logouts: int = 0
     errors: int = 0
-    #: In each round with a pause, how many served it.
+    #: The number of workers that served the requests, in each round with a pause.
     workers: list[int] = field(default_factory=list)
 
 
@@ -106,7 +106,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--pause", type=float, default=20, help="in milliseconds")
+    parser.add_argument("--pause", type=float, default=20, help="pause in milliseconds")
     parser.add_argument("--only", default="", help="contenders whose name contains this")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
@@ -210,13 +210,13 @@ class Visit:
         return session
 
     def _get(self, target: str, *, may_fail: bool = False) -> Answer:
-        """``may_fail``: a session that has ended meanwhile is a reason for an error."""
+        """Send a request; with ``may_fail`` an error does not count: the session may have ended."""
         answer = self._server.get(target, cookie=self._cookie)
         self._seen.errors += answer.status != 200 and not may_fail
         return answer
 
 
-# --- what it comes to -------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------
 
 
 def fails(contender: Contender, seen: Seen) -> bool:
@@ -240,7 +240,7 @@ def as_report(
         as_list(
             [
                 *(f"LEFT OUT: {each.name}: {why}" for each, why in left_out.items()),
-                *(mark(each, its) for each, its in measured.items() if each.store),
+                *(verdict(each, its) for each, its in measured.items() if each.store),
             ]
         ),
     ]
@@ -261,7 +261,7 @@ def row(contender: Contender, seen: Seen) -> report.Row:
     )
 
 
-def mark(contender: Contender, seen: Seen) -> str:
+def verdict(contender: Contender, seen: Seen) -> str:
     word = "FAIL" if fails(contender, seen) else "PASS"
     return f"{word}  {contender.name}: nothing lost, nothing undone, no error"
 

@@ -1,4 +1,4 @@
-"""Where and when a run was made: figures mean nothing without it."""
+"""The machine and the time of a run, without which figures mean nothing."""
 
 from __future__ import annotations
 

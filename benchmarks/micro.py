@@ -1,8 +1,8 @@
-"""Nanoseconds per call of what Sticky does to a request before it is served.
+"""Nanoseconds per call of each step that Sticky takes before a request is served.
 
     python -m benchmarks.micro [--markdown]
 
-The best of several repeats: what the code costs when nothing interferes.
+The figures are the best of several repeats: the cost of the code when nothing interferes.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def nanoseconds(call: Callable[[], object]) -> float:
 
 
 def board() -> Board:
-    """As 4 workers leave it when all of them serve."""
+    """Return a board as 4 serving workers leave it."""
     made = Board.create(SLOTS)
     for slot in range(SLOTS):
         seat = slot * SEATS_PER_SLOT

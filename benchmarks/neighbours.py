@@ -1,4 +1,4 @@
-"""How much CPU time others used meanwhile: other programs, and other guests of the host."""
+"""The CPU time that other programs, and other guests of the host, used during a measurement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .process import TICKS_PER_SECOND
 
 
 class Neighbours:
-    """Counts from its creation on."""
+    """Measures from its creation on."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -19,10 +19,10 @@ class Neighbours:
         self.waited_for = children_seconds()
 
     def share(self, ours: float) -> float:
-        """Others' part of all CPU time; ``ours`` are the seconds that our servers used.
+        """Return the share of others in all CPU time; ``ours`` is that of our servers in seconds.
 
-        What ended children used is ours too: that is wrk. What the kernel does in soft
-        interrupts, much of it loopback traffic, is nobody's.
+        The time of children that have ended (wrk) is ours too. The kernel's time in soft
+        interrupts, much of it loopback traffic, counts for neither.
         """
         wrk = children_seconds() - self.waited_for
         others = used_seconds() - self.used - wrk - ours
@@ -31,7 +31,7 @@ class Neighbours:
 
 
 def used_seconds() -> float:
-    """CPU time used so far on this machine, and time the host gave to other guests."""
+    """Return the CPU time used so far on this machine, including time given to other guests."""
     words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, words[1:9])
     return (user + nice + system + steal) / TICKS_PER_SECOND

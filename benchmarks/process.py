@@ -1,4 +1,4 @@
-"""A contender's process with all its descendants, and the CPU time they used."""
+"""A contender's process with all its descendants, and the CPU time that they used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_SECONDS = 5.0
 
 
 class Process:
-    """Started in a session of its own, so that nothing of it outlives `stop`."""
+    """A process in a session of its own, so that no descendant outlives ``stop``."""
 
     def __init__(self, command: list[str], directory: Path, env: dict[str, str]):
         self.command = command
@@ -41,7 +41,7 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
 
     def cpu_ticks(self) -> dict[int, int]:
-        """CPU time so far of every process of the tree, in clock ticks."""
+        """Return the CPU time of every process of the tree so far, in clock ticks."""
         pids = [self.popen.pid]
         for pid in pids:  # grows while it is walked
             pids.extend(children(pid))
@@ -62,7 +62,7 @@ class Process:
 
 
 def children(pid: int) -> list[int]:
-    # A thread can fork too, so the children of every task count.
+    # A thread can fork too, so the children of every task are listed.
     return [
         int(child)
         for task in Path(f"/proc/{pid}/task").iterdir()
@@ -72,7 +72,7 @@ def children(pid: int) -> list[int]:
 
 def cpu_ticks(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text()
-    # The name in parentheses may hold spaces and parentheses of its own.
+    # The name in parentheses may itself contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     user, system = fields[11:13]
     return int(user) + int(system)

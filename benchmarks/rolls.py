@@ -1,11 +1,11 @@
-"""What clients see of a reload, and what a crash loop costs: stock gunicorn and this pack.
+"""What clients see of a reload, and what a crash loop costs, with stock gunicorn and this pack.
 
     python -m benchmarks.rolls [--rounds 3] [--markdown]
 
 Run it in the root of a checkout, with the test dependencies installed. Every round starts each
-contender anew, in turn: three workers, 16 kept-alive connections that pause 10 ms between two
-requests and never retry, and one HUP, after which the application takes two seconds to import.
-Then workers that die 0.3 s after they are ready, for ten seconds.
+contender in turn: three workers, 16 keep-alive connections whose client pauses 10 ms between two
+requests and never retries, and one HUP, after which the application takes two seconds to import.
+Then, for ten seconds, workers die 0.3 s after they are ready.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.integration.view import View
-
 from tests.harness.clients.load import Load
 from tests.harness.servers.deploy import APP, GOOD, deploy, slow
 from tests.harness.servers.gunicorn import Gunicorn
+from tests.harness.view import View
 
 from . import machine, report
 
@@ -39,7 +38,7 @@ COMMON = f"workers = {WORKERS}\nkeepalive = 60\n"
 
 T = TypeVar("T")
 
-#: How each is configured.
+#: The configuration of each contender.
 CONTENDERS = {
     "gthread, stock": 'worker_class = "gthread"\nthreads = 8\n',
     "gthread, this pack's arbiter": f'{PACK}worker_class = "gthread"\nthreads = 8\n',
@@ -117,7 +116,7 @@ def slowest_turn(server: Gunicorn) -> float | None:
 
 
 def crash_loop(server: Gunicorn) -> int:
-    """How many workers are booted in ten seconds."""
+    """Return the number of workers that are booted in ten seconds."""
     dying = "import os, threading\nthreading.Timer(0.3, os._exit, (7,)).start()\n"
     deploy(server.directory, dying + GOOD)
     for pid in server.worker_pids():
@@ -164,7 +163,7 @@ def show(reloads: dict[str, list[Reload]], boots: dict[str, list[int]], *, markd
 
 
 def row(name: str, runs: list[Reload], boots: list[int]) -> tuple[str, ...]:
-    """Sums of what must not happen, medians of the rest."""
+    """Return sums of what must not happen, and medians of the rest."""
     turns = [each.turn for each in runs if each.turn is not None]
     return (
         name,

@@ -1,4 +1,4 @@
-"""A session's contents, and what a request does with it; the same in every framework."""
+"""A session's contents, and what a request does with them; the same in every framework."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Session = MutableMapping[str, Any]
 
-#: What an ordinary application keeps.
+#: What an ordinary application keeps in a session.
 CONTENTS: dict[str, Any] = {
     "user": 4711,
     "name": "Ada Lovelace",
@@ -36,11 +36,11 @@ def read(session: Session) -> None:
 
 
 def write(session: Session) -> None:
-    """Another value each time: one that is the same need not be stored."""
+    """Store a different value each time: an equal one need not be written."""
     session["visits"] = next(_numbers)
 
 
-#: By path.
+#: The action of each path.
 ACTS: dict[str, Callable[[Session], None]] = {
     "/begin": begin,
     "/untouched": leave_alone,

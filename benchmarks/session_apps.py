@@ -1,4 +1,4 @@
-"""WSGI applications with sessions of one kind or another, to be called in this process."""
+"""WSGI applications with different kinds of sessions, called in this process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Place:
 
 
 class Client:
-    """Sends its cookies with each request; those that are set later do not count."""
+    """Sends the same cookies with each request, and ignores those that are set later."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -112,7 +112,7 @@ def flask_app() -> Flask:
 
 
 class WithoutSession(SessionInterface):
-    """A dictionary that nobody keeps: what Flask itself takes for the request."""
+    """A session that is not stored, to measure what Flask itself costs."""
 
     def open_session(self, app: Flask, request: Any) -> SecureCookieSession:
         return SecureCookieSession(CONTENTS)
@@ -132,7 +132,7 @@ def flask_signed_cookie(_: Place) -> App:
 
 
 def flask_session(place: Place, *, lean: bool) -> App:
-    """``lean``: it does not write sessions that nobody has changed, as it does by default."""
+    """Flask-Session; ``lean`` keeps it from writing unchanged sessions, which is its default."""
     app = flask_app()
     app.config["SESSION_REFRESH_EACH_REQUEST"] = not lean
     app.session_interface = RedisSessionInterface(app, redis.Redis.from_url(place.redis))
@@ -169,7 +169,7 @@ def flask_ours(place: Place, stores: Callable[[Place], Stores]) -> App:
 class Contender:
     name: str
     make: Callable[[Place], App]
-    #: The same application without a session.
+    #: The name of the same application without a session.
     base: str
 
 
@@ -191,7 +191,7 @@ ALL = (
 
 
 def client(contender: Contender, place: Place) -> Client:
-    """One whose session is there."""
+    """Return a client that has a session."""
     made = Client(contender.make(place))
     made.begin()
     for path in ACTS:

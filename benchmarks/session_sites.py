@@ -1,12 +1,12 @@
-"""Sites for gunicorn whose requests change one session at the same time.
+"""Sites for gunicorn whose concurrent requests change one session.
 
-    /begin                     a new session
-    /set?key=&value=&pause=    look at the session, pause, give a key a value
+    /begin                     starts a new session
+    /set?key=&value=&pause=    reads the session, pauses, sets a key
     /nested?key=&value=&pause= the same for a dictionary in the session, whose key exists
-    /logout                    end the session
-    /show                      what there is
+    /logout                    ends the session
+    /show                      returns the contents
 
-Every answer is JSON: the worker's process id, and the session's contents as ``/show`` has them.
+Every response is JSON with the worker's process id and the session's contents.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def django_ours() -> Any:
 
 
 def django_own(engine: str, url: str) -> Any:
-    """``engine``: one of those that come with Django."""
+    """A site with one of Django's own session engines."""
     cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url}
     middleware = "django.contrib.sessions.middleware.SessionMiddleware"
     return django_site(f"django.contrib.sessions.backends.{engine}", middleware, cache)
@@ -135,7 +135,7 @@ def django_site(engine: str, middleware: str, cache: dict[str, Any] | None = Non
 
 
 def make_table() -> None:
-    """Before the fork, which the connection must not see."""
+    """Create the table before the fork, which the connection must not cross."""
     from django.core.management import call_command
     from django.db import connection
 
@@ -151,7 +151,7 @@ def django_view(request: Any, path: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """``urlpatterns``, that Django looks for here: only a Django site imports it."""
+    """Provide ``urlpatterns``, which Django looks for here: only a Django site needs the import."""
     if name != "urlpatterns":
         raise AttributeError(name)
     from django.urls import path

@@ -1,16 +1,16 @@
-"""What a session costs each request: ours, Flask-Session's, and Flask's signed cookie.
+"""What a session adds to each request: ours, Flask-Session's, and Flask's signed cookie.
 
     python -m benchmarks.sessions [--rounds 15] [--seconds 0.1] [--cpus any] [--markdown]
 
 Run it in the root of a checkout, with the test dependencies, ``flask-session`` and ``hiredis``
 installed, and redis-server, which it starts on loopback. The applications are called in this
-process, without a network but for Redis. Every request brings the cookie of a session with seven
-entries, and leaves it alone, reads two, or gives one another value.
+process, without a network except to Redis. Every request brings the cookie of a session with seven
+entries, and does not touch it, reads two entries, or changes one.
 
-In every round all contenders of one kind of request are measured right after each other; ratios
-are taken within a round, then their median. Round trips are the read events that Redis counts,
-commands what it has called, in scripts as well. Their times depend on ``--cpus``: see
-benchmarks/cpus.py.
+In every round all contenders of one kind of request are measured one right after the other; ratios
+are taken within a round, then their median. Round trips are the read events that Redis counts;
+commands are those that it has executed, also in scripts. Times of round trips depend on ``--cpus``:
+see benchmarks/cpus.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .session_apps import (
 from .timings import Timings, microseconds, show, versions
 
 CASES = ("untouched", "read", "written")
-#: How often Redis may be asked: once to read, once to write.
+#: The allowed round trips to Redis: one to read, one to write.
 TRIPS = {"untouched": 0, "read": 1, "written": 2}
 COUNTED = 100
 PACKAGES = ("flask", "flask-session", "redis", "hiredis", "lmdb")
@@ -49,7 +49,7 @@ PACKAGES = ("flask", "flask-session", "redis", "hiredis", "lmdb")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Per request."""
+    """Round trips and commands per request."""
 
     trips: float
     commands: dict[str, float]
@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.1, help="seconds per measurement")
     cpus.add_option(parser)
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
@@ -118,7 +118,7 @@ def one_round(clients: dict[Contender, Client], timings: Timings, seconds: float
             timings.add((contender.name, case), microseconds(its.get, [f"/{case}"], seconds))
 
 
-# --- what Redis is asked ----------------------------------------------------------------------
+# --- traffic to Redis -------------------------------------------------------------------------
 
 
 def traffic_of(clients: dict[Contender, Client], where: Place) -> Traffics:
@@ -137,7 +137,7 @@ def traffic(watcher: redis.Redis, its: Client, case: str) -> Traffic:
     trips_then, commands_then = counts(watcher)
     made = {name: times - commands.get(name, 0) for name, times in commands_then.items()}
     return Traffic(
-        # Less the watcher's: its second question, and the first one of the second time.
+        # Without the watcher's own: its second query, and the first one of the second count.
         (trips_then - trips - 2) / COUNTED,
         {name: times / COUNTED for name, times in made.items() if times and name != "info"},
     )
@@ -149,7 +149,7 @@ def counts(watcher: redis.Redis) -> tuple[int, dict[str, int]]:
     return trips, {name.partition("_")[2]: each["calls"] for name, each in found.items()}
 
 
-# --- what they come to ------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------
 
 
 def as_report(timings: Timings, traffics: Traffics, options: argparse.Namespace) -> str:
@@ -169,7 +169,7 @@ def as_report(timings: Timings, traffics: Traffics, options: argparse.Namespace)
             ("", *CASES),
             [(name, *(str(traffics[name, case]) for case in CASES)) for name in ordered(asked)],
         ),
-        as_list([*timings.left_out(), *marks(timings, traffics)]),
+        as_list([*timings.left_out(), *verdicts(timings, traffics)]),
     ]
     return "\n\n".join(parts)
 
@@ -195,7 +195,7 @@ def times(timings: Timings, contender: Contender, case: str) -> tuple[str, str]:
     return show(mine), "" if contender.name == contender.base else show(added)
 
 
-def marks(timings: Timings, traffics: Traffics) -> Iterator[str]:
+def verdicts(timings: Timings, traffics: Traffics) -> Iterator[str]:
     for case in CASES:
         yield few_trips(traffics, case)
         for rival in (RIVAL, LEAN_RIVAL):
@@ -207,7 +207,7 @@ def few_trips(traffics: Traffics, case: str) -> str:
     found = traffics.get((OURS.name, case))
     if found is None:
         return f"----  {title}: not measured"
-    # A session is written for its time to live now and then.
+    # Now and then an unchanged session is written to renew its time to live.
     word = "PASS" if found.trips <= TRIPS[case] + 1 / COUNTED else "FAIL"
     return f"{word}  {title}: {found.trips:g}"
 

@@ -3,17 +3,16 @@
     python -m benchmarks.sticky [--rounds 5] [--seconds 4] [--only WORD] [--calm PERCENT]
                                 [--markdown]
 
-Run it in the root of a checkout, with the package or at least its dependencies
-installed. It starts every contender itself, on free loopback ports and in a
-private directory, needs wrk (and nginx and haproxy, to be compared with), and
-takes some five minutes. Every round starts new servers, and measures the
-contenders of one workload one right after the other, so that they have the
-same noisy neighbours; ratios are taken within a round, then their median.
+Run it in the root of a checkout, with the package or at least its dependencies installed. It
+needs wrk (and nginx and haproxy, for comparison) and takes about five minutes. It starts every
+contender itself, on free loopback ports and in a private directory. Every round starts new servers
+and measures the contenders of one workload one right after the other, so that they have the same
+noisy neighbours; ratios are taken within a round, then their median.
 
-CPU time is that of all server processes (a proxy's too, not wrk's), divided by
-the requests completed. The run fails, with status 1, when any request failed
-or was served by another worker than its cookie's. Where the machine cannot be kept
-quiet, --calm 5 measures again while other programs use more than 5 % of the CPUs.
+CPU time is that of all server processes (including a proxy's, but not wrk's), divided by the number
+of completed requests. The run fails, with status 1, if any request failed or was served by a worker
+other than the one that its cookie names. If the machine cannot be kept quiet, --calm 5 repeats a
+measurement while other programs use more than 5 % of the CPUs.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from . import machine, report
 from .affinity import Route, routes, verify
 from .contenders import ALL, THREADS, WORKERS, Contender, Server, which
 from .failure import Failure
-from .figures import COLUMNS, MARKS, Cell, Figures, tables
+from .figures import COLUMNS, TARGETS, Cell, Figures, tables
 from .load import CONNECTIONS, Sample, measure
 from .workloads import WORKLOADS
 
@@ -46,7 +45,7 @@ Running = dict[Contender, tuple[Server, list[Route]]]
 def main() -> int:
     options = arguments()
     cells = chosen(options.only)
-    # Otherwise the servers would outlive a run that is stopped.
+    # Otherwise the servers would outlive a run that is interrupted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     figures = Figures()
     stopped = False
@@ -71,7 +70,7 @@ def arguments() -> argparse.Namespace:
     )
     names = [each.key for each in WORKLOADS] + [each.name for each in ALL]
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=4, help="seconds per measurement")
     parser.add_argument(
         "--only",
         action="append",
@@ -84,14 +83,14 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=100,
         metavar="PERCENT",
-        help=f"measure again, {CALM_TRIES} times at most, when others used more of the CPUs",
+        help=f"measure again, at most {CALM_TRIES} times, if others used more of the CPUs",
     )
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
 
 
 def chosen(only: list[str] | None) -> list[Cell]:
-    """The workloads named (or all of them) with the contenders named (or all)."""
+    """Return the named workloads (or all) with the named contenders (or all)."""
     words = set(only or ())
     keys = words & {workload.key for workload in WORKLOADS}
     names = words & {contender.name for contender in ALL}
@@ -120,17 +119,17 @@ def run(figures: Figures, cells: list[Cell], options: argparse.Namespace) -> Non
 
 
 def in_calm(take: Callable[[], Sample], calm: float) -> Sample:
-    """A sample during which others used no more than ``calm``, or the calmest of some."""
+    """Return a sample during which others used at most ``calm``, or the calmest of several."""
     samples = [take()]
     while samples[-1].others > calm and not samples[-1].bad and len(samples) < CALM_TRIES:
-        print(f"others used {samples[-1].others:.0%}: once more", file=sys.stderr)
+        print(f"others used {samples[-1].others:.0%}: measuring again", file=sys.stderr)
         time.sleep(CALM_PAUSE)
         samples.append(take())
     return min(samples, key=lambda sample: (sample.bad == 0, sample.others))
 
 
 def in_order(cells: list[Cell], number: int) -> list[Cell]:
-    """Workload by workload, whose contenders take turns in coming first."""
+    """Yield workload by workload; its contenders take turns in being first."""
     shuffled = random.Random(number).sample(cells, len(cells))
     return sorted(shuffled, key=lambda cell: WORKLOADS.index(cell[0]))
 
@@ -161,7 +160,7 @@ def as_report(figures: Figures, options: argparse.Namespace, stopped: bool) -> s
     )
     parts = [as_list([*machine.describe(), setup, figures.others()])]
     parts += [as_table(title, COLUMNS, rows) for title, rows in tables(figures)]
-    parts.append(as_list(mark.judge(figures) for mark in MARKS))
+    parts.append(as_list(target.judge(figures) for target in TARGETS))
     if bad := figures.bad():
         parts.append(as_list(["Requests failed or reached a wrong worker:", *bad]))
     return "\n\n".join(parts)

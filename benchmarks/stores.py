@@ -1,17 +1,17 @@
-"""Microseconds per operation of our stores, and of what else keeps bytes for several workers.
+"""Microseconds per operation of our stores, and of others that several workers can share.
 
     python -m benchmarks.stores [--rounds 15] [--seconds 0.1] [--processes 1 4] [--cpus any]
                                 [--markdown]
 
 Run it in the root of a checkout, with the test dependencies, ``diskcache``, ``cachelib`` and
-``hiredis`` installed (redis-py takes the last one when it is there), and redis-server. It starts
-a Redis and, for the dirty stash, a gunicorn, on loopback and in a private directory.
+``hiredis`` installed (redis-py uses hiredis if it is installed), and redis-server. It starts a
+Redis and, for the dirty stash, a gunicorn, on loopback and in a private directory.
 
 Values have 60 bytes and, where that is possible, a time to live; there are 1,000 keys. In every
-round the contenders of one operation are measured right after each other, in the same processes;
+round the contenders of one operation are measured one right after the other, in the same processes;
 ratios are taken within a round, then their median. With several processes all do the same at the
 same time, on the same keys; times are those that each of them sees. ``add`` is an atomic add of
-what is not there and its deletion. Times of round trips depend on ``--cpus``: see
+a missing key, and its deletion. Times of round trips depend on ``--cpus``: see
 benchmarks/cpus.py.
 """
 
@@ -45,7 +45,7 @@ from .keepers import (
     Keeper,
     Place,
 )
-from .timings import Mark, Timings, microseconds, show, versions
+from .timings import Target, Timings, microseconds, show, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = 1_000
@@ -56,14 +56,14 @@ dirty_workers = 1
 dirty_apps = ["gunicorn.dirty.app:DirtyApp"]
 """
 PACKAGES = ("redis", "hiredis", "lmdb", "diskcache", "cachelib")
-MARKS = (
-    Mark("get, redis-py over TCP", (PLAIN_REDIS.name, "get"), (EMBEDDED.name, "get"), 40),
-    Mark("get, diskcache", (DISKCACHE.name, "get"), (EMBEDDED.name, "get"), 5),
+TARGETS = (
+    Target("get, redis-py over TCP", (PLAIN_REDIS.name, "get"), (EMBEDDED.name, "get"), 40),
+    Target("get, diskcache", (DISKCACHE.name, "get"), (EMBEDDED.name, "get"), 5),
 )
 
-#: A time, or why there is none; None where there is no such operation.
+#: A time in microseconds, or why there is none; None if the store has no such operation.
 Sample = float | str | None
-#: By round, then for each operation and contender.
+#: For each round, the sample of each contender and operation.
 Samples = list[dict[tuple[str, str], Sample]]
 
 
@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.1, help="seconds per measurement")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4])
     cpus.add_option(parser)
     parser.add_argument("--markdown", action="store_true")
@@ -121,7 +121,7 @@ def measure(where: Place, processes: int, options: argparse.Namespace) -> Timing
         return merged([job.result() for job in jobs])
 
 
-# --- in the processes that are measured -------------------------------------------------------
+# --- in the measured processes ----------------------------------------------------------------
 
 _together: Barrier
 
@@ -132,12 +132,12 @@ def join(barrier: Barrier) -> None:
 
 
 def work(where: Place, rounds: int, seconds: float) -> Samples:
-    """The barrier also keeps this process from doing another's share."""
+    """Measure all rounds; the barrier also keeps this process from taking another's job."""
     opened = {keeper: usable(keeper, where) for keeper in ALL}
     samples = [one_round(opened, seconds) for _ in range(rounds)]
     for keeper, calls in opened.items():
         if isinstance(calls, Calls) and not holds_all(calls):
-            # What was measured as get may have been a miss.
+            # Some of the measured gets may have been misses.
             samples[-1][keeper.name, "get"] = "does not hold all that it was given"
     return samples
 
@@ -153,7 +153,7 @@ def usable(keeper: Keeper, where: Place) -> Calls | str:
 
 
 def holds_all(calls: Calls) -> bool:
-    """Other processes may write meanwhile, but always this."""
+    """Return True if all keys have their value; other processes write the same value meanwhile."""
     return all(calls.get(key) == VALUE for key in keys("get", calls))
 
 
@@ -179,16 +179,16 @@ def sample(calls: Calls | str, operation: str, seconds: float) -> Sample:
 
 
 def keys(operation: str, calls: Calls) -> list[object]:
-    """Values, numbers and locks do not mix; a lock is that of one process."""
+    """Return the keys; values, numbers and locks have separate ones, locks also per process."""
     prefix = {"add": f"add:{os.getpid()}", "incr": "incr"}.get(operation, "value")
     return [calls.key(f"{prefix}:{number:04}") for number in range(KEYS)]
 
 
-# --- what they come to ------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------
 
 
 def merged(all_samples: list[Samples]) -> Timings:
-    """The mean over the processes, for each round."""
+    """Return the mean over the processes, for each round."""
     timings = Timings()
     for rounds in zip(*all_samples, strict=True):
         for cell in rounds[0]:
@@ -215,7 +215,7 @@ def as_report(timings: dict[int, Timings], options: argparse.Namespace) -> str:
         parts.append(as_table(title, columns(), rows(its)))
         parts += [as_list(its.left_out())] if its.failures else []
     if alone := timings.get(1):
-        parts.append(as_list(mark.judge(alone) for mark in MARKS))
+        parts.append(as_list(target.judge(alone) for target in TARGETS))
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Times per call, taken in turns so that all contenders have the same neighbours, and ratios."""
+"""Times per call, and ratios; contenders take turns, so that other load affects them alike."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from itertools import cycle
 from statistics import median
 from typing import Any
 
-#: Who, doing what.
+#: A contender and an operation.
 Cell = tuple[str, str]
 
-# Calls between two looks at the clock.
+# Calls between two readings of the clock.
 CHUNK = 20
 
 
 def microseconds(call: Callable[[Any], object], arguments: Sequence[Any], seconds: float) -> float:
-    """Per call, one argument after the other, over and over for about so many seconds."""
+    """Return the time per call, with the arguments in turn, repeated for about ``seconds``."""
     chunks = cycle([arguments[n : n + CHUNK] for n in range(0, len(arguments), CHUNK)])
     calls = 0
     begun = now = time.perf_counter()
@@ -35,7 +35,7 @@ def microseconds(call: Callable[[Any], object], arguments: Sequence[Any], second
 
 @dataclass
 class Timings:
-    """In microseconds: one for each cell and round, or why there is none."""
+    """Samples in microseconds, one per cell and round, or the reason why there are none."""
 
     samples: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: dict[str, str] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class Timings:
         return median(samples) if samples and cell[0] not in self.failures else None
 
     def ratio(self, cell: Cell, base: Cell) -> float | None:
-        """How many times as long as ``base``, in the same round."""
+        """Return the median ratio to ``base`` in the same round."""
         return self._compared(cell, base, operator.truediv)
 
     def added(self, cell: Cell, base: Cell) -> float | None:
-        """How much longer than ``base``, in the same round."""
+        """Return the median difference from ``base`` in the same round."""
         return self._compared(cell, base, operator.sub)
 
     def _compared(
@@ -70,8 +70,8 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """``cell`` must take at least so many times as long as ``base``."""
+class Target:
+    """``cell`` should take at least ``wanted`` times as long as ``base``."""
 
     title: str
     cell: Cell

@@ -1,4 +1,4 @@
-"""What is measured: each workload with the contenders that it compares."""
+"""The workloads, each with the contenders that it compares."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PINNED = Workload(
     Load("pinned", "keep-alive", wrk_threads=2),
     (GTHREAD, STICKY, *OTHERS),
 )
-# Two threads with 8 connections each: about half of the requests find their
-# connection at the other worker, as behind a proxy that mixes its clients.
+# Two threads with 8 connections each: about half of the requests arrive at the worker that does
+# not own them, as behind a proxy that mixes its clients.
 MIXED = Workload(
     "mixed",
     "keep-alive, the cookie changes on about every second request",
     Load("alternate", "keep-alive", wrk_threads=2),
     (GTHREAD, STICKY, *OTHERS),
 )
-# A thread for each connection: see load.lua.
+# One thread per connection: see load.lua.
 ALTERNATE = Workload(
     "alternate",
     "keep-alive, the cookie alternates on every request (the worst case)",

@@ -1,8 +1,8 @@
-"""A chat on several workers: every message says which worker served it, and reaches everybody.
+"""A chat on several workers: every message names its worker and reaches every client.
 
     gunicorn -k gunicorn_cluster_ext.Sticky -w 4 --chdir examples chat:app
 
-That is all on one machine. On several, or for several servers, name a Redis that they share:
+This is enough on one machine. For several machines or servers, name a Redis that they share:
 
     GUNICORN_CLUSTER_STORE=redis://host:port/0 gunicorn -k gunicorn_cluster_ext.Sticky ...
 """
@@ -38,5 +38,5 @@ def say(text: str) -> None:
 
 @socketio.on("call")
 def call(number: int) -> dict[str, Any]:
-    """Answers the caller alone, as Socket.IO's acknowledgement."""
+    """Answer only the caller, by Socket.IO's acknowledgement."""
     return {"number": number, "worker": gunicorn_cluster_ext.worker_id(), "pid": os.getpid()}

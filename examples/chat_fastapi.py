@@ -1,4 +1,4 @@
-"""The same chat in an event loop: FastAPI, and python-socketio's ASGI application around it.
+"""The same chat in an event loop: FastAPI, wrapped in python-socketio's ASGI application.
 
     gunicorn -k gunicorn_cluster_ext.StickyASGI -w 4 --chdir examples chat_fastapi:app
 
@@ -43,5 +43,5 @@ async def say(sid: str, text: str) -> None:
 
 @server.event
 async def call(sid: str, number: int) -> dict[str, Any]:
-    """Answers the caller alone, as Socket.IO's acknowledgement."""
+    """Answer only the caller, by Socket.IO's acknowledgement."""
     return {"number": number, "worker": gunicorn_cluster_ext.worker_id(), "pid": os.getpid()}

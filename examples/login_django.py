@@ -2,9 +2,9 @@
 
     gunicorn -k gunicorn_cluster_ext.Sticky -w 4 --chdir examples login_django:application
 
-Open the page in several browsers: every worker has a wrong counter of its own, while the session
-and the right counter are those of all. They are kept on this machine; for several machines give the
-address of a Redis server: GUNICORN_CLUSTER_STORE=redis://host:port/0.
+Open the page in several browsers: every worker has its own (wrong) counter, while the session and
+the right counter are shared by all workers. They are stored on this machine; for several machines
+give the address of a Redis: GUNICORN_CLUSTER_STORE=redis://host:port/0.
 """
 
 import os

@@ -2,9 +2,9 @@
 
     gunicorn -c python:gunicorn_cluster_ext.conf -k asgi -w 4 --chdir examples login_fastapi:app
 
-Open the page in several browsers: every worker has a wrong counter of its own, while the session
-and the right counter are those of all. They are kept on this machine; for several machines give the
-address of a Redis server: GUNICORN_CLUSTER_STORE=redis://host:port/0.
+Open the page in several browsers: every worker has its own (wrong) counter, while the session and
+the right counter are shared by all workers. They are stored on this machine; for several machines
+give the address of a Redis: GUNICORN_CLUSTER_STORE=redis://host:port/0.
 """
 
 from html import escape
@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from gunicorn_cluster_ext import cache, worker_id
-from gunicorn_cluster_ext.session.asgi import ASGISessionMiddleware
+from gunicorn_cluster_ext.session import ASGISessionMiddleware
 
 app = FastAPI()
 app.add_middleware(ASGISessionMiddleware)  # request.session, in the store

@@ -3,12 +3,12 @@
     GUNICORN_CLUSTER_STICKY=learn:header:Mcp-Session-Id \
         gunicorn -k gunicorn_cluster_ext.StickyASGI -w 4 --chdir examples mcp_server:app
 
-Clients find it at http://127.0.0.1:8000/mcp. A session is in the memory of the worker that opened
-it, and no other knows it. The rule learns the session's id from the response to the client's first
-request, and brings every request that carries it to that worker, over whatever connection.
+Clients connect to http://127.0.0.1:8000/mcp. A session is in the memory of the worker that opened
+it, and no other worker knows it. The rule learns the session's id from the response to the client's
+first request, and routes every request with this id to that worker, over any connection.
 
-A worker that is replaced (HUP) goes on with its sessions for cluster_drain_timeout, if that is
-not set for gunicorn's graceful_timeout of 30 s. Set it to as long as your sessions may take.
+A worker that is replaced (HUP) continues its sessions for cluster_drain_timeout (default:
+gunicorn's graceful_timeout, 30 s). Set it to the longest time that your sessions may take.
 """
 
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ notes: WeakKeyDictionary[ServerSession, list[str]] = WeakKeyDictionary()
 
 @mcp.tool()
 def write(text: str, context: Context) -> dict[str, int | None]:
-    """Write a note into this session's notebook; answers how many there are, and the worker."""
+    """Write a note into this session's notebook; return the number of notes and the worker."""
     mine = notes.setdefault(context.session, [])
     mine.append(text)
     return {"notes": len(mine), "worker": worker_id()}
@@ -34,5 +34,5 @@ def write(text: str, context: Context) -> dict[str, int | None]:
 
 @mcp.tool()
 def read(context: Context) -> list[str]:
-    """The notes of this session, in order."""
+    """Return the notes of this session, in order."""
     return notes.get(context.session, [])

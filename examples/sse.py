@@ -1,10 +1,10 @@
-"""Server-sent events on several workers: what is said to one is heard from all, without a broker.
+"""Server-sent events on several workers: a message to one reaches the clients of all, no broker.
 
     gunicorn -k gunicorn_cluster_ext.StickyASGI -w 4 --chdir examples sse:app
 
-Open the page in several browsers; each says which worker it hears. A stream stays with its worker
-while that is replaced (HUP), for cluster_drain_timeout at most. Then the browser connects anew by
-itself, and misses what is said meanwhile.
+Open the page in several browsers; each shows the worker of its stream. A stream stays with its
+worker while the worker is being replaced (HUP), for at most cluster_drain_timeout. Then the browser
+reconnects by itself, and misses messages that are sent in between.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ element("form").onsubmit = event => {
 </script>
 """
 
-#: So many messages may wait for a slow client; then its stream ends, and it connects anew.
+#: The most messages that wait for a slow client; then its stream ends, and it reconnects.
 ROOM = 1_000
 
-#: One for each client of this worker.
+#: One queue per client of this worker.
 streams: set[asyncio.Queue[bytes]] = set()
 
 
 def hear(message: bytes) -> None:
-    """Called in the event loop, with what other workers publish."""
+    """Pass a message to the clients of this worker; runs in the event loop."""
     for stream in list(streams):
         try:
             stream.put_nowait(message)
@@ -73,7 +73,7 @@ async def page() -> HTMLResponse:
 async def say(request: Request) -> Response:
     text = (await request.body()).decode(errors="replace")[:500]
     message = json.dumps({"text": text, "worker": worker_id()}).encode()
-    hear(message)  # the bus reaches the others
+    hear(message)  # the bus reaches only the other workers
     await bus.apublish("said", message)
     return Response(status_code=204)
 
@@ -93,7 +93,7 @@ async def stream() -> AsyncIterator[bytes]:
             try:
                 message = await asyncio.wait_for(mine.get(), 15)
             except asyncio.TimeoutError:
-                yield b": still here\n\n"  # so that proxies do not close what seems idle
+                yield b": still here\n\n"  # so that proxies do not close an idle stream
             else:
                 yield b"data: %s\n\n" % message
     finally:

@@ -16,7 +16,7 @@ from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing import asgi, wsgi
 from gunicorn_cluster_ext.routing.responses import Affinity
 from gunicorn_cluster_ext.runtime import context, counters, identity, proctitle, prometheus_files
-from gunicorn_cluster_ext.runtime.board.layout import DEAF, State, Word
+from gunicorn_cluster_ext.runtime.board.layout import NO_INBOX, State, Word
 from gunicorn_cluster_ext.settings import SettingError, Settings, of_config
 from gunicorn_cluster_ext.supervisor.arbiter import adopt
 
@@ -102,7 +102,7 @@ def post_fork(server: Any, worker: Any) -> None:
     board.set(seat, Word.PID, worker.pid)
     context.join(worker.shared.settings, board, seat)
     prometheus_files.join(board.master_pid, seat)
-    proctitle.name(f"worker {worker.place.slot} [{server.proc_name}]")
+    proctitle.set_worker(f"worker {worker.place.slot} [{server.proc_name}]")
 
 
 def post_worker_init(worker: Any) -> None:
@@ -152,8 +152,8 @@ def _publishing(worker: Any) -> Callable[[], None]:
         notify()
         board.set(seat, Word.REQUESTS, worker.nr)
         if board.state(seat) is State.BOOTING and worker.alive:
-            proctitle.show(State.READY)
-            board.set(seat, Word.STATE, State.READY | DEAF)
+            proctitle.show_state(State.READY)
+            board.set(seat, Word.STATE, State.READY | NO_INBOX)
 
     return notify_and_publish
 
@@ -161,7 +161,7 @@ def _publishing(worker: Any) -> Callable[[], None]:
 def worker_exit(server: Any, worker: Any) -> None:
     """Say whether somebody asked the worker to finish. Runs in the worker, before the user's."""
     if identity.current_worker() is not None and not _reads_inbox(worker) and not worker.alive:
-        worker.shared.board.set(worker.place.seat, Word.STATE, State.DRAINING | DEAF)
+        worker.shared.board.set(worker.place.seat, Word.STATE, State.DRAINING | NO_INBOX)
 
 
 def on_reload(server: Any) -> None:

@@ -1,9 +1,10 @@
-"""What goes over a lane of the bus: messages as bytes, and bytes as messages. No I/O.
+"""Messages as the bytes of a link, and back. No I/O.
 
     one frame      4 bytes   the length of what follows, little-endian
                    n bytes   MessagePack array: channel | body
 
-A large message's body is a number, its size: the bytes are in a file that comes with the frame.
+The body of a large message is a number, its size; its bytes are in a file that comes with the
+frame.
 """
 
 from __future__ import annotations
@@ -13,32 +14,32 @@ from typing import Final
 
 import msgspec
 
-#: Larger messages travel as a file: one copy for all receivers, and no lane is ever held up by
-#: the bytes of one message.
-LARGE: Final = 64 * 1024
-#: So a frame without its body is small, whatever the channel.
+#: Larger messages travel as a file: all receivers share one copy, and the bytes of one message
+#: never hold up a link.
+MAX_INLINE_BYTES: Final = 64 * 1024
+#: In characters. It keeps every frame without its body small.
 MAX_CHANNEL: Final = 255
 
 _LENGTH: Final = struct.Struct("<I")
 
 
-class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One message: ``body``, or the size of the file that has it."""
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One message: its ``body``, or the size of the file that contains the body."""
 
     channel: str
     body: bytes | int
 
 
 class BadFrame(ValueError):
-    """Bytes that no sender of this version has written."""
+    """Bytes that no sender of this version writes."""
 
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
-_decode = msgspec.msgpack.Decoder(Letter).decode
+_decode = msgspec.msgpack.Decoder(Message).decode
 
 
 def check(channel: object, body: object = b"") -> None:
-    """Raises TypeError, or ValueError when the channel's name is too long."""
+    """Raise TypeError, or ValueError if the channel's name is too long."""
     if not isinstance(channel, str) or not isinstance(body, bytes | bytearray):
         kinds = f"{type(channel).__name__} and {type(body).__name__}"
         raise TypeError(f"a channel is a str and a message is bytes, not {kinds}")
@@ -47,38 +48,39 @@ def check(channel: object, body: object = b"") -> None:
 
 
 def frame(channel: str, body: bytes | int) -> bytearray:
-    """One message as it goes over a lane."""
+    """Return the frame of one message."""
     data = bytearray(_LENGTH.size)
-    _encode_into(Letter(channel, body), data, _LENGTH.size)
+    _encode_into(Message(channel, body), data, _LENGTH.size)
     _LENGTH.pack_into(data, 0, len(data) - _LENGTH.size)
     return data
 
 
 class Splitter:
-    """Takes bytes as they come, and gives messages."""
+    """Splits the bytes of one link into messages, however they arrive."""
 
     def __init__(self) -> None:
         self._data = b""
         self._at = 0
 
     def feed(self, data: bytes) -> None:
-        """``data`` came next. Call when ``next`` has answered None."""
+        """Take the next bytes of the link. To be called when ``next`` has returned None."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
 
-    def next(self) -> Letter | None:
-        """The next whole message, or None. Raises BadFrame."""
+    def next(self) -> Message | None:
+        """Return the next complete message, or None. Raise BadFrame."""
         data, begin = self._data, self._at + _LENGTH.size
         if begin > len(data):
             return None
         end = begin + _LENGTH.unpack_from(data, self._at)[0]
         if end > len(data):
-            # Nobody sends more than that, so it is not waited for.
-            if end - begin > 2 * LARGE:
+            # No sender writes more than that, so the rest is not waited for.
+            if end - begin > 2 * MAX_INLINE_BYTES:
                 raise BadFrame(f"a frame of {end - begin} bytes")
             return None
         self._at = end
         try:
             return _decode(memoryview(data)[begin:end])
-        except msgspec.DecodeError as error:
+        # msgspec does not wrap the error of a channel that is not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadFrame(f"a frame that cannot be decoded: {error}") from None

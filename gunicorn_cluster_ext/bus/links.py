@@ -1,16 +1,16 @@
-"""Lanes, over which workers send each other messages.
+"""Links: the stream sockets over which processes send each other messages.
 
-A worker that listens has a named socket in the server's private directory. Who has something for
-it connects: each pair of processes that talks has a lane of its own, a stream. So
+A worker that subscribes listens on a named socket in the server's private directory, and a process
+that has a message for it connects. Each pair of sender and receiver has a link of its own, so
 
 * a server whose workers do not use the bus has no file, socket or thread for it;
-* what one sender sends fills no other's lane, and is read in order;
-* a lane ends with either process: nothing is left over for who sits in the seat next;
+* what one sender sends never fills the link of another, and is read in order;
+* a link ends with either process: the next process in a seat inherits nothing;
 * a process that is no worker sends in the same way as a worker.
 
-Large messages are files in memory (sealed, so nobody can change or shorten them), passed by
-descriptor. The receiver reads the file, instead of mapping it: the bytes are copied once, straight
-to where they stay. Then it answers with one byte, so the sender knows how much is under way.
+A large message is a file in memory, sealed so that nobody can change or shorten it, and passed by
+descriptor. The receiver reads the file instead of mapping it: the bytes are copied once, straight
+to where they stay. It answers each file with one byte, so the sender knows how many are unread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from gunicorn_cluster_ext.runtime.fd_passing import (
+    ANCILLARY_BYTES,
+    MSG_CMSG_CLOEXEC,
+    received_fd,
+    rights,
+)
 
 try:
     import fcntl
@@ -31,42 +37,37 @@ try:
 except AttributeError:  # no seals: not Linux
     _SEALS = 0
 
-#: What a lane takes until its reader comes (the kernel doubles it). Twice the usual.
-_BUFFER: Final = 256 << 10
-_BACKLOG: Final = 1_024
-#: Bytes of a socket's path (macOS allows 103).
-_LONGEST: Final = 103
-_FD: Final = struct.Struct("i")
-_ANCILLARY: Final = socket.CMSG_SPACE(_FD.size)
-#: Errors that pass: too little memory, too many open files, here or under way (unix(7)).
+#: What a link takes before its receiver reads (the kernel doubles it): twice the usual.
+_SEND_BUFFER_BYTES: Final = 256 << 10
+_LISTEN_BACKLOG: Final = 1_024
+#: The length of a socket's path that macOS allows; Linux allows 107.
+_MAX_PATH_BYTES: Final = 103
+#: Errors that pass: too little memory, too many open files, in a process or in flight (unix(7)).
 SHORTAGES: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
-# A plain int: the socket module's flags are enums, and slow.
-_RECEIVE_FLAGS: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 
 
-def listen(where: Path) -> socket.socket:
-    """Raises OSError."""
-    if len(os.fsencode(where)) > _LONGEST:
-        raise OSError(errno.ENAMETOOLONG, "cluster_dir is too long for sockets", str(where))
+def listen(path: Path) -> socket.socket:
+    """Return a socket that listens for links at ``path``. Raise OSError."""
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, "cluster_dir is too long for sockets", str(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.bind(str(where))
-        sock.listen(_BACKLOG)
+        sock.bind(str(path))
+        sock.listen(_LISTEN_BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def connect(where: Path) -> socket.socket:
-    """A new lane to the process that listens there. Never blocks. Raises OSError."""
+def connect(path: Path) -> socket.socket:
+    """Return a new link to the process at ``path``, without blocking. Raise OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        sock.connect(str(where))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        sock.connect(str(path))
     except BaseException:
         sock.close()
         raise
@@ -74,34 +75,38 @@ def connect(where: Path) -> socket.socket:
 
 
 def send(
-    lane: socket.socket, buffers: Sequence[bytes | bytearray | memoryview], file: File | None
+    link: socket.socket, buffers: Sequence[bytes | bytearray | memoryview], file: File | None
 ) -> int:
     """Write as much of ``buffers`` as there is room for, and the file that goes with them.
 
-    Returns how many bytes that was. Raises OSError: BlockingIOError when there is no room.
+    Return the number of bytes written. Raise OSError; BlockingIOError if there is no room.
     """
     if file is None:
-        return lane.send(buffers[0]) if len(buffers) == 1 else lane.sendmsg(buffers)
-    rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(file.fd)),)
-    return lane.sendmsg(buffers, rights)
+        return link.send(buffers[0]) if len(buffers) == 1 else link.sendmsg(buffers)
+    return link.sendmsg(buffers, rights(file.fd))
 
 
-def receive(lane: socket.socket, most: int) -> tuple[bytes, int | None, bool]:
-    """The next bytes (none: the lane has ended), the file that came, whether one was lost.
+def receive(link: socket.socket, most: int) -> tuple[bytes, int]:
+    """Return up to ``most`` bytes (none: the link has ended), and the file that came with them.
 
-    Raises OSError; BlockingIOError when there is nothing.
+    Without a file that is fd_passing.NO_FD; LOST_FD if this process could not open it.
+    Raise OSError; BlockingIOError if there is nothing to read.
     """
-    data, ancillary, flags, _ = lane.recvmsg(most, _ANCILLARY, _RECEIVE_FLAGS)
-    fd = _FD.unpack(ancillary[0][2])[0] if ancillary else None
-    return data, fd, bool(flags & _TRUNCATED)
+    data, ancillary, flags, _ = link.recvmsg(most, ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)
+    return data, received_fd(ancillary, flags)
 
 
 class File:
-    """A large message in memory, closed when nothing refers to this object any more."""
+    """A large message in memory. It is closed when the last reference to this object is gone."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises OSError."""
-        self.fd = _new_file()
+        """Raise OSError if there is no memory or open file for it."""
+        if _SEALS:
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            self.fd = os.memfd_create("gunicorn-cluster-bus", flags)
+        else:
+            self.fd, name = tempfile.mkstemp(prefix="gunicorn-cluster-bus-")
+            os.unlink(name)
         view = memoryview(data)
         while view:
             view = view[os.write(self.fd, view) :]
@@ -113,16 +118,8 @@ class File:
             os.close(self.fd)
 
 
-def _new_file() -> int:
-    if _SEALS:
-        return os.memfd_create("gunicorn-cluster-bus", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    fd, name = tempfile.mkstemp(prefix="gunicorn-cluster-bus-")
-    os.unlink(name)
-    return fd
-
-
 def read_file(fd: int, size: int) -> bytes:
-    """All of a large message. Raises OSError, also when the file has another size."""
+    """Return the large message in ``fd``. Raise OSError, also if it is not ``size`` bytes long."""
     found = os.fstat(fd).st_size
     if found != size:
         raise OSError(errno.EIO, f"its file has {found} bytes")

@@ -1,13 +1,14 @@
-"""What this worker hears of the bus: it listens, reads the lanes, and calls who has subscribed.
+"""The receiving side of the bus: it accepts links, reads them, and calls the subscribers.
 
-The lanes are read by a thread (with gevent a greenlet), or by an event loop where the first
-subscriber has one: a *driver*.
+A thread does this (with gevent a greenlet), or the event loop of the first subscriber if it has
+one: a *driver*.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import sys
@@ -20,23 +21,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from gunicorn_cluster_ext.bus import framing, links
-from gunicorn_cluster_ext.bus.drivers import _PAUSE_S, Driver, LoopDriver, ThreadDriver
-from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.bus.drivers import Driver, LoopDriver, ThreadDriver
+from gunicorn_cluster_ext.logs import ThrottledLog, log
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.runtime.counters import bus_lost, bus_received
 from gunicorn_cluster_ext.runtime.directory import bus_socket
+from gunicorn_cluster_ext.runtime.fd_passing import LOST_FD, NO_FD
 
-#: Read at once.
-_MOST: Final = 64 << 10
-#: How long an event loop is held by what came over one lane, at most (and by what is called).
-_TURN_S: Final = 0.005
+_READ_BYTES: Final = 64 << 10
+#: How long the messages of one link, and the subscribers they are for, hold an event loop.
+_MAX_TURN_S: Final = 0.005
+#: How long no link is accepted when there are too many open files.
+_ACCEPT_PAUSE_S: Final = 0.5
 
 Receive = Callable[[bytes], None]
 
 
 class Subscription:
-    """Who wants the messages of a channel, and the event loop to call it in, if any."""
+    """A subscriber of a channel, and the event loop to call it in, if any."""
 
     def __init__(self, receive: Receive, loop: Any) -> None:
         self.receive, self.loop = receive, loop
@@ -44,30 +47,30 @@ class Subscription:
     def call(self, body: bytes) -> None:
         try:
             self.receive(body)
-        except (Exception, SystemExit):  # the others are to have their messages
-            log.exception("A subscriber of the bus failed: %r", self.receive)
+        except (Exception, SystemExit):  # it must not cost the other subscribers their messages
+            log.exception("A bus subscriber failed: %r", self.receive)
 
 
-class Lane:
-    """What comes from one sender."""
+class Link:
+    """The receiver's end of one sender's link."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.splitter = framing.Splitter()
-        #: Of large messages; None for one that was lost.
-        self.files: deque[int | None] = deque()
-        #: Whether messages have been read that an event loop has left for its next turn.
+        #: Files of large messages whose frames are yet to be taken; LOST_FD for one that is lost.
+        self.files: deque[int] = deque()
+        #: Whether messages that have been read were left for the event loop's next turn.
         self.is_behind = False
 
     def close(self) -> None:
         self.sock.close()
         for fd in self.files:
-            if fd is not None:
+            if fd != LOST_FD:
                 os.close(fd)
 
 
 class Receiver:
-    """This worker's end of all lanes. Listens from the first subscription on."""
+    """This worker's end of all links to it. It listens from the first subscription on."""
 
     def __init__(self, board: Board, directory: Path, seat: int) -> None:
         self._board, self._seat = board, seat
@@ -77,25 +80,38 @@ class Receiver:
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
         self._listener: socket.socket | None = None
         self._driver: Driver | None = None
-        self._lanes: set[Lane] = set()
+        self._links: set[Link] = set()
+        self._warn_bad_frame = ThrottledLog(logging.ERROR)
 
     def subscribe(self, channel: str, receive: Receive) -> Callable[[], None]:
-        """Have ``receive`` called with each message; returns what ends that.
+        """Call ``receive`` with each message from now on; return a function that ends this.
 
-        Raises ValueError, and OSError when it cannot listen.
+        Raise ValueError, OSError if this worker cannot listen, and RuntimeError if no thread can
+        be started. A later call tries again.
         """
         framing.check(channel)
         loop = _running_loop()
         subscription = Subscription(receive, loop)
         with self._lock:
-            if self._driver is None or self._driver.is_over:
+            if self._driver is None or not self._driver.is_running:
                 self._attach(LoopDriver(loop) if loop else ThreadDriver())
             subscribed = self._subscriptions.get(channel, ())
             self._subscriptions[channel] = (*subscribed, subscription)
             self._board.set(self._seat, Word.BUS_LISTENS, self._generation)
-        return partial(self._end, channel, subscription)
+        return partial(self._unsubscribe, channel, subscription)
 
-    def _end(self, channel: str, subscription: Subscription) -> None:
+    def _attach(self, driver: Driver) -> None:
+        if self._listener is None:
+            self._listener = links.listen(self._path)
+        self._driver = driver
+        driver.watch(self._listener, self._accept)
+        for link in self._links:
+            driver.watch(link.sock, partial(self._read, link))
+            if link.is_behind:  # the event loop before has ended in the middle
+                driver.call_later(0, partial(self._deliver, link))
+        driver.start()
+
+    def _unsubscribe(self, channel: str, subscription: Subscription) -> None:
         with self._lock:
             rest = tuple(
                 each for each in self._subscriptions.get(channel, ()) if each is not subscription
@@ -106,25 +122,16 @@ class Receiver:
             if not self._subscriptions:
                 self._board.set(self._seat, Word.BUS_LISTENS, 0)
 
-    def _attach(self, driver: Driver) -> None:
-        if self._listener is None:
-            self._listener = links.listen(self._path)
-        self._driver = driver
-        driver.watch(self._listener, self._accept)
-        for lane in self._lanes:
-            driver.watch(lane.sock, partial(self._read, lane))
-        driver.start()
-
     def close(self) -> None:
-        """Listen no more. Called when the process ends."""
+        """Stop listening, at the end of the process."""
         if self._listener is not None:
             self._board.set(self._seat, Word.BUS_LISTENS, 0)
             self._path.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Give up this process's copies of what belongs to the one that has forked it."""
-        for lane in self._lanes:
-            lane.close()
+        """Close a forked child's copies of its parent's sockets and files."""
+        for link in self._links:
+            link.close()
         if self._listener is not None:
             self._listener.close()
 
@@ -136,80 +143,77 @@ class Receiver:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in links.SHORTAGES:
-                log.error("The bus cannot take a sender's lane, and tries again: %s", error)
-                self._driver.forget(self._listener)
+                log.error("The bus cannot accept a sender's link, and tries again: %s", error)
+                self._driver.unwatch(self._listener)
                 again = partial(self._driver.watch, self._listener, self._accept)
-                self._driver.later(_PAUSE_S, again)
+                self._driver.call_later(_ACCEPT_PAUSE_S, again)
             return
         sock.setblocking(False)
-        lane = Lane(sock)
-        self._lanes.add(lane)
-        self._driver.watch(sock, partial(self._read, lane))
+        link = Link(sock)
+        self._links.add(link)
+        self._driver.watch(sock, partial(self._read, link))
 
-    def _drop(self, lane: Lane) -> None:
-        assert self._driver is not None
-        self._driver.forget(lane.sock)
-        self._lanes.discard(lane)
-        lane.close()
-
-    def _read(self, lane: Lane) -> None:
-        if lane.is_behind:
+    def _read(self, link: Link) -> None:
+        if link.is_behind:
             return
         try:
-            data, fd, lost = links.receive(lane.sock, _MOST)
+            data, fd = links.receive(link.sock, _READ_BYTES)
         except BlockingIOError:
             return
         except OSError:  # its process was killed
-            data, fd, lost = b"", None, False
+            data, fd = b"", NO_FD
         if not data:
-            self._drop(lane)
+            self._close(link)
             return
-        if fd is not None or lost:
-            lane.files.append(fd)
-        lane.splitter.feed(data)
-        self._deliver(lane)
+        if fd != NO_FD:
+            link.files.append(fd)
+        link.splitter.feed(data)
+        self._deliver(link)
 
-    def _deliver(self, lane: Lane) -> None:
-        """Call those who want what came, as far as that can be done in one turn."""
+    def _deliver(self, link: Link) -> None:
+        """Call the subscribers of what has arrived, as far as one turn of an event loop allows."""
         assert self._driver is not None
-        lane.is_behind, count = False, 0
-        until = time.monotonic() + _TURN_S if self._driver.loop else float("inf")
+        link.is_behind, count = False, 0
+        until = time.monotonic() + _MAX_TURN_S if self._driver.loop else float("inf")
         try:
-            while (letter := lane.splitter.next()) is not None:
+            while (message := link.splitter.next()) is not None:
                 count += 1
-                self._call(letter.channel, self._body(lane, letter))
+                if isinstance(message.body, bytes):
+                    self._call_subscribers(message.channel, message.body)
+                elif (body := self._read_file(link, message.body)) is not None:
+                    self._call_subscribers(message.channel, body)
                 if time.monotonic() > until:
-                    lane.is_behind = True
-                    self._driver.later(0, partial(self._deliver, lane))
+                    link.is_behind = True
+                    self._driver.call_later(0, partial(self._deliver, link))
                     break
         except framing.BadFrame as error:
-            log.error("The bus ends a sender's lane: %s", error)
-            self._drop(lane)
+            bus_lost.add()
+            self._warn_bad_frame(f"The bus closes a sender's link: {error}")
+            self._close(link)
         bus_received.add(count)
 
-    def _body(self, lane: Lane, letter: framing.Letter) -> bytes | None:
-        """None if it was lost."""
-        if isinstance(letter.body, bytes):
-            return letter.body
-        if not lane.files:
+    def _read_file(self, link: Link, size: int) -> bytes | None:
+        """Return the body of a large message, and answer its sender; None if it is lost."""
+        if not link.files:
             raise framing.BadFrame("a large message without its file")
-        fd = lane.files.popleft()
+        fd = link.files.popleft()
         try:
-            if fd is None:
+            if fd == LOST_FD:
                 raise OSError(errno.EMFILE, "too many open files: raise ulimit -n")
-            return _read_and_close(fd, letter.body)
+            try:
+                return links.read_file(fd, size)
+            finally:
+                os.close(fd)
         except (OSError, MemoryError) as error:
             bus_lost.add()
-            log.error("A message of %d bytes on the bus was lost: %s", letter.body, error)
+            log.error("A bus message of %d bytes was lost: %s", size, error)
             return None
         finally:
-            with contextlib.suppress(OSError):  # its sender has gone
-                lane.sock.send(b"\0")
+            with contextlib.suppress(OSError):  # its sender has ended
+                link.sock.send(b"\0")
 
-    def _call(self, channel: str, body: bytes | None) -> None:
+    def _call_subscribers(self, channel: str, body: bytes) -> None:
         assert self._driver is not None
-        if body is None:
-            return
         for subscription in self._subscriptions.get(channel, ()):
             if subscription.loop is None or subscription.loop is self._driver.loop:
                 subscription.call(body)
@@ -217,16 +221,15 @@ class Receiver:
                 with contextlib.suppress(RuntimeError):  # that loop has ended
                     subscription.loop.call_soon_threadsafe(subscription.call, body)
 
-
-def _read_and_close(fd: int, size: int) -> bytes:
-    try:
-        return links.read_file(fd, size)
-    finally:
-        os.close(fd)
+    def _close(self, link: Link) -> None:
+        assert self._driver is not None
+        self._driver.unwatch(link.sock)
+        self._links.discard(link)
+        link.close()
 
 
 def _running_loop() -> Any:
-    """The event loop that runs here; None without one. Imports nothing."""
+    """Return the event loop that runs in this thread, or None, without importing asyncio."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return None

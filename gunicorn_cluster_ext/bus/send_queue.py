@@ -1,4 +1,4 @@
-"""What waits for one worker whose lane of the bus is full: kept, waited for, or lost. No I/O."""
+"""What waits for one worker whose link is full: it is kept, waited for, or lost. No I/O."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-#: As soon as so many bytes wait for one worker, or are not read by it of large messages, no more
-#: is kept for it.
-ROOM: Final = 8 << 20
-#: Large messages under way to one worker. Each takes an open file of those that a user may have
-#: under way (unix(7), ETOOMANYREFS), and hand-offs need some.
-UNDER_WAY: Final = 8
+#: A queue takes no more messages once so many bytes wait for its worker or, of large messages, have
+#: been sent to it and not read.
+LIMIT_BYTES: Final = 8 << 20
+#: The most large messages that a worker has not read. Each takes one of the open files that a user
+#: may have in flight (unix(7), ETOOMANYREFS), and hand-offs need some of these.
+MAX_UNREAD_FILES: Final = 8
 #: What a message takes in memory besides its bytes, about.
-OVERHEAD: Final = 250
-#: What is written at once.
-CHUNK: Final = 64 << 10
-_MOST: Final = 512  # buffers at once; the kernel takes 1,024
+OVERHEAD_BYTES: Final = 250
+#: How much is written at once.
+CHUNK_BYTES: Final = 64 << 10
+#: How many buffers are written at once; the kernel takes 1,024.
+_MAX_BUFFERS: Final = 512
 
 
-class Parcel(NamedTuple):
-    """A message on its way: its frame, the file that has its body if that is large, its size.
+class QueuedMessage(NamedTuple):
+    """A message on its way: its frame, the file with its body if it is large, and its size.
 
-    A frame with a file is never written in part: it is small, and the kernel does not divide it.
+    A frame with a file is never written in part: it is small, and the kernel does not split it.
     """
 
     frame: bytearray
@@ -32,95 +33,93 @@ class Parcel(NamedTuple):
     size: int
 
 
-class Verdict(enum.Enum):
-    """What becomes of a message."""
+class SendResult(enum.Enum):
+    """What has become of a message."""
 
-    KEPT = enum.auto()
-    WAIT = enum.auto()  # ask again, when something has changed or the time is over
+    ACCEPTED = enum.auto()  # sent, or kept
+    WAIT = enum.auto()  # to be offered again when something has changed or its time is over
     LOST = enum.auto()
 
 
-class Backlog:
-    """What waits for one worker, in order.
+class SendQueue:
+    """The messages that wait for one worker, in order.
 
-    While something waits, all that follows must wait behind it. A worker that has been waited for
-    in vain is not waited for again until it has read something.
+    While one waits, all that follow wait behind it. A worker that a publisher has waited for in
+    vain is not waited for again until it has read something.
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[Parcel] = deque()  # empty for most, most of the time
-        self._gone = 0  # bytes of the first one
-        self._bytes = 0
-        self._unread: deque[int] = deque()  # sizes of large messages under way
+        self.waiting: deque[QueuedMessage] = deque()  # empty for most workers, most of the time
+        self._waiting_bytes = 0
+        self._written = 0  # bytes of the first message's frame
+        self._unread: deque[int] = deque()  # sizes of large messages
         self._unread_bytes = 0
-        #: Messages since it was waited for in vain.
+        #: How many messages were lost since a publisher has waited in vain.
         self.lost = 0
 
     @property
-    def is_unread(self) -> bool:
-        """Whether large messages are under way."""
+    def has_unread(self) -> bool:
+        """Return whether the worker has yet to read large messages that were sent to it."""
         return bool(self._unread)
 
     @property
     def is_pending(self) -> bool:
-        """Whether something waits or is under way."""
+        """Return whether messages wait, or large ones are unread."""
         return bool(self.waiting or self._unread)
 
-    def offer(self, parcel: Parcel, now: float, deadline: float) -> Verdict:
-        """Keep it if there is room. ``deadline`` is when its publisher stops waiting for that."""
-        # However large it is, or a large one would wait while small ones go past.
-        if self._bytes + self._unread_bytes < ROOM:
-            self.keep(parcel)
-            return Verdict.KEPT
+    def offer(self, message: QueuedMessage, now: float, deadline: float) -> SendResult:
+        """Keep the message if there is room; its publisher waits for room until ``deadline``."""
+        # A large message needs no more room than a small one, or small ones would overtake it.
+        if self._waiting_bytes + self._unread_bytes < LIMIT_BYTES:
+            self.append(message)
+            return SendResult.ACCEPTED
         if not self.lost and now < deadline:
-            return Verdict.WAIT
+            return SendResult.WAIT
         self.lost += 1
-        return Verdict.LOST
+        return SendResult.LOST
 
     def resume(self) -> int:
-        """It reads: wait for it again. How many messages were lost meanwhile."""
+        """Let publishers wait for the worker again, because it reads. Return how many messages it
+        has lost."""
         lost, self.lost = self.lost, 0
         return lost
 
-    def keep(self, parcel: Parcel, gone: int = 0) -> None:
-        """It waits; so many bytes of its frame have gone already."""
-        if gone:
-            self._gone = gone
-        self.waiting.append(parcel)
-        self._bytes += parcel.size
+    def append(self, message: QueuedMessage, written: int = 0) -> None:
+        """Keep the message, of whose frame ``written`` bytes have already been written."""
+        if written:
+            self._written = written
+        self.waiting.append(message)
+        self._waiting_bytes += message.size
 
-    def chunk(self) -> tuple[Sequence[bytearray | memoryview], Any] | None:
-        """What to write next, and the file that goes with it. None: first it must read."""
+    def next_chunk(self) -> tuple[Sequence[bytearray | memoryview], Any] | None:
+        """Return the buffers to write next and the file that goes with them; None if the worker
+        must first read."""
         first = self.waiting[0]
         if first.file is not None:
-            return ((first.frame,), first.file) if self._may_go else None
+            has_room = len(self._unread) < MAX_UNREAD_FILES and self._unread_bytes < LIMIT_BYTES
+            return ((first.frame,), first.file) if has_room else None
         buffers: list[bytearray | memoryview] = []
         size = 0
-        for parcel in islice(self.waiting, _MOST):
-            if parcel.file is not None or size >= CHUNK:
+        for message in islice(self.waiting, _MAX_BUFFERS):
+            if message.file is not None or size >= CHUNK_BYTES:
                 break
-            buffers.append(parcel.frame)
-            size += len(parcel.frame)
-        buffers[0] = memoryview(first.frame)[self._gone :]
+            buffers.append(message.frame)
+            size += len(message.frame)
+        buffers[0] = memoryview(first.frame)[self._written :]
         return buffers, None
 
-    @property
-    def _may_go(self) -> bool:
-        """Whether a large message may be under way beside those that are."""
-        return len(self._unread) < UNDER_WAY and self._unread_bytes < ROOM
+    def mark_written(self, count: int) -> None:
+        """Remove the messages that are complete now that ``count`` more bytes are written."""
+        self._written += count
+        while self.waiting and self._written >= len(self.waiting[0].frame):
+            message = self.waiting.popleft()
+            self._written -= len(message.frame)
+            self._waiting_bytes -= message.size
+            if message.file is not None:
+                self._unread.append(message.size)
+                self._unread_bytes += message.size
 
-    def written(self, count: int) -> None:
-        """So many bytes of that have gone: the worker reads."""
-        self._gone += count
-        while self.waiting and self._gone >= len(self.waiting[0].frame):
-            parcel = self.waiting.popleft()
-            self._gone -= len(parcel.frame)
-            self._bytes -= parcel.size
-            if parcel.file is not None:
-                self._unread.append(parcel.size)
-                self._unread_bytes += parcel.size
-
-    def read(self, count: int) -> None:
-        """So many large messages have been read."""
+    def mark_read(self, count: int) -> None:
+        """Note that the worker has read ``count`` large messages."""
         for _ in range(min(count, len(self._unread))):
             self._unread_bytes -= self._unread.popleft()

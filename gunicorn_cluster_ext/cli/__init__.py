@@ -1,4 +1,4 @@
-"""``gunicorn-cluster``: see and steer a running server."""
+"""``gunicorn-cluster``: look at a running server, and control it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line, and return the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser(given[0] if given else "").parse_args(given)
     try:
@@ -41,19 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads has enough, as head(1). Python would complain when it ends, too.
+        # The reader has enough, as head(1) has. Without this Python would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return status
 
 
 def _parser(first: str) -> argparse.ArgumentParser:
-    """For the command ``first``; for all, if there is none of that name.
+    """Return a parser for the command ``first``, or for all if no command has that name.
 
-    Importing all takes three times as long as ``status`` does.
+    Importing all commands takes three times as long as ``status`` does.
     """
     prog = "gunicorn-cluster"
-    parser = argparse.ArgumentParser(prog=prog, description="See and steer a running server.")
+    description = "Look at a running server, and control it."
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(prog=prog, metavar="COMMAND", required=True)
     for name in [first] if first in _COMMANDS else _COMMANDS:

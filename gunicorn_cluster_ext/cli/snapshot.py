@@ -1,4 +1,4 @@
-"""How a server and its workers are at one moment, as its board and /proc say it."""
+"""A snapshot of a server and its workers, from its board and /proc."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import time
 from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext.runtime.board import exits
-from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
-from gunicorn_cluster_ext.runtime.board.layout import Roll
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, Roll
 from gunicorn_cluster_ext.runtime.discovery import Server
+from gunicorn_cluster_ext.runtime.procfs import processor_time, resident_memory
 from gunicorn_cluster_ext.runtime.server_info import ServerInfo
-from gunicorn_cluster_ext.runtime.usage import processor_time, resident_memory
 
-#: The state of a slot that has no process, and is to have one: it waits for its next attempt.
+#: The state of a slot without a process, which waits for its next attempt.
 WAITING = "waiting"
 
 
 class Worker(NamedTuple):
-    """A process in a slot, or a slot that waits for one. ``words`` are those of its row.
+    """A process in a slot, or a slot that waits for one. ``words`` are the words of its row.
 
-    ``uptime`` and ``processor`` (used so far) in seconds, ``memory`` in bytes; None: not known.
-    ``rate`` in requests per second; ``load``: how many processors it keeps busy.
+    ``uptime`` and ``cpu_time`` (used so far) are in seconds, ``memory`` in bytes; None means
+    unknown. ``rate`` is in requests per second; ``load`` is the number of CPUs it keeps busy.
     """
 
     slot: int
@@ -32,7 +31,7 @@ class Worker(NamedTuple):
     uptime: float = 0.0
     rate: float = 0.0
     memory: int | None = None
-    processor: float | None = None
+    cpu_time: float | None = None
     load: float | None = None
 
     @property
@@ -40,8 +39,8 @@ class Worker(NamedTuple):
         return self.words.get("pid") or None
 
 
-class Reading(NamedTuple):
-    """``at`` is monotonic, in seconds."""
+class Snapshot(NamedTuple):
+    """The state of a server ``at`` one moment (monotonic, in seconds)."""
 
     at: float
     roll: Roll
@@ -53,69 +52,63 @@ class Reading(NamedTuple):
 
     @property
     def serving(self) -> int:
-        """In how many slots a process serves."""
+        """The number of slots in which a process is ready."""
         return len({each.slot for each in self.workers if each.state == "ready"})
 
 
-def read(server: Server) -> Reading:
-    """Look once."""
+def take(server: Server) -> Snapshot:
+    """Return a snapshot of ``server``; workers in the order of their slots, then their ages."""
     board, now = server.board, time.monotonic()
-    workers = [_worker(board, row, now) for row in board.rows()]
-    held = {each.slot for each in workers}
-    missing = [_missing(board, slot) for slot in range(board.target) if slot not in held]
-    workers = sorted([*workers, *missing], key=lambda each: (each.slot, each.uptime))
-    return Reading(
+    workers = []
+    for row in board.rows():
+        pid, uptime = row.words["pid"] or None, max(now - row.words["started"] / 1e9, 1e-9)
+        cpu_time = processor_time(pid)
+        worker = Worker(
+            row.slot,
+            row.seat,
+            row.state.name.lower(),
+            row.words,
+            exits.of_slot(board, row.slot),
+            uptime=uptime,
+            rate=row.words["rate"] / 1000,
+            memory=resident_memory(pid) or None,
+            cpu_time=cpu_time,
+            load=None if cpu_time is None else cpu_time / uptime,
+        )
+        workers.append(worker)
+    for slot in set(range(board.target)) - {each.slot for each in workers}:
+        seat, slot_exits = slot * SEATS_PER_SLOT, exits.of_slot(board, slot)
+        workers.append(Worker(slot, seat, WAITING, {}, slot_exits))
+    return Snapshot(
         now,
         board.roll,
         board.target,
         board.capacity,
         board.recent_exits,
         board.stopping,
-        workers,
+        sorted(workers, key=lambda each: (each.slot, each.uptime)),
     )
 
 
-def _worker(board: Board, row: Row, now: float) -> Worker:
-    pid = row.words["pid"] or None
-    uptime, processor = max(now - row.words["started"] / 1e9, 1e-9), processor_time(pid)
-    return Worker(
-        row.slot,
-        row.seat,
-        row.state.name.lower(),
-        row.words,
-        exits.of_slot(board, row.slot),
-        uptime=uptime,
-        rate=row.words["rate"] / 1000,
-        memory=resident_memory(pid) or None,
-        processor=processor,
-        load=None if processor is None else processor / uptime,
-    )
-
-
-def _missing(board: Board, slot: int) -> Worker:
-    return Worker(slot, 2 * slot, WAITING, {}, exits.of_slot(board, slot))
-
-
-def as_json(server: Server, about: ServerInfo | None, reading: Reading) -> dict[str, Any]:
-    """All of it, for programs."""
-    roll = {**reading.roll._asdict(), "state": reading.roll.state.name.lower()}
+def as_json(server: Server, info: ServerInfo | None, snapshot: Snapshot) -> dict[str, Any]:
+    """Return everything that is known, for programs."""
+    roll = {**snapshot.roll._asdict(), "state": snapshot.roll.state.name.lower()}
     return {
         "master": server.pid,
         "directory": str(server.directory),
-        "server": None if about is None else about._asdict(),
-        "target": reading.target,
-        "capacity": reading.capacity,
-        "serving": reading.serving,
-        "stopping": reading.stopping,
-        "recent_exits": reading.recent_exits,
+        "server": None if info is None else info._asdict(),
+        "target": snapshot.target,
+        "capacity": snapshot.capacity,
+        "serving": snapshot.serving,
+        "stopping": snapshot.stopping,
+        "recent_exits": snapshot.recent_exits,
         "roll": roll,
-        "workers": [_worker_as_json(each, reading.at) for each in reading.workers],
+        "workers": [_worker_as_json(each, snapshot.at) for each in snapshot.workers],
     }
 
 
 def _worker_as_json(worker: Worker, now: float) -> dict[str, Any]:
-    ends = worker.exits
-    last = {"reason": ends.reason, "seconds_ago": now - ends.at / 1e9} if ends.at else None
+    counts, reason, at = worker.exits
     return {
         "id": worker.slot,
         "seat": worker.seat,
@@ -125,7 +118,7 @@ def _worker_as_json(worker: Worker, now: float) -> dict[str, Any]:
         "uptime": worker.uptime,
         "rate": worker.rate,
         "memory": worker.memory,
-        "processor_time": worker.processor,
-        "restarts": {cause.name.lower(): count for cause, count in ends.counts.items()},
-        "last_exit": last,
+        "processor_time": worker.cpu_time,
+        "restarts": {cause.name.lower(): count for cause, count in counts.items()},
+        "last_exit": {"reason": reason, "seconds_ago": now - at / 1e9} if at else None,
     }

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gunicorn_cluster_ext.runtime.procfs import is_alive
+
 _NAME = re.compile(r"gunicorn-cluster-(\d+)-\w+")
 
 
@@ -70,19 +72,3 @@ def _remove_stale(base: Path, users: set[int]) -> None:
     for pid, path in directories(str(base)):
         if path.lstat().st_uid in users and not is_alive(pid):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process with that pid runs, as far as can be known."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] != b"Z"  # has ended, but not reaped
-    except OSError:
-        pass  # another system, or a process that is hidden from this user
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,4 +1,4 @@
-"""The running servers of this machine, as other processes find them: through their directories."""
+"""Find the running servers of this machine through their private directories."""
 
 from __future__ import annotations
 
@@ -9,55 +9,53 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.directory import directories, is_alive
+from gunicorn_cluster_ext.runtime.directory import directories
+from gunicorn_cluster_ext.runtime.procfs import is_alive
 
-_NONE = (
-    "no server found (one that runs may have a cluster_dir, which is to be named here, or could "
-    "write no directory, as its log says at its start: set cluster_dir to one that it can write)"
+_NO_SERVER = (
+    "no server found (to find a server with a cluster_dir, give that directory; a server that "
+    "could not write any directory says so in its log at the start: set cluster_dir to one that it "
+    "can write)"
 )
 _NO_BOARD = (
-    "no server found with the pid {} (it is no gunicorn with this pack, or could write no "
-    "directory, as its log says at its start: set cluster_dir to one that it can write)"
+    "no server found with the pid {} (it is not a gunicorn with this pack, or it could not write "
+    "any directory, as its log says at the start: set cluster_dir to one that it can write)"
 )
-_OTHER_USER = "server {} is of user {}, and you are {}: use sudo"
+_OTHER_USER = "server {} belongs to user {}, and you are {}: use sudo"
 
 
-class NoServer(LookupError):
-    """There is none that was meant, or there are several. The message says why."""
+class ServerNotFound(LookupError):
+    """No server matches, or several do. The message says why."""
 
 
 class Server(NamedTuple):
-    """A server that runs: its master's pid, its private directory, its board."""
+    """A running server: its master's pid, its private directory, its board."""
 
     pid: int
     directory: Path
     board: Board
 
     @property
-    def is_there(self) -> bool:
-        """Whether it still runs: it removes its files when it ends, if it can."""
+    def is_running(self) -> bool:
+        """Whether it still runs. A server that ends removes its files, if it can."""
         return (self.directory / "board").exists() and is_alive(self.pid)
 
 
 def find(pid: int | None, pidfile: str | Path | None, base: str | None) -> Server:
-    """The server with that master, with the one in that file, or the only one.
+    """Return the server of the process ``pid`` or of the pid in ``pidfile``, or the only server.
 
-    ``base`` is its ``cluster_dir``. Raises NoServer.
+    The process may be the master or any worker. ``base`` is the server's ``cluster_dir``. Raise
+    ServerNotFound.
     """
     if pidfile is not None:
-        pid = _read_pid(Path(pidfile))
-    return _only(base) if pid is None else _of_pid(pid, base)
+        try:
+            pid = int(Path(pidfile).read_text())
+        except (OSError, ValueError) as error:
+            raise ServerNotFound(f"no pid in the pid file {pidfile}: {error}") from None
+    return _only_server(base) if pid is None else _server_of(pid, base)
 
 
-def _read_pid(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError) as error:
-        raise NoServer(f"no pid in the pid file {path}: {error}") from None
-
-
-def _only(base: str | None) -> Server:
-    """The only one that runs, of those that this user may look at."""
+def _only_server(base: str | None) -> Server:
     found: dict[int, Path] = {}
     closed: list[tuple[int, Path]] = []
     dead: list[int] = []
@@ -72,58 +70,63 @@ def _only(base: str | None) -> Server:
         return _open(*found.popitem())
     if found:
         pids = ", ".join(map(str, sorted(found)))
-        raise NoServer(f"{len(found)} servers run: {pids}; say which")
+        raise ServerNotFound(f"{len(found)} servers run: {pids}; say which")
     for pid, directory in closed:
-        raise NoServer(_OTHER_USER.format(pid, user(directory), _me()))
+        raise ServerNotFound(_OTHER_USER.format(pid, owner_name(directory), _my_name()))
     if dead:
-        raise NoServer(f"no server found ({', '.join(map(str, dead))} has died)")
-    raise NoServer(_NONE)
+        raise ServerNotFound(f"no server found ({', '.join(map(str, dead))} has died)")
+    raise ServerNotFound(_NO_SERVER)
 
 
-def _of_pid(pid: int, base: str | None) -> Server:
+def _server_of(pid: int, base: str | None) -> Server:
     if not is_alive(pid):
-        raise NoServer(f"no server found with the pid {pid} (there is no such process)")
+        raise ServerNotFound(f"no server found with the pid {pid} (there is no such process)")
     for master, directory in directories(base):
         if master == pid and _has_board(pid, directory) is not False:
             return _open(pid, directory)
-    # It may have been started in another environment than this.
+    # The server may have been started in another environment, and so have its files elsewhere.
     try:
-        for _, path in _boards(pid):
+        for _, path in _mapped_boards(pid):
             return _open(pid, path.parent)
     except OSError:
-        owner = user(Path(f"/proc/{pid}"))
-        if owner not in ("", _me()):
-            raise NoServer(_OTHER_USER.format(pid, owner, _me())) from None
-    raise NoServer(_NO_BOARD.format(pid))
+        owner = owner_name(Path(f"/proc/{pid}"))
+        if owner not in ("", _my_name()):
+            raise ServerNotFound(_OTHER_USER.format(pid, owner, _my_name())) from None
+    raise ServerNotFound(_NO_BOARD.format(pid))
 
 
 def _open(pid: int, directory: Path) -> Server:
     try:
         board = Board.attach(directory / "board")
     except PermissionError:
-        raise NoServer(_OTHER_USER.format(pid, user(directory), _me())) from None
+        owner = owner_name(directory)
+        raise ServerNotFound(_OTHER_USER.format(pid, owner, _my_name())) from None
     except OSError as error:
-        raise NoServer(f"server {pid}: {error}") from None
+        raise ServerNotFound(f"server {pid}: {error}") from None
     except ValueError as error:
-        hint = "use the installation of this pack that it runs with"
-        raise NoServer(f"server {pid}: {error}: {hint}") from None
+        hint = "use the installation of this pack that the server runs with"
+        raise ServerNotFound(f"server {pid}: {error}: {hint}") from None
     return Server(board.master_pid, directory, board)
 
 
 def _has_board(pid: int, directory: Path) -> bool | None:
-    """Whether that process has the board that is there; None if it is not known.
+    """Return whether that process has mapped the board of ``directory``; None if unknown.
 
-    A pid is used again, and in a directory for everybody anybody can make one with this name.
+    The pid of a dead server may be reused, and in a directory like /tmp any user can make a
+    directory with this name.
     """
     try:
         inode = (directory / "board").stat().st_ino
-        return any(found == inode for found, _ in _boards(pid))
+        return any(found == inode for found, _ in _mapped_boards(pid))
     except OSError:
         return None
 
 
-def _boards(pid: int) -> Iterator[tuple[int, Path]]:
-    """The boards that a process has mapped, with their inodes: proc(5), maps. Raises OSError."""
+def _mapped_boards(pid: int) -> Iterator[tuple[int, Path]]:
+    """Yield inode and path of the boards that a process has mapped (proc(5), maps).
+
+    Raise OSError.
+    """
     with open(f"/proc/{pid}/maps") as file:
         for line in file:
             fields = line.rstrip("\n").split(None, 5)
@@ -133,19 +136,19 @@ def _boards(pid: int) -> Iterator[tuple[int, Path]]:
                     yield int(fields[4]), path
 
 
-def user(path: Path) -> str:
-    """To whom it belongs; "" if that is not known."""
+def owner_name(path: Path) -> str:
+    """Return the name of the user that owns ``path``, or "" if it is unknown."""
     try:
-        return _name(path.stat().st_uid)
+        return _user_name(path.stat().st_uid)
     except OSError:
         return ""
 
 
-def _me() -> str:
-    return _name(os.geteuid())
+def _my_name() -> str:
+    return _user_name(os.geteuid())
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,7 +1,7 @@
 """What happened to a server and its workers: one JSON object per line, in its directory.
 
 The arbiter appends; anybody who may read the directory reads. Two files at most: when the one
-that grows has reached LIMIT, it replaces the other.
+that grows has reached MAX_FILE_BYTES, it replaces the other.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import msgspec
 
 from gunicorn_cluster_ext.runtime.directory import give_away
 
-FILE = "events.jsonl"
-OLDER = "events.1.jsonl"
+EVENTS_FILE = "events.jsonl"
+OLDER_EVENTS_FILE = "events.1.jsonl"
 #: Bytes; twice as much is kept.
-LIMIT = 256 << 10
+MAX_FILE_BYTES = 256 << 10
 # Whatever is there, nothing leads to another file, and nothing is waited for.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -72,9 +72,9 @@ class Journal:
             self._lost = 0
 
     def _append(self, directory: Path, line: bytes) -> None:
-        path = directory / FILE
-        if path.exists() and path.lstat().st_size >= LIMIT:
-            path.replace(directory / OLDER)
+        path = directory / EVENTS_FILE
+        if path.exists() and path.lstat().st_size >= MAX_FILE_BYTES:
+            path.replace(directory / OLDER_EVENTS_FILE)
         file = os.open(path, _FLAGS, 0o600)
         try:
             self._check(os.fstat(file))
@@ -87,7 +87,7 @@ class Journal:
     def _check(self, found: os.stat_result) -> None:
         """The workers' user can put there what it likes; root does not write to all of it."""
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise OSError(f"{FILE} is not the file that the server made")
+            raise OSError(f"{EVENTS_FILE} is not the file that the server made")
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
@@ -98,7 +98,7 @@ class Journal:
 def older(directory: Path) -> list[Event]:
     """Those of the file that does not grow any more. Raises OSError."""
     try:
-        return parse((directory / OLDER).read_bytes().splitlines())
+        return parse((directory / OLDER_EVENTS_FILE).read_bytes().splitlines())
     except FileNotFoundError:
         return []
 
@@ -107,7 +107,7 @@ class Tail:
     """Those of the file that grows, and of the one that takes its place."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE
+        self._path = directory / EVENTS_FILE
         self._file: BinaryIO | None = None
         self._half = b""
 

@@ -1,8 +1,9 @@
-"""What must be made anew in a forked child: locks, connections and counts of the parent."""
+"""What a forked child must make anew: the locks, connections and counts of its parent."""
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Protocol
 from weakref import ref
 
@@ -11,7 +12,10 @@ class Forgetful(Protocol):
     """An object that holds something which must not cross a fork."""
 
     def forget(self) -> None:
-        """Start again with nothing. Runs in a new child, before anything else does."""
+        """Start again with nothing, in a forked child, before any other code runs.
+
+        Locks are replaced: a thread that does not exist in the child may hold them.
+        """
 
 
 _registered: list[ref[Forgetful]] = []
@@ -27,10 +31,13 @@ def register(holder: Forgetful) -> None:
 
 
 def _after_fork() -> None:
-    for each in _registered:
-        holder = each()
-        if holder is not None:
-            holder.forget()
+    # An ExitStack calls all of them, the last one pushed first, also when one raises. Python
+    # then reports the error, as it does for each hook of a fork.
+    with ExitStack() as stack:
+        for each in reversed(_registered):
+            holder = each()
+            if holder is not None:
+                stack.callback(holder.forget)
 
 
 os.register_at_fork(after_in_child=_after_fork)

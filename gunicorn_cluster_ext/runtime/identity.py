@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-ENVIRONMENT = "GUNICORN_WORKER_ID"
+ID_VARIABLE = "GUNICORN_WORKER_ID"
 
 
 class Identity(NamedTuple):
@@ -61,7 +61,7 @@ def _adopt() -> None:
     global _assigned, _current
     if _assigned is not None:
         _current = Identity(*_assigned, os.getpid())
-        os.environ[ENVIRONMENT] = str(_current.slot)
+        os.environ[ID_VARIABLE] = str(_current.slot)
         _assigned = None
 
 

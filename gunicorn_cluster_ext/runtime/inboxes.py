@@ -1,15 +1,15 @@
-"""Inboxes, through which workers hand connections to each other.
+"""Inboxes: the socket pairs through which workers hand connections to each other.
 
-Each seat has one: a socket pair made by the arbiter before the first fork. All workers hold
-all ends, and the arbiter keeps them open for ever, so what is queued for a worker that dies
-is read by the process that takes its seat next.
+Each seat has one, made by the arbiter before the first fork. All workers hold all ends, and the
+arbiter never closes them, so a connection queued for a worker that dies is read by the process
+that takes its seat next.
 
     one message      SCM_RIGHTS   [ the connection's fd ]
                      data         MessagePack array: received | client | server | requests
                                          | hops | owned | proxied
 
-``SOCK_SEQPACKET`` keeps messages apart and, as a connected pair, queues as many as its
-buffer holds (278 small ones were counted), where a *bound* datagram socket would queue
+``SOCK_SEQPACKET`` keeps message boundaries. A connected pair queues as many messages as its buffer
+holds (278 small ones were counted); a *bound* datagram socket would queue
 ``net.unix.max_dgram_qlen``, often 10.
 """
 
@@ -25,37 +25,42 @@ from typing import Final
 
 import msgspec
 
+from gunicorn_cluster_ext.runtime.fd_passing import (
+    ANCILLARY_BYTES,
+    MSG_CMSG_CLOEXEC,
+    received_fd,
+    rights,
+)
+
 # macOS has no SOCK_SEQPACKET for Unix sockets.
-_KIND: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
-# recvmsg takes these flags on Linux; socket.recv_fds() ignores its own on Python 3.11.
+_SOCKET_TYPE: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
 # Plain ints: the socket module's flags are enums, and slow to combine.
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
-_RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-_TRUNCATED: Final = int(socket.MSG_CTRUNC)
-# What a full inbox, or too many fds under way (unix(7), ETOOMANYREFS), looks like.
+_RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT) | MSG_CMSG_CLOEXEC
+# Errors of a full inbox, or of too many descriptors in flight (unix(7), ETOOMANYREFS).
 _FULL: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMSGSIZE)
-_FD: Final = struct.Struct("i")
-_NO_SIZE: Final = bytes(_FD.size)
-_MEMORY: Final = 1280
-_ANCILLARY: Final = socket.CMSG_SPACE(_FD.size)
+_INT: Final = struct.Struct("i")
+_INT_BUFFER: Final = bytes(_INT.size)
+#: The kernel memory that a queued connection with a usual head takes.
+_QUEUED_BYTES: Final = 1280
 
-#: The most bytes that travel with a connection. Requests with a longer head are served
-#: where they arrive.
+#: The most bytes that travel with a connection. A request with a longer head is served by the
+#: worker that accepted it.
 MAX_RECEIVED: Final = 64 * 1024
 
-#: As gunicorn has it: a tuple for TCP, a path for a Unix socket.
+#: An address in gunicorn's form: a tuple for TCP, a path for a Unix socket.
 Address = tuple[str | int, ...] | str
 
 
 class HandoffMessage(msgspec.Struct, array_like=True, frozen=True):
     """A connection on its way to another worker.
 
-    ``received`` are the bytes already read from it, from the start of a request on.
-    ``client`` and ``server`` are the addresses as gunicorn knows them. ``requests`` were
-    served on it before; ``hops`` is how often it has been handed on since the last one.
-    ``owned``: the receiver owns the request, so it need not look again. ``proxied`` is the PROXY
-    protocol header that the connection began with; ``received`` has it as well before the first
-    request is served.
+    ``received`` are the bytes already read from it, starting at a request.
+    ``client`` and ``server`` are the addresses as gunicorn knows them. ``requests`` counts the
+    requests served on it so far, and ``hops`` its hand-offs since the last of them.
+    ``owned`` is true if the receiver owns the request and need not route it. ``proxied`` is the
+    PROXY protocol header that the connection began with; until the first request has been served
+    ``received`` contains it, too.
     """
 
     received: bytes
@@ -68,7 +73,7 @@ class HandoffMessage(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LostDescriptor(OSError):
-    """A hand-off arrived without its connection: the process has too many open files."""
+    """A hand-off arrived without its connection, because the process has too many open files."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,17 +81,18 @@ _decode = msgspec.msgpack.Decoder(HandoffMessage).decode
 
 
 class Inboxes:
-    """The inboxes of all seats. Opened in the arbiter, used in the workers."""
+    """The inboxes of all seats. The arbiter opens them and the workers use them."""
 
     def __init__(self, seats: int) -> None:
         self._readers: list[socket.socket] = []
         self._writers: list[socket.socket] = []
-        self._buffer = bytearray(MAX_RECEIVED + 1024)
-        self._view = memoryview(self._buffer)
+        buffer = bytearray(MAX_RECEIVED + 1024)
+        self._buffers = (buffer,)
+        self._view = memoryview(buffer)
         for _ in range(seats):
-            reader, writer = socket.socketpair(socket.AF_UNIX, _KIND)
-            # For sockets of gevent's, where a configuration has patched already: they wait
-            # whatever the flags say.
+            reader, writer = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
+            # If a configuration has patched the socket module, these are gevent's sockets, which
+            # wait whatever the flags say.
             reader.setblocking(False)
             writer.setblocking(False)
             self._readers.append(reader)
@@ -97,17 +103,17 @@ class Inboxes:
             end.close()
 
     def reader(self, seat: int) -> socket.socket:
-        """What to poll for ``seat``."""
+        """Return the socket to poll for ``seat``."""
         return self._readers[seat]
 
     def send(self, seat: int, message: HandoffMessage, fd: int) -> bool:
-        """Hand the connection ``fd`` to ``seat``; False when the inbox is full.
+        """Hand the connection ``fd`` to ``seat`` without blocking; return False if the inbox is
+        full.
 
-        The caller closes its own copy of ``fd`` after True. Never blocks.
+        After True the caller closes its own copy of ``fd``.
         """
-        rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd)),)
         try:
-            self._writers[seat].sendmsg((_encode(message),), rights, _SEND_FLAGS)
+            self._writers[seat].sendmsg((_encode(message),), rights(fd), _SEND_FLAGS)
         except OSError as error:
             if error.errno in _FULL:
                 return False
@@ -115,28 +121,28 @@ class Inboxes:
         return True
 
     def queued(self, seat: int) -> int:
-        """About how many connections ``seat`` has not received yet. Known on Linux only.
+        """Return about how many connections ``seat`` has yet to receive, on Linux; elsewhere 0.
 
-        The kernel says what memory they take. For one it is 768 bytes or, with most heads, 1,280;
-        doubled as often as the message doubles.
+        It is computed from the kernel memory that they take: one takes 768 bytes or, with most
+        heads, 1,280, and twice that each time the message doubles.
         """
         if sys.platform != "linux":
             return 0
-        size = fcntl.ioctl(self._writers[seat].fileno(), termios.TIOCOUTQ, _NO_SIZE)
-        return -(-int(_FD.unpack(size)[0]) // _MEMORY)
+        size = fcntl.ioctl(self._writers[seat].fileno(), termios.TIOCOUTQ, _INT_BUFFER)
+        return -(-int(_INT.unpack(size)[0]) // _QUEUED_BYTES)
 
     def receive(self, seat: int) -> tuple[HandoffMessage, int] | None:
-        """The next connection handed to ``seat``, or None. Never blocks.
+        """Return the next connection handed to ``seat``, or None, without blocking.
 
-        Raises LostDescriptor when the connection did not fit into this process.
+        Raise LostDescriptor if this process could not open it.
         """
         try:
             size, ancillary, flags, _ = self._readers[seat].recvmsg_into(
-                (self._buffer,), _ANCILLARY, _RECEIVE_FLAGS
+                self._buffers, ANCILLARY_BYTES, _RECEIVE_FLAGS
             )
         except BlockingIOError:
             return None
-        if flags & _TRUNCATED or not ancillary:
+        fd = received_fd(ancillary, flags)
+        if fd < 0:
             raise LostDescriptor(errno.EMFILE, "a handed-off connection was lost: raise ulimit -n")
-        (fd,) = _FD.unpack(ancillary[0][2])
         return _decode(self._view[:size]), fd

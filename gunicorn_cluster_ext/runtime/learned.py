@@ -59,7 +59,7 @@ class LearnedSessions:
             )
         return True
 
-    def holds(self) -> bool:
+    def has_own_sessions(self) -> bool:
         """Whether this process knows a value that is still remembered, or did a second ago."""
         now = time.monotonic()
         asked, held = self._held

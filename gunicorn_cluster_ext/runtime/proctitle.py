@@ -24,14 +24,14 @@ _DOING = {
 _who = ""
 
 
-def name(who: str) -> None:
+def set_worker(who: str) -> None:
     """This process is the worker ``who``, and boots. Called in the worker, after its fork."""
     global _who
     _who = who
     _set(who, _DOING[State.BOOTING])
 
 
-def show(state: State) -> None:
+def show_state(state: State) -> None:
     """Say what this worker does, unless the application has chosen a title of its own."""
     if state in _DOING and _is_gunicorns():
         _set(_who, _DOING[state])

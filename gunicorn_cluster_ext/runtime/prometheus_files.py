@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext.runtime.import_hook import when_imported
 
-ENVIRONMENT = "PROMETHEUS_MULTIPROC_DIR"
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class _Seat(NamedTuple):
@@ -33,7 +33,7 @@ def watch() -> None:
 
 def _name_by_seat(values: Any) -> None:
     """Runs in the process that imports it, the arbiter or a worker."""
-    if ENVIRONMENT in os.environ:
+    if DIRECTORY_VARIABLE in os.environ:
         values.ValueClass = values.MultiProcessValue(process_identifier=identifier)
 
 
@@ -61,7 +61,7 @@ def forget_live(master: int, seat: int) -> None:
 
     Called in the arbiter, when the process in ``seat`` is gone. The others go on.
     """
-    directory = os.environ.get(ENVIRONMENT)
+    directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
         for path in Path(directory).glob(f"gauge_live*_{_name(master, seat)}.db"):
             path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from gunicorn_cluster_ext.runtime.directory import give_away
 if TYPE_CHECKING:
     from gunicorn_cluster_ext.settings import Settings
 
-FILE = "server.json"
+SERVER_INFO_FILE = "server.json"
 
 
 class ServerInfo(NamedTuple):
@@ -79,18 +79,18 @@ def _without_secret(text: str) -> str:
 
 def write(directory: Path, description: ServerInfo) -> None:
     """At once: who reads finds the old or the new. Raises OSError."""
-    written = directory / f"{FILE}.new"
+    written = directory / f"{SERVER_INFO_FILE}.new"
     written.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(written, flags, 0o600), "w") as file:
         give_away(file.fileno(), directory)
         json.dump(description._asdict(), file, default=str)
-    written.replace(directory / FILE)
+    written.replace(directory / SERVER_INFO_FILE)
 
 
 def read(directory: Path) -> ServerInfo | None:
     """None if there is none that can be read: the directory was full, or is of another version."""
     try:
-        return ServerInfo(**json.loads((directory / FILE).read_bytes()))
+        return ServerInfo(**json.loads((directory / SERVER_INFO_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None

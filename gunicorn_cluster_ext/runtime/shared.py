@@ -26,9 +26,9 @@ class Shared:
         self.settings, self.capacity, self.directory = settings, capacity, directory
         self.board = Board.create(capacity, directory / "board" if directory else None)
         self.inboxes = Inboxes(capacity * SEATS_PER_SLOT)
-        self.take(settings)
+        self.apply(settings)
 
-    def take(self, settings: Settings) -> None:
+    def apply(self, settings: Settings) -> None:
         """Use other settings from now on. What exists already keeps its size until a restart."""
         self.settings = settings
         if self.learned is not None:

@@ -1,11 +1,12 @@
 """Client managers for python-socketio and Flask-SocketIO: what one worker emits reaches all.
 
-``client_manager=ClusterManager()`` and nothing else: rooms, namespaces, callbacks, disconnect and
-close_room work across the workers. Messages go over this machine's bus, or, when ``cluster_store``
-names a Redis, through python-socketio's own Redis managers, and then to all machines.
+``client_manager=ClusterManager()`` is all that an application needs: rooms, namespaces, callbacks,
+disconnect and close_room work across the workers. Messages go over this machine's bus or, if
+``cluster_store`` names a Redis, through python-socketio's own Redis managers, and then to all
+machines.
 
-python-socketio's PubSubManager does what there is to do. Here is only which way its messages go,
-and that each process is a server of its own.
+Nearly all of it is python-socketio's PubSubManager. This module adds the choice of a transport for
+its messages, and makes each process a server of its own.
 """
 
 # mypy: disable-error-code="misc, call-arg, attr-defined, no-any-return"
@@ -13,21 +14,21 @@ and that each process is a server of its own.
 from __future__ import annotations
 
 import json as standard_json
-import os
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from weakref import WeakSet
 
 from socketio.async_pubsub_manager import AsyncPubSubManager
 from socketio.pubsub_manager import PubSubManager
 
-from gunicorn_cluster_ext.runtime import context
+from gunicorn_cluster_ext.runtime import context, forks
+
+__all__ = ["AsyncClusterManager", "ClusterManager"]
 
 
-class _Cluster:
-    """Goes before one of python-socketio's managers."""
+class _ClusterMixin:
+    """What both managers add to the one of python-socketio that they inherit from."""
 
     _is_async: bool
 
@@ -41,56 +42,69 @@ class _Cluster:
         super().__init__(channel=channel, write_only=write_only, logger=logger)
         self.json = json or standard_json
         self.forget()
-        _everywhere.add(self)
+        forks.register(self)
 
     def forget(self) -> None:
-        """Begin anew, after a fork. With one name, workers of a preloaded application would take
-        each other's messages for their own."""
+        """Start again under another name, in a forked child.
+
+        With the same name, the workers of a preloaded application would take each other's messages
+        for their own, and ignore them.
+        """
         self.host_id = uuid.uuid4().hex
         self._lock = threading.RLock()
-        self._found: Any = None
+        self._chosen_transport: Any = None
         self._is_initialized = False
 
     def set_server(self, server: Any) -> None:
-        """python-socketio calls this when the server is made, before anything is served."""
+        """Prepare for ``server``. python-socketio calls this before the server serves anything."""
         super().set_server(server)
         self.json = server.packet_class.json  # not each version does this
-        # If cluster_store cannot be used, the application cannot be loaded.
-        _ = self._way
+        _ = self._transport  # if cluster_store cannot be used, the application cannot be loaded
 
     @property
-    def _way(self) -> Any:
-        """Where messages go. Nothing is opened yet: this may be the arbiter, which imports a
-        preloaded application."""
+    def _transport(self) -> Any:
+        """Return what carries this process's messages, as ``cluster_store`` says.
+
+        Nothing is opened yet: this may be the arbiter, which imports a preloaded application.
+        """
         with self._lock:
-            if self._found is None:
-                self._found = self._find_way()
-            return self._found
+            if self._chosen_transport is None:
+                settings = context.settings()
+                if settings.store == "embedded":
+                    from gunicorn_cluster_ext.socketio.bus_transport import (
+                        AsyncBusTransport,
+                        BusTransport,
+                    )
 
-    def _find_way(self) -> Any:
-        settings = context.settings()
-        if settings.store == "embedded":
-            from gunicorn_cluster_ext.socketio.bus_transport import AsyncBusWay, BusWay
+                    bus_class = AsyncBusTransport if self._is_async else BusTransport
+                    self._chosen_transport = bus_class(self)
+                else:
+                    from gunicorn_cluster_ext.socketio.redis_transport import (
+                        AsyncRedisTransport,
+                        RedisTransport,
+                    )
 
-            return AsyncBusWay(self) if self._is_async else BusWay(self)
-        from gunicorn_cluster_ext.socketio.redis_transport import AsyncRedisWay, RedisWay
-
-        return (AsyncRedisWay if self._is_async else RedisWay)(self, settings)
+                    redis_class = AsyncRedisTransport if self._is_async else RedisTransport
+                    self._chosen_transport = redis_class(self, settings)
+            return self._chosen_transport
 
     def initialize(self) -> None:
-        """Listen. python-socketio calls this when the first client of the process connects."""
+        """Subscribe. python-socketio calls this when the first client of the process connects."""
         with self._lock:
             if self._is_initialized:
                 return
             if self._listens:
-                # Before that client hears that it is connected: from then on it misses nothing.
-                self._way.start()
+                # Before that client is told that it is connected: from then on it misses nothing.
+                self._transport.start()
             self._is_initialized = True
             super().initialize()
 
     def basic_enter_room(self, *args: Any, **kwargs: Any) -> Any:
-        """As python-socketio's; whoever connects is entered into a room first. It may come while
-        the first one's ``initialize`` is under way in another thread, and must not overtake it."""
+        """Do the same as python-socketio, once this process is subscribed.
+
+        Each client that connects enters a room first. Another thread may be subscribing for the
+        first client, and this client must not overtake it.
+        """
         if self._listens:
             self.initialize()
         return super().basic_enter_room(*args, **kwargs)
@@ -99,24 +113,25 @@ class _Cluster:
     def _listens(self) -> bool:
         return self.server is not None and not self.write_only
 
-    def _sending(self) -> Any:
-        """The way, of a process that also hears what its callbacks are told, without clients."""
+    def _sending_transport(self) -> Any:
+        """Return the transport to publish with, once this process is subscribed: without clients
+        too it must receive the answers for its callbacks."""
         if self._listens:
             self.initialize()
-        return self._way
+        return self._transport
 
 
-class ClusterManager(_Cluster, PubSubManager):
-    """For ``socketio.Server`` and ``flask_socketio.SocketIO``.
+class ClusterManager(_ClusterMixin, PubSubManager):
+    """The client manager for ``socketio.Server`` and ``flask_socketio.SocketIO``.
 
-    :param channel: what is emitted reaches the servers with the same channel.
+    :param channel: messages reach the servers with the same channel.
     :param write_only: for a process that is no worker and only emits, such as a task queue's.
-    :param logger: if not given, the server's is used.
-    :param json: for a write-only manager, as python-socketio has it; a server has its own.
+    :param logger: by default the server's.
+    :param json: for a write-only manager, as in python-socketio; a server has its own.
 
-    A server with it raises SettingError if ``cluster_store`` is wrong, and StoreError if that names
-    a Redis that cannot be used; a write-only one does when it first emits, and BusError when it
-    finds no server.
+    A server with this manager raises SettingError if ``cluster_store`` is wrong, and StoreError if
+    that names a Redis that cannot be used. A write-only manager raises these when it first emits,
+    and BusError if it finds no server.
     """
 
     name = "cluster"
@@ -124,47 +139,33 @@ class ClusterManager(_Cluster, PubSubManager):
 
     def initialize(self) -> None:
         super().initialize()
-        if self._listens:  # not under the lock, which who listens wants
-            self._way.wait()
+        if self._listens:  # without the lock, which the listening thread needs
+            self._transport.wait_subscribed()
 
     def _publish(self, data: dict[str, Any]) -> None:
-        self._sending().publish(data)
+        self._sending_transport().publish(data)
 
     def _listen(self) -> Iterator[Any]:
-        return self._way.listen()
+        return self._transport.listen()
 
 
-class AsyncClusterManager(_Cluster, AsyncPubSubManager):
-    """For ``socketio.AsyncServer``. See ClusterManager."""
+class AsyncClusterManager(_ClusterMixin, AsyncPubSubManager):
+    """The client manager for ``socketio.AsyncServer``. See ClusterManager."""
 
     name = "asynccluster"
     _is_async = True
 
     async def connect(self, eio_sid: str, namespace: str) -> Any:
         sid = await super().connect(eio_sid, namespace)
-        await self._listening()
+        if self._listens:
+            await self._transport.wait_subscribed()
         return sid
 
     async def _publish(self, data: dict[str, Any]) -> None:
-        way = self._sending()
-        await self._listening()
-        await way.publish(data)
-
-    async def _listening(self) -> None:
-        """Wait until this process hears what others say, as ``initialize`` does without a loop."""
+        transport = self._sending_transport()
         if self._listens:
-            await self._way.wait()
+            await transport.wait_subscribed()
+        await transport.publish(data)
 
     def _listen(self) -> AsyncIterator[Any]:
-        return self._way.listen()
-
-
-_everywhere: WeakSet[_Cluster] = WeakSet()
-
-
-def _after_fork() -> None:
-    for manager in _everywhere:
-        manager.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        return self._transport.listen()

@@ -1,7 +1,8 @@
-"""A manager's messages through python-socketio's Redis managers, to what ``cluster_store`` names.
+"""A Redis as the transport of a client manager's messages, the one that ``cluster_store`` names.
 
-They publish, listen and try again as ever. Here they learn to find a master that Sentinels watch
-(the address is written as for the store) and the nodes of a Cluster, and to give up in time.
+python-socketio's Redis managers publish, listen and try again. This module adds how they find a
+master that Sentinels watch (the address is written as for the store) and the nodes of a Cluster,
+and makes them give up in time.
 """
 
 # mypy: disable-error-code="misc, call-arg, attr-defined"
@@ -15,7 +16,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Final
 
 from socketio import pubsub_manager
 from socketio.async_redis_manager import AsyncRedisManager
@@ -37,12 +38,15 @@ try:
 except ImportError as error:
     raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
 
-#: python-socketio's managers try twice to publish.
-_TRIES = 2
+#: How often python-socketio's managers try to publish a message.
+_PUBLISH_ATTEMPTS: Final = 2
 
 
-class _Way:
-    """Goes before one of them. ``_redis`` is the part of redis-py that it uses."""
+class _RedisTransport:
+    """What both transports add to the Redis manager of python-socketio that they inherit from.
+
+    ``_redis`` is the module of redis-py that the manager uses.
+    """
 
     _redis: Any
     _is_async: bool
@@ -53,7 +57,7 @@ class _Way:
         if hasattr(pubsub_manager, "pickle"):
             raise StoreError(
                 "python-socketio before 5.14 unpickles what it reads from a Redis, so that whoever "
-                "can write there can run code here; install a newer one, or leave cluster_store"
+                "can write there can run code here; install a newer one, or unset cluster_store"
             )
         try:
             self._address = parse(settings.store)
@@ -61,20 +65,16 @@ class _Way:
             raise StoreError(f"cluster_store is no URL of a Redis: {error}") from None
         self._nodes = itertools.cycle(self._address.nodes)
         self._timeout = settings.store_timeout
-        self._limit = self._timeout / _TRIES
+        self._attempt_timeout = self._timeout / _PUBLISH_ATTEMPTS
         super().__init__(
             self._address.url, channel=manager.channel, write_only=True, logger=manager.logger
         )
         self.server, self.json = manager.server, manager.json
 
     def start(self) -> None:
-        """Whoever listens subscribes. That is waited for, but not for ever: Redis may be away."""
+        """Begin the time in which ``listen`` must have subscribed: Redis may be unreachable."""
         self._subscribed = self._event()
         self._deadline = time.monotonic() + self._timeout
-
-    @property
-    def _patience(self) -> float:
-        return self._deadline - time.monotonic()
 
     def publish(self, data: dict[str, Any]) -> Any:
         return self._publish(data)
@@ -83,8 +83,9 @@ class _Way:
         return self._listen()
 
     def _redis_connect(self) -> None:
-        """Called by python-socketio, also when it tries again. Nothing is sent yet."""
-        limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self._limit)
+        """Make the clients, which send nothing yet. python-socketio calls this, and again after an
+        error."""
+        limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self._attempt_timeout)
         self.redis = self._client(retry=self._retry(NoBackoff(), 0), **limits)
         self.pubsub = self._client().pubsub()
         self.connected = True
@@ -94,7 +95,8 @@ class _Way:
         if self._address.way == "sentinel":
             return self._master(options)
         if self._address.way == "cluster":
-            # All nodes hear what is published at one. If this one is away, the next is tried.
+            # A message published at one node reaches all. If this one does not answer, the next
+            # attempt takes another.
             options["host"], options["port"] = next(self._nodes)
         return self._redis.Redis(connection_pool=self._redis.ConnectionPool(**options))
 
@@ -108,16 +110,16 @@ class _Way:
         return sentinel.master_for(self._address.service)
 
 
-class RedisWay(_Way, RedisManager):
+class RedisTransport(_RedisTransport, RedisManager):
     _redis = redis
     _is_async = False
     _retry = Retry
     _event = threading.Event
 
-    def wait(self) -> None:
-        """Until what others say is heard here."""
-        if (patience := self._patience) > 0:
-            self._subscribed.wait(patience)
+    def wait_subscribed(self) -> None:
+        """Wait until Redis has confirmed the subscription, or the time is over."""
+        if (remaining_s := self._deadline - time.monotonic()) > 0:
+            self._subscribed.wait(remaining_s)
 
     def _redis_listen_with_retries(self) -> Iterator[dict[str, Any]]:
         for message in super()._redis_listen_with_retries():
@@ -126,17 +128,17 @@ class RedisWay(_Way, RedisManager):
             yield message
 
 
-class AsyncRedisWay(_Way, AsyncRedisManager):
+class AsyncRedisTransport(_RedisTransport, AsyncRedisManager):
     _redis = redis.asyncio
     _is_async = True
     _retry = AsyncRetry
     _event = asyncio.Event
 
-    async def wait(self) -> None:
-        """Until what others say is heard here."""
-        if (patience := self._patience) > 0:
+    async def wait_subscribed(self) -> None:
+        """Wait until Redis has confirmed the subscription, or the time is over."""
+        if (remaining_s := self._deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._subscribed.wait(), patience)
+                await asyncio.wait_for(self._subscribed.wait(), remaining_s)
 
     async def _redis_listen_with_retries(self) -> AsyncIterator[dict[str, Any]]:
         async for message in super()._redis_listen_with_retries():

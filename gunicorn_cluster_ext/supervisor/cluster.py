@@ -58,7 +58,7 @@ class Cluster:
     def take(self, settings: Settings) -> None:
         """Use other settings from now on. Those of what exists already need a restart."""
         self.supervisor.limits.policy = restart_policy(settings)
-        self.shared.take(self._with_store(settings))
+        self.shared.apply(self._with_store(settings))
 
     def _with_store(self, settings: Settings) -> Settings:
         """An embedded store that nobody has named stays the same as long as the server lives, over

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from gunicorn_cluster_ext.runtime.board import control
-from gunicorn_cluster_ext.runtime.board.control import Kind, Reply, Request
+from gunicorn_cluster_ext.runtime.board.control import Reply, Request, RequestKind
 from gunicorn_cluster_ext.supervisor.exits import RESTART
 
 
@@ -22,21 +22,21 @@ class ControlRequests:
         request = control.pending(board)
         if request is not None:
             reply = self._do(request)
-            if request.kind != Kind.ROLL:  # of a reload enough is said
+            if request.kind != RequestKind.ROLL:  # of a reload enough is said
                 self._cluster.reporter.control(reply.text, ok=reply.ok)
             control.reply(board, request, reply)
 
     def _do(self, request: Request) -> Reply:
         match request.kind:
-            case Kind.ROLL:
+            case RequestKind.ROLL:
                 return self._roll()
-            case Kind.ABORT_ROLL:
+            case RequestKind.ABORT_ROLL:
                 return self._abort_roll()
-            case Kind.RESTART:
+            case RequestKind.RESTART:
                 return self._restart(request.argument)
-            case Kind.SCALE:
+            case RequestKind.SCALE:
                 return self._scale(request.argument)
-            case Kind.SCALE_BY:
+            case RequestKind.SCALE_BY:
                 return self._scale(self._arbiter.num_workers + request.argument)
         return Reply(False, f"this version knows no request {request.kind}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gunicorn_cluster_ext.runtime.board.layout import Word
-from gunicorn_cluster_ext.runtime.usage import resident_memory
+from gunicorn_cluster_ext.runtime.procfs import resident_memory
 from gunicorn_cluster_ext.supervisor.actions import Action
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.health import Prober

@@ -23,7 +23,7 @@ from gunicorn_cluster_ext.routing.rules import (
     starts_engineio_session,
 )
 from gunicorn_cluster_ext.routing.tags import ProcessTag
-from gunicorn_cluster_ext.runtime.board.layout import Place, Word, counted_in
+from gunicorn_cluster_ext.runtime.board.layout import Place, Word, decision_word
 from gunicorn_cluster_ext.runtime.inboxes import MAX_RECEIVED
 from gunicorn_cluster_ext.runtime.shared import Shared
 from gunicorn_cluster_ext.workers import engineio
@@ -172,8 +172,8 @@ class StickyWorker:
     @cached_property
     def _tally(self) -> list[int]:
         """The words of the board that count decisions: one for each rule, the last for none."""
-        row = self.shared.board.row(self.place.seat)
-        return [row + counted_in(words) for words in (*self._rule_words, "none")]
+        row = self.shared.board.row_start(self.place.seat)
+        return [row + decision_word(words) for words in (*self._rule_words, "none")]
 
     def _recall(self, words: str, value: bytes) -> ProcessTag | None:
         memory = self.shared.learned

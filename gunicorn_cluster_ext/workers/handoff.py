@@ -38,7 +38,7 @@ class Post(Generic[C]):
         self._member, self._log = member, log
         self._unpack, self._consider, self._drop = unpack, consider, drop
         self._inboxes = member.shared.inboxes
-        self._words, self._row = member.board.words, member.board.row(member.seat)
+        self._words, self._row = member.board.words, member.board.row_start(member.seat)
         self._swept = 0.0
         self._abandoned: set[int] = set()
 
@@ -66,7 +66,7 @@ class Post(Generic[C]):
         """
         if not self._send(conn, seat):
             return False
-        if self._words[self._member.board.row(seat) + Word.STATE] == GONE:
+        if self._words[self._member.board.row_start(seat) + Word.STATE] == GONE:
             self._take_all(seat)
         return True
 
@@ -106,7 +106,7 @@ class Post(Generic[C]):
             return
         self._swept = now
         board, before = self._member.board, self._abandoned
-        self._abandoned = set(board.abandoned()) if self._member.is_sweeper() else set()
+        self._abandoned = set(board.vacated_seats()) if self._member.is_sweeper() else set()
         for seat in self._abandoned:
             if seat in before or board.successor(seat) is not None:
                 self._take_all(seat)
@@ -154,7 +154,7 @@ class Post(Generic[C]):
         if heir != self._member.seat and not is_ssl and self._send(conn, heir):
             return True
         # Who comes next may be of a worker class that reads no inbox.
-        is_lost = is_ssl or self._member.board.has_deaf()
+        is_lost = is_ssl or self._member.board.any_without_inbox()
         if is_lost or not self._send(conn, self._member.seat):
             self._drop(conn)
         return False

@@ -28,11 +28,11 @@ class Member:
     def __init__(self, shared: Shared, place: Place, cfg: Any) -> None:
         self.shared, self.place, self.cfg = shared, place, cfg
         self.board, self.seat = shared.board, place.seat
-        self._order = self.board.row(self.seat) + Word.ORDER
+        self._order = self.board.row_start(self.seat) + Word.ORDER
 
     def become(self, state: State) -> None:
         self.serves = state is State.READY
-        proctitle.show(state)
+        proctitle.show_state(state)
         self.board.set(self.seat, Word.STATE, state)
 
     def obey(self) -> None:
@@ -93,14 +93,14 @@ class Member:
         if not self.board.get(self.seat, Word.SESSIONS):
             return False
         memory = self.shared.learned
-        return now - since < HARD_QUIET or (memory is not None and memory.holds())
+        return now - since < HARD_QUIET or (memory is not None and memory.has_own_sessions())
 
     def lingers(self) -> bool:
         """Whether idle connections are kept for a while that nobody will take over.
 
         For requests that are on their way, as in gunicorn 27. Otherwise somebody will.
         """
-        return self.board.stopping or bool(self.cfg.is_ssl) or self.board.has_deaf()
+        return self.board.stopping or bool(self.cfg.is_ssl) or self.board.any_without_inbox()
 
 
 class Drain:

@@ -210,8 +210,7 @@ def outside() -> Iterator[None]:
     try:
         yield
     finally:
-        bus._forget_remote()
-        bus._choice = bus._Choice()
+        bus._endpoints.choose(bus._Choice())
 
 
 @pytest.mark.parametrize("kind", [STICKY, "asgi"])

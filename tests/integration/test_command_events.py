@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from gunicorn_cluster_ext.runtime.event_log import FILE
+from gunicorn_cluster_ext.runtime.event_log import EVENTS_FILE
 from tests.harness.clients.command import run_command
 from tests.harness.servers.deploy import GOOD
 from tests.harness.servers.gunicorn import environment
@@ -163,7 +163,7 @@ def test_who_closes_the_pipe_ends_following(site: StartSite) -> None:
 def test_a_server_that_cannot_write_them_runs(site: StartSite) -> None:
     """It says so once, goes on, and tells how many were lost when it can write again."""
     told = site()
-    path: Path = told.view.path.parent / FILE
+    path: Path = told.view.path.parent / EVENTS_FILE
     path.unlink()
     path.mkdir()
     told.roll()

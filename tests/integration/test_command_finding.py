@@ -59,13 +59,13 @@ def test_by_directory_pid_or_pid_file(site: StartSite, new_directory: Callable[[
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_there_is_none(tmp_path: Path, command: list[str]) -> None:
     done = run_command(*command, "--dir", str(tmp_path), directory=tmp_path)
-    assert complaint(done).startswith("no server found (one that runs may have a cluster_dir")
+    assert complaint(done).startswith("no server found (to find a server with a cluster_dir")
 
 
 def test_a_pid_that_is_no_server(tmp_path: Path) -> None:
     """This test is a process of this user."""
     said = complaint(run_command("status", "--pid", str(os.getpid()), directory=tmp_path))
-    assert said.startswith(f"no server found with the pid {os.getpid()} (it is no gunicorn")
+    assert said.startswith(f"no server found with the pid {os.getpid()} (it is not a gunicorn")
     said = complaint(run_command("status", "--pid", str(2**22 + 1), directory=tmp_path))
     assert said.endswith("(there is no such process)")
     said = complaint(run_command("status", "--pidfile", "/no/where", directory=tmp_path))
@@ -103,9 +103,7 @@ def test_another_version(site: StartSite) -> None:
         file.write((99).to_bytes(8, sys.byteorder))
     choice = ["--pid", str(other.server.pid)]
     said = complaint(run_command("status", *choice, directory=other.directory))
-    assert said.endswith(
-        "is no board of this version: use the installation of this pack that it runs with"
-    )
+    assert said.endswith(": use the installation of this pack that the server runs with")
 
 
 def test_another_user(site: StartSite) -> None:
@@ -122,7 +120,7 @@ def test_another_user(site: StartSite) -> None:
         return [_not_found(private.server.pid, None), _not_found(None, str(private.directory))]
 
     for said in in_child(find):
-        assert re.fullmatch(r"server \d+ is of user \w+, and you are \w+: use sudo", said)
+        assert re.fullmatch(r"server \d+ belongs to user \w+, and you are \w+: use sudo", said)
         assert str(private.server.pid) in said
     directory.chmod(0o700)
 
@@ -130,7 +128,7 @@ def test_another_user(site: StartSite) -> None:
 def _not_found(pid: int | None, base: str | None) -> str:
     try:
         discovery.find(pid, None, base)
-    except discovery.NoServer as error:
+    except discovery.ServerNotFound as error:
         return str(error)
     return "found"
 
@@ -145,8 +143,8 @@ def test_no_directory_can_be_written(gunicorn: StartGunicorn, tmp_path: Path, ki
     assert len(lines) == 1 and "[WARNING]" in lines[0]
     for choice in (["--pid", str(server.pid)],):
         said = complaint(run_command("status", *choice, directory=tmp_path))
-        assert said.startswith(f"no server found with the pid {server.pid} (it is no gunicorn")
-        assert "could write no directory" in said
+        assert said.startswith(f"no server found with the pid {server.pid} (it is not a gunicorn")
+        assert "could not write any directory" in said
     server.signal(signal.SIGHUP)
     wait_until(lambda: "Replaced 1 workers" in server.log_text(), PATIENCE_S, "a roll")
     assert server.get("/").status == 200

@@ -49,7 +49,7 @@ def test_it_overwrites_nothing_unasked(new_directory: Callable[[], Path]) -> Non
     path.write_text("precious")
     done = run_command("init", directory=directory)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"gunicorn-cluster: {NAME}: is there already; --force overwrites it\n"
+    assert done.stderr == f"gunicorn-cluster: {NAME}: already exists; --force overwrites it\n"
     assert path.read_text() == "precious"
     assert run_command("init", "--force", directory=directory).returncode == 0
     assert "workers = 4" in path.read_text()

@@ -134,7 +134,7 @@ def test_it_is_followed_for_some_time(site: StartSite) -> None:
     rolled = site()
     rolled.deploy(slow(3))
     why = reason(roll(rolled, "--timeout", "1"))
-    assert why == "roll 1 is not over, 0 of 3 replaced, after 1 s"
+    assert why == "roll 1 has not finished, 0 of 3 replaced, after 1 s"
     rolled.view.wait_roll(1)
 
 
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_the_command_only(site: StartSite) -> None:
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 130
     assert err == (
-        "gunicorn-cluster: roll 1 is not followed any more; it goes on (roll --abort ends it)\n"
+        "gunicorn-cluster: no longer following roll 1, which goes on (roll --abort ends it)\n"
     )
     rolled.view.wait_roll(1)
 
@@ -178,7 +178,7 @@ def test_another_roll_takes_its_place(site: StartSite) -> None:
     assert command.returncode == 1
     assert err in (
         "gunicorn-cluster: roll 1 failed: another reload was asked for\n",
-        "gunicorn-cluster: another roll (2) took the place of roll 1\n",
+        "gunicorn-cluster: roll 2 took the place of roll 1\n",
     )
 
 
@@ -203,7 +203,9 @@ def test_the_server_ends_meanwhile(site: StartSite, number: int) -> None:
         os.kill(rolled.server.pid, number)
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1
-    assert err.startswith(f"gunicorn-cluster: server {rolled.server.pid} has ended: roll 1 is not")
+    assert err.startswith(
+        f"gunicorn-cluster: server {rolled.server.pid} has ended: roll 1 has not finished"
+    )
     rolled.server.kill()
 
 

@@ -150,7 +150,7 @@ def test_a_stop_that_takes_long(site: StartSite) -> None:
         wait_until(lambda: steered.view.total("busy") == 1, PATIENCE_S, "a request in progress")
         said = refusal(run(steered, "stop", "--timeout", "0.5"))
         pid = steered.server.pid
-        assert said == f"gunicorn-cluster: server {pid} still finishes after 0.5 s\n"
+        assert said == f"gunicorn-cluster: server {pid} has not ended after 0.5 s\n"
         assert steered.server.wait_exit(PATIENCE_S) == 0
 
 
@@ -162,9 +162,7 @@ def test_a_wish_of_a_server_that_hangs_is_withdrawn(site: StartSite) -> None:
     os.kill(steered.server.pid, signal.SIGSTOP)
     try:
         said = refusal(run(steered, "scale", "+1"))
-        assert (
-            said == f"gunicorn-cluster: server {steered.server.pid}: the server does not answer\n"
-        )
+        assert said == f"gunicorn-cluster: server {steered.server.pid}: the server does not reply\n"
     finally:
         os.kill(steered.server.pid, signal.SIGCONT)
     assert run(steered, "scale", "3").stdout.startswith("3 workers instead of 3")

@@ -132,7 +132,7 @@ def test_nothing_is_overwritten_unasked(new_directory: Callable[[], Path]) -> No
     directory = new_directory()
     (directory / "gunicorn.socket").write_text("precious")
     done = write(directory, "")
-    assert done.returncode == 1 and "gunicorn.socket: is there already" in done.stderr
+    assert done.returncode == 1 and "gunicorn.socket: already exists" in done.stderr
     assert not (directory / "gunicorn.service").exists()
 
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.board.layout import ROUTED, WORD_NAMES, State, Word
+from gunicorn_cluster_ext.runtime.board.layout import DECISION_WORDS, WORD_NAMES, State, Word
 from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import Connection, request_bytes
 from tests.harness.clients.scrape import Scrape, Series
@@ -94,7 +94,7 @@ def test_which_rules_find_an_owner(site: StartSite, kind: str) -> None:
     measured.server.get("/?room=4")
     for _ in range(4):
         measured.server.get("/")
-    decisions = {WORD_NAMES[word]: measured.view.counted(word) for word in ROUTED.values()}
+    decisions = {WORD_NAMES[word]: measured.view.counted(word) for word in DECISION_WORDS.values()}
     assert {name: number for name, number in decisions.items() if number} == {
         "routed_cookie": 2,
         "routed_hash_header": 3,

@@ -54,7 +54,7 @@ def test_the_command_says_so(gunicorn: StartGunicorn, command: str) -> None:
     server = gunicorn("whoami:app", "-k", STICKY, config=config)
     done = run_command(command, "--pid", str(server.pid), directory=server.directory)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "could write no directory, as its log says" in done.stderr
+    assert "could not write any directory, as its log says" in done.stderr
     assert done.stderr.count("\n") == 1
     assert server.get("/").status == 200
 

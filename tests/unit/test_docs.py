@@ -1,4 +1,4 @@
-"""What the documents say of settings, log lines and commands is what there is."""
+"""The documents name the settings, log lines, commands, events, states and files that exist."""
 
 import ast
 import re
@@ -29,8 +29,10 @@ def test_settings_that_are_named_exist() -> None:
 
 
 def logged() -> Iterator[str]:
-    """The words of every line that is logged at level info and above, by what is not the command
-    line. Placeholders are cut out: the longest piece between two of them."""
+    """Yield the text of every line that is logged at level info and above.
+
+    Only the longest piece between two placeholders is kept.
+    """
     levels = {"info", "warning", "error", "critical", "exception"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -55,7 +57,7 @@ def test_there_are_lines() -> None:
 
 @pytest.mark.parametrize("words", LINES)
 def test_every_line_is_explained(words: str) -> None:
-    """In the table of docs/operations.md, as far as its words are the same each time."""
+    """The first words of each line are in the table of docs/operations.md."""
     table = OPERATIONS.split("## Logs")[1].split("\n## ")[0]
     beginning = " ".join(words.split()[:5]).rstrip("(").strip()
     assert beginning in " ".join(table.split()), "add it to docs/operations.md"
@@ -64,6 +66,15 @@ def test_every_line_is_explained(words: str) -> None:
 def test_every_command_is_there() -> None:
     for name in _COMMANDS:
         assert re.search(rf"gunicorn-cluster {name}|`{name}( \S+)?`", OPERATIONS), name
+
+
+def test_every_event_is_there() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.glob("supervisor/*.py"))
+    events = set(re.findall(r'(?:journal\.write|reporter\.event)\(\s*"([a-z ]+)"', source))
+    assert len(events) > 5
+    commands = " ".join((ROOT / "docs" / "commands.md").read_text().split())
+    for event in events:
+        assert f"`{event}`" in commands, event
 
 
 def test_every_state_is_there() -> None:
@@ -76,3 +87,11 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_files_that_are_named_exist() -> None:
+    files = {f"/{path.relative_to(ROOT)}" for path in PACKAGE.rglob("*.py")}
+    for path in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"[\w/]+\.py\b", path.read_text()):
+            is_there = any(file.endswith(f"/{name}") for file in files) or (ROOT / name).exists()
+            assert is_there, f"{path.name}: {name}"

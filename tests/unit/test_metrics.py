@@ -9,7 +9,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gunicorn_cluster_ext import metrics
 from gunicorn_cluster_ext.metrics import BoardCollector
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.layout import COUNTERS, ROUTED, Roll, RollState, State, Word
+from gunicorn_cluster_ext.runtime.board.layout import (
+    COUNTERS,
+    DECISION_WORDS,
+    Roll,
+    RollState,
+    State,
+    Word,
+)
 from tests.harness.clients.scrape import Scrape
 
 
@@ -33,7 +40,7 @@ def scrape(board: Board | None) -> Scrape:
 
 def test_whatever_is_counted_is_shown(board: Board) -> None:
     """A word that is new in COUNTERS needs a metric."""
-    shown = {*metrics._BY_WORKER, *metrics._OF_ALL, *ROUTED.values()}
+    shown = {*metrics._WORKER_COUNTERS, *metrics._SERVER_COUNTERS, *DECISION_WORDS.values()}
     assert shown == set(COUNTERS)
     before = scrape(board)
     for word in COUNTERS:
@@ -105,8 +112,8 @@ def test_a_file_that_is_being_made_is_waited_for(
     path.touch()
     grown = Timer(0.004, lambda: os.truncate(path, 65536))
     grown.start()
-    assert list(metrics._Files().collect()) == []
+    assert list(metrics._MultiprocessFiles().collect()) == []
     grown.join()
     os.truncate(path, 0)
     with pytest.raises(struct.error):  # one that stays so was damaged
-        list(metrics._Files().collect())
+        list(metrics._MultiprocessFiles().collect())

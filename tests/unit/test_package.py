@@ -1,4 +1,10 @@
+"""The public names: those of docs/api.md, what can be imported, and what is used in documents."""
+
+import ast
+import importlib
+import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +13,50 @@ from gunicorn_cluster_ext.runtime import identity
 from gunicorn_cluster_ext.workers.asgi import worker
 from gunicorn_cluster_ext.workers.gevent import worker as gevent
 from gunicorn_cluster_ext.workers.thread import worker as thread
+from tests.harness.fakes import django_site
 from tests.harness.forks import in_fresh_interpreter
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "gunicorn_cluster_ext"
+OURS = (f"{PACKAGE}.", "tests.")
+
+
+def documented() -> dict[str, set[str]]:
+    """The names in the first column of each module's table in docs/api.md."""
+    _, *parts = re.split(r"^## `([\w.]+)`$", (ROOT / "docs/api.md").read_text(), flags=re.M)
+    modules = dict(zip(parts[::2], parts[1::2], strict=True))
+    cells = {name: re.findall(r"^\|(.*?)\|", text, re.M) for name, text in modules.items()}
+    return {name: set(re.findall(r"`(\w+)", "".join(cells[name]))) for name in modules}
+
+
+PUBLIC = documented()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_those_of_the_document(name: str) -> None:
+    django_site.configure()
+    module = importlib.import_module(name)
+    assert all(hasattr(module, each) for each in PUBLIC[name])
+    exported = {each for each in getattr(module, "__all__", ()) if not each.startswith("_")}
+    assert {each for each in exported if not inspect.ismodule(getattr(module, each))} <= PUBLIC[
+        name
+    ]
+
+
+def used(text: str) -> set[str]:
+    """The dotted names of the package in ``text``, and what is imported from them."""
+    dotted = set(re.findall(rf"\b{PACKAGE}(?:\.\w+)+", text))
+    for module, names in re.findall(rf"from ({PACKAGE}[.\w]*) import (\w[\w, ]*)", text):
+        dotted |= {f"{module}.{name}" for name in re.findall(r"\w+", names)}
+    return dotted
+
+
+def test_documents_and_examples_use_public_names_only() -> None:
+    public = {f"{module}.{name}" for module, names in PUBLIC.items() for name in names}
+    public |= PUBLIC.keys() | {f"{PACKAGE}.django"}
+    documents = {ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py")}
+    for path in documents - {ROOT / "docs/architecture.md"}:
+        assert used(path.read_text()) <= public, path.name
 
 
 def test_it_exports_what_an_application_needs() -> None:
@@ -40,3 +89,12 @@ def test_importing_it_imports_neither_gunicorn_nor_gevent() -> None:
         "print([name for name in sys.modules if name.split('.')[0] in ('gunicorn', 'gevent')])"
     )
     assert in_fresh_interpreter(code) == "[]"
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    for path in ROOT.glob("benchmarks/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(OURS):
+                module = importlib.import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    assert hasattr(module, name), f"{path.name}: {node.module}.{name}"

@@ -1,11 +1,11 @@
-"""Finds the facts for ``gunicorn-cluster check``, in processes of its own.
+"""Collects the facts for ``gunicorn-cluster check``, in processes of its own.
 
     check --+-- examiner: reads the configuration as the master does
-            |      |-- worker 0: loads the application, and looks at it
-            |      `-- worker 1: the same, for what ought to be the same in both
-            `-- reads two lines of JSON from a pipe: Configuration, and then Facts
+            |      |-- worker 0: loads the application, and inspects it
+            |      `-- worker 1: does the same, to find what differs between the two
+            `-- reads two lines of JSON from a pipe: ConfigurationFacts, then Facts
 
-Whatever the application does when it is imported, it does it there.
+So any side effects of importing the application happen there.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from typing import Any
 import msgspec
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
+from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts, ConfigurationFacts, Facts
 from gunicorn_cluster_ext.cli.check.inspection import first_line, look
-from gunicorn_cluster_ext.cli.files import load
+from gunicorn_cluster_ext.cli.files import load_app
 from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.session.cookie import SessionCookie
 from gunicorn_cluster_ext.settings import SettingError, Settings, executed_config, of_config
 
 _WORKERS = 2
-_EXIT_S = 5.0
-#: Files that every process has open anyway.
-_SOME_FILES = 64
-#: How much of a traceback is the application's own, as a rule.
+_EXIT_TIMEOUT_S = 5.0
+#: Files that a process has open besides connections and inboxes.
+_OTHER_FILES = 64
+#: The innermost frames of a traceback, which are usually the application's own.
 _FRAMES = 4
 
 
 def main(fd: int, arguments: list[str]) -> None:
-    """Write the facts to ``fd``. What gunicorn itself cannot read ends this process."""
-    app = load(arguments)
-    configuration, settings = _configured(app)
+    """Write the facts to ``fd``. Exit if gunicorn itself cannot read the configuration."""
+    app = load_app(arguments)
+    configuration, settings = _configuration_facts(app)
     _write(fd, configuration)
     facts = Facts(configuration)
     if settings is not None:
@@ -57,22 +57,22 @@ def _write(fd: int, what: msgspec.Struct) -> None:
 
 
 class Lines:
-    """The lines that come from a pipe."""
+    """The lines that arrive through a pipe."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._data = b""
-        self.are_over = False
+        self.is_closed = False
 
     def next(self, seconds: float | None) -> bytes | None:
-        """None if it does not come, or not within ``seconds``."""
+        """Return the next line, or None at the end of the pipe or after ``seconds``."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while b"\n" not in self._data:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             ready, _, _ = select.select([self._fd], [], [], left)
             more = os.read(self._fd, 65536) if ready else b""
             if not more:
-                self.are_over = bool(ready)
+                self.is_closed = bool(ready)
                 return None
             self._data += more
         line, _, self._data = self._data.partition(b"\n")
@@ -82,21 +82,21 @@ class Lines:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _configured(app: Any) -> tuple[Configuration, Settings | None]:
+def _configuration_facts(app: Any) -> tuple[ConfigurationFacts, Settings | None]:
     cfg, uri = app.cfg, app.app_uri
     try:
         settings, kind = of_config(cfg), cfg.worker_class
     except SettingError as error:
-        return Configuration(uri, str(error)), None
+        return ConfigurationFacts(uri, str(error)), None
     except Exception as error:
-        return Configuration(uri, f"worker_class: {first_line(error)}"), None
-    if not isinstance(kind, type):  # so gunicorn answers for a module that has no such class
-        return Configuration(uri, f"worker_class: there is no {kind}"), None
+        return ConfigurationFacts(uri, f"worker_class: {first_line(error)}"), None
+    if not isinstance(kind, type):  # gunicorn returns a string if the module has no such class
+        return ConfigurationFacts(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
     if threads is not None:
         threads(cfg, settings.threads)
     names = {each.__name__ for each in kind.__mro__}
-    return Configuration(
+    return ConfigurationFacts(
         app=uri,
         worker_class=cfg.worker_class_str,
         is_sticky=bool(getattr(kind, "reads_inbox", False)),
@@ -114,7 +114,7 @@ def _configured(app: Any) -> tuple[Configuration, Settings | None]:
         full_rollback=settings.roll_rollback == "full",
         health_path=settings.health_path,
         startup_timeout=settings.startup_timeout,
-        foreign_user=_foreign_user(cfg),
+        foreign_user=str(cfg.uid) if os.geteuid() not in (0, cfg.uid) else "",
         unwritable=_unwritable(cfg, settings),
         cookie_error=_cookie_error(settings),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -136,11 +136,6 @@ def _address(address: Any) -> str:
     return f"unix:{address}" if isinstance(address, str) else f"fd://{address}"
 
 
-def _foreign_user(cfg: Any) -> str:
-    me = os.geteuid()
-    return str(cfg.uid) if me and cfg.uid != me else ""
-
-
 def _unwritable(cfg: Any, settings: Settings) -> str:
     try:
         shutil.rmtree(make_directory(settings.dir, cfg.uid, cfg.gid))
@@ -159,14 +154,15 @@ def _cookie_error(settings: Settings) -> str:
 
 def _needed_files(cfg: Any, settings: Settings) -> int:
     slots: int = settings.capacity(cfg.workers)
-    return int(cfg.worker_connections) + 4 * slots + _SOME_FILES
+    # A worker holds both ends of the inboxes of two seats per slot.
+    return int(cfg.worker_connections) + 4 * slots + _OTHER_FILES
 
 
 # --- the application ------------------------------------------------------------------------------
 
 
-def _workers(app: Any, settings: Settings) -> list[Loaded]:
-    """Load the application in several processes at once, as workers do."""
+def _workers(app: Any, settings: Settings) -> list[ApplicationFacts]:
+    """Load the application in several processes at once, as workers do, and return their facts."""
     _prepare(app, settings)
     if app.cfg.preload_app:
         try:
@@ -180,12 +176,12 @@ def _workers(app: Any, settings: Settings) -> list[Loaded]:
 
 
 def _prepare(app: Any, settings: Settings) -> None:
-    """What gunicorn and the pack do in the master before an application is loaded."""
+    """Do what gunicorn and the pack do in the master before they load an application."""
     os.environ.update(app.cfg.env)
     for path in filter(None, (app.cfg.pythonpath or "").split(",")):
         sys.path.insert(0, os.path.abspath(path))
-    # An application may count as it is loaded: this is no worker of a server that it counts for.
-    os.environ.pop(prometheus_files.ENVIRONMENT, None)
+    # Applications may count while they are loaded, and this is not a worker of a server.
+    os.environ.pop(prometheus_files.DIRECTORY_VARIABLE, None)
     context.use(settings)
     identity.watch()
 
@@ -203,35 +199,37 @@ def _start(app: Any, settings: Settings, slot: int) -> tuple[int, int]:
     return pid, reader
 
 
-def _loaded(app: Any, settings: Settings) -> Loaded:
+def _loaded(app: Any, settings: Settings) -> ApplicationFacts:
     try:
         return look(app.wsgi(), settings)
     except (Exception, SystemExit) as error:
         return _failed(error)
 
 
-def _failed(error: BaseException) -> Loaded:
-    return Loaded(first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
+def _failed(error: BaseException) -> ApplicationFacts:
+    return ApplicationFacts(
+        first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES))
+    )
 
 
-def _result(pid: int, reader: int, deadline: float | None) -> Loaded:
+def _result(pid: int, reader: int, deadline: float | None) -> ApplicationFacts:
     left = None if deadline is None else max(deadline - time.monotonic(), 0)
     lines = Lines(reader)
     line = lines.next(left)
     os.close(reader)
     if line is not None:
         os.waitpid(pid, 0)
-        return msgspec.json.decode(line, type=Loaded)
-    if lines.are_over and _ends(pid):
-        return Loaded("it ended the process")
+        return msgspec.json.decode(line, type=ApplicationFacts)
+    if lines.is_closed and _exits(pid):
+        return ApplicationFacts("it ended the process")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return Loaded(hung=True)
+    return ApplicationFacts(hung=True)
 
 
-def _ends(pid: int) -> bool:
-    """Whether it ends by itself: a process that does has closed its end of the pipe before."""
-    deadline = time.monotonic() + _EXIT_S
+def _exits(pid: int) -> bool:
+    """Return whether a process that has closed its end of the pipe exits by itself."""
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
     while time.monotonic() < deadline:
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return True

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration and its application, from facts about them. No I/O.
+"""The problems of a configuration and its application, judged from facts about them. No I/O.
 
-``examiner`` finds the facts, in other processes; ``check`` prints what follows from them.
+``examiner`` collects the facts, in other processes; the command ``check`` prints the findings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Level(enum.IntEnum):
-    """How bad it is. An ERROR: the server does not start, or not as it was meant to."""
+    """The severity of a finding. ERROR: the server would not start, or not as it was meant to."""
 
     NOTE = 0
     WARNING = 1
@@ -23,24 +23,24 @@ class Level(enum.IntEnum):
 class Finding(Struct, frozen=True):
     level: Level
     text: str
-    #: What Python had to say, for those who must mend it.
+    #: The end of a traceback, for whoever fixes the problem.
     details: str = ""
 
 
-class Configuration(Struct):
-    """What was read, and what this machine has to say to it.
+class ConfigurationFacts(Struct):
+    """The configuration, and facts about this machine that matter to it.
 
-    ``error``: it cannot be used, and why; then only ``app`` means something.
+    ``error`` says why the configuration cannot be used; then only ``app`` is set besides.
     """
 
     app: str
     error: str = ""
     worker_class: str = ""
-    is_sticky: bool = False  # of this pack
+    is_sticky: bool = False  # the worker class belongs to this pack
     is_asgi: bool = False
     is_threaded: bool = False
     workers: int = 1
-    workers_are_set: bool = True  # by the user, and not by WEB_CONCURRENCY
+    workers_are_set: bool = True  # by the user, not by WEB_CONCURRENCY
     threads: int = 1
     addresses: list[str] = []
     reuse_port: bool = False
@@ -51,35 +51,35 @@ class Configuration(Struct):
     full_rollback: bool = False
     health_path: str | None = None
     startup_timeout: float = 0.0
-    foreign_user: str = ""  # whom it is to run as, and cannot become
-    unwritable: str = ""  # why there is no directory for the board
-    cookie_error: str = ""  # why browsers refuse the session's cookie
-    open_files: int = 0  # how many a worker may have,
-    needed_files: int = 0  # and how many it may come to need
+    foreign_user: str = ""  # the user to run as, if this user cannot become it
+    unwritable: str = ""  # why the board has no directory
+    cookie_error: str = ""  # why browsers would refuse the session cookie
+    open_files: int = 0  # the limit of a worker
+    needed_files: int = 0  # the most that a worker may need
 
 
-class Loaded(Struct):
-    """What one process found that has loaded the application as a worker does."""
+class ApplicationFacts(Struct):
+    """The facts that one process found after it had loaded the application as a worker does."""
 
-    error: str = ""  # why it could not
+    error: str = ""  # why the application cannot be loaded
     details: str = ""
     hung: bool = False
     is_asgi: bool = False
-    secrets: dict[str, str] = {}  # digests, by name
-    websockets: list[str] = []  # libraries for them that it has imported
-    in_memory: list[str] = []  # what it keeps in each worker's own memory
-    lonely_socketio: bool = False  # a server that knows the clients of its own worker only
-    rules: dict[str, str] = {}  # those that cannot be built, and why
+    secrets: dict[str, str] = {}  # their digests, by name
+    websockets: list[str] = []  # the imported libraries for them
+    in_memory: list[str] = []  # the state that each worker keeps in its own memory
+    unmanaged_socketio: bool = False  # a server that knows only the clients of its own worker
+    broken_rules: dict[str, str] = {}  # why each of them cannot be built
     store_error: str = ""
 
 
 class Facts(Struct):
-    configuration: Configuration
-    workers: list[Loaded] = []
+    configuration: ConfigurationFacts
+    workers: list[ApplicationFacts] = []
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """What is to be said, the worst first."""
+    """Return the findings, the worst first."""
     configuration = facts.configuration
     if configuration.error:
         return [Finding(Level.ERROR, configuration.error)]
@@ -105,74 +105,75 @@ def _note(text: str) -> Finding:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _worker_count(of: Configuration) -> Iterator[Finding]:
+def _worker_count(of: ConfigurationFacts) -> Iterator[Finding]:
     if not of.workers_are_set:
         yield _warning(
-            f"workers = {of.workers} comes from WEB_CONCURRENCY, and changes with the machine that "
-            "sets it. Set `workers`."
+            f"workers = {of.workers} comes from WEB_CONCURRENCY, which may differ on another "
+            "machine. Set `workers`."
         )
 
 
-def _listening(of: Configuration) -> Iterator[Finding]:
+def _listening(of: ConfigurationFacts) -> Iterator[Finding]:
     for address, times in Counter(of.addresses).items():
         if times > 1:
-            yield _error(f"bind: {address} is there {times} times; the second one is in use.")
+            yield _error(f"bind: {address} is listed {times} times; it can be bound only once.")
     for address in of.addresses:
         host, _, port = address.rpartition(":")
         everywhere = f"0.0.0.0:{port}"
         if host not in ("0.0.0.0", "[::]") and everywhere in of.addresses and "[" not in host:
-            yield _error(f"bind: {everywhere} is {address} as well; one of them is in use.")
+            yield _error(f"bind: {everywhere} includes {address}; only one of them can be bound.")
     if of.reuse_port:
         yield _warning(
-            "reuse_port: each worker has a queue of its own for new connections, and those in the "
-            "queue of a worker that is replaced are refused. Remove it."
+            "reuse_port: each worker has its own queue of new connections, and when a worker is "
+            "replaced, the connections in its queue are refused. Remove it."
         )
 
 
-def _preloading(of: Configuration) -> Iterator[Finding]:
+def _preloading(of: ConfigurationFacts) -> Iterator[Finding]:
     if of.preload:
         yield _warning(
             "preload_app: the master has loaded the code, so HUP and `gunicorn-cluster roll` "
-            "restart workers with the same code. Remove it, or deploy with USR2."
+            "restart the workers with the same code. Remove it, or deploy with USR2."
         )
 
 
-def _routing(of: Configuration) -> Iterator[Finding]:
+def _routing(of: ConfigurationFacts) -> Iterator[Finding]:
     lost = [rule for rule in of.rules if rule != "hash:ip"]
     if not of.is_sticky:
         yield _note(
-            f"The worker class {of.worker_class} is not of this pack: no sticky rule works with it."
+            f"The worker class {of.worker_class} does not belong to this pack: sticky rules do not "
+            "work with it."
         )
         if of.full_rollback:
-            yield _warning(f'cluster_roll_rollback = "full" does nothing with {of.worker_class}.')
+            yield _warning(f'cluster_roll_rollback = "full" has no effect with {of.worker_class}.')
         if of.health_path:
-            yield _warning(f"cluster_health_path does nothing with {of.worker_class}.")
+            yield _warning(f"cluster_health_path has no effect with {of.worker_class}.")
     elif lost and not of.reads_heads:
         yield _error(
             f"cluster_sticky: {', '.join(lost)} cannot work with TLS, HTTP/2 or the uwsgi protocol "
-            "in gunicorn, which hide the heads of requests. Terminate TLS in front, or use hash:ip."
+            "in gunicorn, which hide the heads of requests. Terminate TLS in a proxy, or use "
+            "hash:ip."
         )
     elif lost and of.store.startswith("redis"):
         yield _note(
-            f"cluster_sticky: {', '.join(lost)}: find a worker on this machine. If the Redis is "
-            "there because you have several machines, what is in front must bring a client to the "
-            "same machine first."
+            f"cluster_sticky: {', '.join(lost)} finds a worker on this machine. If you use Redis "
+            "because you have several machines, the load balancer must send each client to the "
+            "same machine."
         )
 
 
-def _machine(of: Configuration) -> Iterator[Finding]:
+def _machine(of: ConfigurationFacts) -> Iterator[Finding]:
     if of.foreign_user:
         yield _error(f"user = {of.foreign_user}: only root can become another user.")
     if of.unwritable:
         yield _warning(
-            f"There is no directory for the board ({of.unwritable}). The server runs without, but "
-            "`gunicorn-cluster` and messages between workers need it. Set cluster_dir."
+            f"There is no directory for the board ({of.unwritable}). The server runs without one, "
+            "but `gunicorn-cluster` and messages between workers need it. Set cluster_dir."
         )
     if of.open_files < of.needed_files:
         yield _warning(
-            f"A worker may have {of.open_files} open files (ulimit -n), and {of.needed_files} are "
-            "needed for worker_connections and cluster_slots. Raise the limit (systemd: "
-            "LimitNOFILE)."
+            f"A worker may have {of.open_files} open files (ulimit -n), but worker_connections and "
+            f"cluster_slots need {of.needed_files}. Raise the limit (systemd: LimitNOFILE)."
         )
     if of.cookie_error:
         yield _error(of.cookie_error)
@@ -210,8 +211,8 @@ def _secrets(facts: Facts) -> Iterator[Finding]:
     for name in sorted(first.keys() & second.keys()):
         if first[name] != second[name]:
             yield _warning(
-                f"{name} is another one in each worker, so what one of them has signed is nothing "
-                "to the others: logins seem to be lost. Take it from the environment or a file."
+                f"{name} differs between the workers, so a worker rejects what another one has "
+                "signed: users seem to be logged out. Read it from the environment or a file."
             )
 
 
@@ -221,15 +222,15 @@ def _websockets(facts: Facts) -> Iterator[Finding]:
     if libraries and of.threads == 1 and of.is_threaded:
         yield _warning(
             f"threads = 1, and the application has imported {', '.join(libraries)}: each WebSocket "
-            "and each client that polls holds a thread, and then nobody else is served."
+            "and each polling client occupies a thread, so the worker serves no one else."
         )
 
 
 def _socketio(facts: Facts) -> Iterator[Finding]:
-    if facts.configuration.workers > 1 and any(each.lonely_socketio for each in facts.workers):
+    if facts.configuration.workers > 1 and any(each.unmanaged_socketio for each in facts.workers):
         yield _warning(
-            "Socket.IO without a client manager: what one worker emits does not reach the clients "
-            "of the others. Use gunicorn_cluster_ext.socketio.ClusterManager."
+            "Socket.IO without a client manager: what a worker emits does not reach the clients of "
+            "other workers. Use gunicorn_cluster_ext.socketio.ClusterManager."
         )
 
 
@@ -237,13 +238,13 @@ def _memory(facts: Facts) -> Iterator[Finding]:
     if facts.configuration.workers > 1:
         for what in sorted({name for loaded in facts.workers for name in loaded.in_memory}):
             yield _warning(
-                f"{what} is kept in each worker's own memory: the others do not see it. See "
+                f"{what} is kept in each worker's own memory, where the others do not see it. See "
                 "gunicorn_cluster_ext.cache, and the sessions of this pack."
             )
 
 
 def _rules(facts: Facts) -> Iterator[Finding]:
-    broken = {rule: why for each in facts.workers for rule, why in each.rules.items()}
+    broken = {rule: why for each in facts.workers for rule, why in each.broken_rules.items()}
     for rule, why in broken.items():
         yield _error(f"cluster_sticky: {rule} cannot be used: {why}")
 
@@ -253,7 +254,7 @@ def _store(facts: Facts) -> Iterator[Finding]:
         yield _warning(f"cluster_store: {text}")
 
 
-_OF_CONFIGURATION: tuple[Callable[[Configuration], Iterator[Finding]], ...] = (
+_OF_CONFIGURATION: tuple[Callable[[ConfigurationFacts], Iterator[Finding]], ...] = (
     _worker_count,
     _listening,
     _preloading,

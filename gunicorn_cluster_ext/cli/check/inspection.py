@@ -1,4 +1,4 @@
-"""What there is to see in a process that has loaded an application. Nothing is called in it."""
+"""Inspect a process that has loaded an application, without calling anything in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
-from gunicorn_cluster_ext.cli.check.findings import Loaded
+from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts
 from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
@@ -18,28 +18,28 @@ _SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
 _WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
 
 
-def look(app: Any, settings: Settings) -> Loaded:
-    """What there is to see in this process, which has loaded ``app``."""
-    return Loaded(
+def look(app: Any, settings: Settings) -> ApplicationFacts:
+    """Return facts about ``app``, which this process has loaded."""
+    return ApplicationFacts(
         is_asgi=compat.is_asgi(app),
-        secrets={name: _digest(secret) for name, secret in _secrets() if secret},
+        # Digests suffice to compare them: a secret must not leave this process.
+        secrets={
+            name: hashlib.sha256(repr(secret).encode()).hexdigest()
+            for name, secret in _secrets()
+            if secret
+        },
         websockets=[name for name in _WEBSOCKETS if name in sys.modules],
         in_memory=list(_in_memory()),
-        lonely_socketio=_has_lonely_socketio(),
-        rules=dict(_broken_rules(settings)),
+        unmanaged_socketio=_has_unmanaged_socketio(),
+        broken_rules=dict(_broken_rules(settings)),
         store_error=_store_error(settings),
     )
 
 
-def _digest(secret: Any) -> str:
-    """Enough to compare: a secret goes nowhere."""
-    return hashlib.sha256(repr(secret).encode()).hexdigest()
-
-
 def _every(module: str, name: str) -> Iterator[Any]:
-    """The objects of a class, wherever the application keeps them, if its module is imported.
+    """Yield all objects of a class in this process, if its module is imported.
 
-    ``isinstance`` would ask each object for its class, and lazy ones be made for that.
+    ``isinstance`` would ask each object for its class, which evaluates lazy objects.
     """
     kind = getattr(sys.modules.get(module), name, None)
     if kind is not None:
@@ -47,7 +47,7 @@ def _every(module: str, name: str) -> Iterator[Any]:
 
 
 def _django() -> Any:
-    """Django's settings, if it has been set up."""
+    """Return Django's settings, or None if Django is not set up."""
     settings = getattr(sys.modules.get("django.conf"), "settings", None)
     return settings if settings is not None and settings.configured else None
 
@@ -85,14 +85,14 @@ def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
 def _nothing(*_: Any) -> None: ...
 
 
-def _has_lonely_socketio() -> bool:
-    """Whether there is a Socket.IO server that knows the clients of its own worker only."""
+def _has_unmanaged_socketio() -> bool:
+    """Return whether a Socket.IO server knows only the clients of its own worker."""
     managers = (type(each.manager) for each in _every("socketio.base_server", "BaseServer"))
     return any(kind.__name__ in ("Manager", "AsyncManager") for kind in managers)
 
 
 def _store_error(settings: Settings) -> str:
-    """Why a Redis does not reply. The embedded store is not looked at, for that would make it."""
+    """Return why Redis does not reply, or "". Opening the embedded store would create it."""
     if settings.store == "embedded":
         return ""
     try:
@@ -105,5 +105,6 @@ def _store_error(settings: Settings) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,8 +1,8 @@
-"""``gunicorn-cluster check``: what is wrong with a configuration and its application.
+"""``gunicorn-cluster check``: find problems in a configuration and its application.
 
-It takes the arguments of gunicorn, loads the application in two processes as workers do, and
-serves nothing. The exit status is 0 when there is nothing to say but notes, 1 for warnings, 2 when
-the server would not start, or not as it was meant to.
+It takes gunicorn's arguments, loads the application in two processes as workers do, and serves
+nothing. The exit status is 0 without findings or with notes only, 1 with warnings, and 2 if the
+server would not start, or not as it was meant to.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from gunicorn_cluster_ext.cli.check.findings import Facts, Finding
 
 _USAGE = "gunicorn-cluster check GUNICORN_ARGUMENTS"
-#: Seconds for the configuration to be read, and for what is looked at after the application.
-REPLY_TIMEOUT_S = 60.0
+#: For reading the configuration, and for inspecting the loaded application.
+EXAMINER_TIMEOUT_S = 60.0
+_INDENT = " " * 9
 
 
 def add(commands: Any) -> None:
-    # Every argument is gunicorn's, so none may look like one of ours.
+    # Every argument is gunicorn's, so none may look like an option of ours.
     parser = commands.add_parser(
         "check",
-        help="what is wrong with a configuration and its application",
+        help="find problems in a configuration and its application",
         prefix_chars="\0",
         add_help=False,
     )
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
     arguments = [each for each in options.arguments if each != "--"]
     if {"-h", "--help"} & set(arguments):
-        print(f"usage: {_USAGE}\n\nSays {(__doc__ or '').partition(': ')[2].strip()}")
+        description = (__doc__ or "").partition(": ")[2].strip()
+        print(f"usage: {_USAGE}\n\n{description[0].upper()}{description[1:]}")
         return 0
     with tempfile.TemporaryFile("w+") as output:
         facts = _examine(arguments, output)
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _examine(arguments: Sequence[str], output: IO[str]) -> Facts:
-    """What another process finds; ``output`` is for what gunicorn and the application print."""
+    """Return what an examiner process finds; ``output`` takes what it prints."""
     reader, writer = os.pipe()
     module = "gunicorn_cluster_ext.cli.check.examiner"
     with subprocess.Popen(
@@ -68,41 +70,39 @@ def _examine(arguments: Sequence[str], output: IO[str]) -> Facts:
             return _read(reader, output)
         finally:
             os.close(reader)
-            _end(examiner)
+            try:
+                # The process group contains what the application may have started, too.
+                os.killpg(examiner.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 def _read(reader: int, output: IO[str]) -> Facts:
     import msgspec
 
     from gunicorn_cluster_ext.cli.check.examiner import Lines
-    from gunicorn_cluster_ext.cli.check.findings import Configuration, Facts, Loaded
+    from gunicorn_cluster_ext.cli.check.findings import (
+        ApplicationFacts,
+        ConfigurationFacts,
+        Facts,
+    )
 
     lines = Lines(reader)
-    line = lines.next(REPLY_TIMEOUT_S)
+    line = lines.next(EXAMINER_TIMEOUT_S)
     if line is None:
-        return Facts(Configuration("", _complaint(output)))
-    configuration = msgspec.json.decode(line, type=Configuration)
+        output.seek(0)
+        said = output.read().strip()
+        error = "Reading the configuration takes too long."
+        if said:  # gunicorn prints why it cannot read the configuration
+            error = f"The configuration cannot be read.\n{said}"
+        return Facts(ConfigurationFacts("", error))
+    configuration = msgspec.json.decode(line, type=ConfigurationFacts)
     limit = configuration.startup_timeout
-    # Twice, for a preloaded application that hangs is the examiner's own.
-    line = lines.next(REPLY_TIMEOUT_S + 2 * limit if limit else None)
+    # Twice the limit: the examiner itself loads a preloaded application, before its workers do.
+    line = lines.next(EXAMINER_TIMEOUT_S + 2 * limit if limit else None)
     if line is None:
-        return Facts(configuration, [Loaded(hung=True)])
+        return Facts(configuration, [ApplicationFacts(hung=True)])
     return msgspec.json.decode(line, type=Facts)
-
-
-def _complaint(output: IO[str]) -> str:
-    """What gunicorn said when it could not read the configuration."""
-    output.seek(0)
-    said = output.read().strip()
-    return f"The configuration cannot be read.\n{said}" if said else "The configuration hangs."
-
-
-def _end(examiner: subprocess.Popen[bytes]) -> None:
-    """With all that the application may have started."""
-    try:
-        os.killpg(examiner.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _print(facts: Facts, findings: Sequence[Finding]) -> None:
@@ -111,9 +111,9 @@ def _print(facts: Facts, findings: Sequence[Finding]) -> None:
         threads = f" x {of.threads} threads" if of.is_threaded else ""
         print(f"{of.app}: {of.worker_class}, {of.workers} workers{threads}")
     for finding in findings:
-        label = finding.level.name.lower() + ":"
-        print(textwrap.indent(finding.text, " " * 9).replace(" " * 9, f"{label:9}", 1))
+        label = f"{finding.level.name.lower()}:".ljust(len(_INDENT))
+        print(label + textwrap.indent(finding.text, _INDENT).lstrip())
         if finding.details:
-            print(textwrap.indent(finding.details.rstrip(), " " * 9))
+            print(textwrap.indent(finding.details.rstrip(), _INDENT))
     if not findings:
         print("Nothing is wrong.")

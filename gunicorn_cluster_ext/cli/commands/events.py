@@ -1,4 +1,4 @@
-"""``gunicorn-cluster events``: what happened to a server and its workers."""
+"""``gunicorn-cluster events``: print what happened to a server and its workers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from typing import Any
 
 import msgspec
 
-from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
+from gunicorn_cluster_ext.cli.server import CommandError, add_server_options, find_server
 from gunicorn_cluster_ext.runtime import event_log
 from gunicorn_cluster_ext.runtime.discovery import Server
 from gunicorn_cluster_ext.runtime.event_log import Event
 
+_FOLLOW_INTERVAL_MS = 200
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("events", help="what happened: boots, exits, rolls, reloads")
-    add_choice(parser)
-    parser.add_argument("-n", "--lines", type=int, help="only the last so many of those there are")
-    parser.add_argument("-f", "--follow", action="store_true", help="and what happens from now on")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser = commands.add_parser(
+        "events", help="print what happened: starts, exits, rolls, reloads"
+    )
+    add_server_options(parser)
+    parser.add_argument("-n", "--lines", type=int, help="print only this many of the last events")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="print new events until the server ends"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    server = choose(options)
-    told = _json if options.json else _words
+    server = find_server(options)
+    form = _as_json if options.json else _as_text
     with closing(event_log.Tail(server.directory)) as tail:
         try:
             for event in _events(server, tail, options):
-                print(told(event), flush=options.follow)
+                print(form(event), flush=options.follow)
         except KeyboardInterrupt:
             if not options.follow:
                 raise
@@ -49,22 +55,19 @@ def _events(server: Server, tail: event_log.Tail, options: argparse.Namespace) -
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     while options.follow:
-        runs = server.is_there
+        # Read once more after the server's last sign of life: it writes events until its end.
+        is_last = not server.is_running
         yield from tail.read()
-        # No more when the server has ended, or nobody reads it any more: a pipe may be closed.
-        if not runs or output.poll(_PAUSE):
+        # The poll reports an error when the reader of a pipe has closed it.
+        if is_last or output.poll(_FOLLOW_INTERVAL_MS):
             return
 
 
-#: Milliseconds between two looks for more.
-_PAUSE = 200
-
-
-def _json(event: Event) -> str:
+def _as_json(event: Event) -> str:
     return msgspec.json.encode(event).decode()
 
 
-def _words(event: Event) -> str:
+def _as_text(event: Event) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
     lost = f" ({event.lost} events before it were lost)" if event.lost else ""
     who = "" if event.worker is None else f" worker {event.worker}.{event.generation}"

@@ -1,4 +1,4 @@
-"""``gunicorn-cluster init``: a configuration to begin with, every setting explained."""
+"""``gunicorn-cluster init``: write a configuration file that explains every setting."""
 
 from __future__ import annotations
 
@@ -11,40 +11,45 @@ from typing import Any
 
 from gunicorn_cluster_ext.cli.files import write
 
-_NAME = "gunicorn_cluster_ext.conf"
+_DEFAULT_NAME = "gunicorn_cluster_ext.conf"
 _WIDTH = 88
 
-_HEAD = """\
-# A configuration of gunicorn, which is Python:
+_PREAMBLE = """\
+# A configuration file of gunicorn, which is Python code:
 #
 #     gunicorn -c {name} app:app
 #
-# `gunicorn-cluster check -c {name} app:app` says what is wrong with it.
+# `gunicorn-cluster check -c {name} app:app` finds problems in it.
 
-# The worker class and the hooks of gunicorn-cluster-ext. What follows has the last word.
+# The worker class and the hooks of gunicorn-cluster-ext. Settings below override them.
 from gunicorn_cluster_ext.conf import *  # noqa: F403
 
 bind = "127.0.0.1:8000"
 
-# Each has a number that stays, from 0 on.
+# Each worker has a stable number, from 0 on.
 workers = 4
 
-# Threads per worker: as many requests at once. Without it, up to `cluster_threads`.
+# Threads per worker, which is the number of requests that it serves at once. Without this setting
+# a worker has up to `cluster_threads`.
 # threads = 16
 
-# Seconds that a worker which is to finish has for requests in progress.
+# Seconds that a retiring worker has to finish its requests in progress.
 # graceful_timeout = 30
 
 
-# Settings of gunicorn-cluster-ext, with their defaults. The environment wins:
-# GUNICORN_CLUSTER_STICKY=hash:ip, for example.
+# Settings of gunicorn-cluster-ext, with their defaults. Environment variables override them, for
+# example GUNICORN_CLUSTER_STICKY=hash:ip.
 """
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("init", help="write a configuration with every setting explained")
-    parser.add_argument("path", nargs="?", type=Path, default=Path(_NAME), help=f"default: {_NAME}")
-    parser.add_argument("--force", action="store_true", help="also over a file that is there")
+    parser = commands.add_parser(
+        "init", help="write a configuration file that explains every setting"
+    )
+    parser.add_argument(
+        "path", nargs="?", type=Path, default=Path(_DEFAULT_NAME), help=f"default: {_DEFAULT_NAME}"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.set_defaults(run=run)
 
 
@@ -54,25 +59,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def text(name: str) -> str:
-    """The configuration; ``name`` is that of its file."""
-    from gunicorn_cluster_ext.settings import Settings
+    """Return the text of the configuration file ``name``."""
+    from gunicorn_cluster_ext.settings import PREFIX, Settings
 
-    settings = (_setting(field) for field in dataclasses.fields(Settings))
-    return _HEAD.format(name=name) + "".join(settings)
-
-
-def _setting(field: Any) -> str:
-    from gunicorn_cluster_ext.settings import PREFIX
-
-    about = field.metadata
-    unit = f", in {about['unit']}" if about["unit"] else ""
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
-    lines = [
-        *_comment(about["why"]),
-        *_comment(f"Allowed{unit}: {about['allowed']}."),
-        f"# {PREFIX}{field.name} = {default!r}",
-    ]
-    return "\n" + "\n".join(lines) + "\n"
+    lines = []
+    for field in dataclasses.fields(Settings):
+        facts = field.metadata
+        unit = f", in {facts['unit']}" if facts["unit"] else ""
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        lines += ["", *_comment(facts["why"]), *_comment(f"Allowed{unit}: {facts['allowed']}.")]
+        lines.append(f"# {PREFIX}{field.name} = {default!r}")
+    return _PREAMBLE.format(name=name) + "\n".join(lines) + "\n"
 
 
 def _comment(words: str) -> Iterator[str]:

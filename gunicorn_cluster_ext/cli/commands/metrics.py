@@ -1,4 +1,4 @@
-"""``gunicorn-cluster metrics``: a running server's metrics as Prometheus reads them."""
+"""``gunicorn-cluster metrics``: print a running server's metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gunicorn_cluster_ext.cli.server import CommandError, add_choice, choose
+from gunicorn_cluster_ext.cli.server import CommandError, add_server_options, find_server
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("metrics", help="the server's metrics, as Prometheus reads them")
-    add_choice(parser)
+    parser = commands.add_parser(
+        "metrics", help="print the server's metrics in Prometheus' text format"
+    )
+    add_server_options(parser)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="replace this file at once: for the textfile collector of node_exporter",
+        help="replace this file atomically, for the textfile collector of node_exporter",
     )
     parser.set_defaults(run=run)
 
@@ -25,12 +27,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
     except ImportError:
-        needed = "pip install 'gunicorn-cluster-ext[metrics]'"
-        raise CommandError(f"prometheus_client is not installed: {needed}") from None
+        raise CommandError(
+            "prometheus_client is not installed: pip install 'gunicorn-cluster-ext[metrics]'"
+        ) from None
     from gunicorn_cluster_ext.metrics import BoardCollector
 
     registry = CollectorRegistry()
-    registry.register(BoardCollector(choose(options).board))
+    registry.register(BoardCollector(find_server(options).board))
     if options.output is None:
         print(generate_latest(registry).decode(), end="")
         return 0

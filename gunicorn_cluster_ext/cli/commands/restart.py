@@ -7,41 +7,39 @@ from typing import Any
 
 from gunicorn_cluster_ext.cli.server import (
     CommandError,
-    Failures,
     Wait,
-    add_choice,
+    add_server_options,
     add_timeout,
-    choose,
+    find_server,
     request,
 )
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.control import Kind
+from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import State
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("restart", help="replace one worker; its successor comes first")
+    parser = commands.add_parser("restart", help="replace one worker; its successor starts first")
     parser.add_argument("id", type=int, help="the worker's id, as status shows it")
-    add_choice(parser)
-    add_timeout(parser, "how long its successor is waited for; the server goes on")
+    add_server_options(parser)
+    add_timeout(parser, "how long to wait for the successor; the server goes on without us")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    server, slot = choose(options), options.id
+    server, slot = find_server(options), options.id
     if not 0 <= slot < server.board.capacity:
         raise CommandError(f"there is no worker {slot}")
-    wait, failures = Wait(server, options.timeout), Failures(server.board, [slot])
-    generation = request(server, Kind.RESTART, slot).result
+    wait = Wait(server, options.timeout, [slot])
+    generation = request(server, RequestKind.RESTART, slot).result
     while (pid := _successor(server.board, slot, generation)) is None:
-        failures.check()
-        wait.pause(f"worker {slot} is not replaced")
-    print(f"Worker {slot} was replaced in {wait.passed:.1f} s, its pid is {pid}")
+        wait.pause(f"worker {slot} is not replaced yet")
+    print(f"Worker {slot} was replaced in {wait.elapsed:.1f} s, its pid is {pid}")
     return 0
 
 
 def _successor(board: Board, slot: int, generation: int) -> int | None:
-    """The pid of a process that serves ``slot`` and is newer than ``generation``."""
+    """Return the pid of a ready process of ``slot`` that is newer than ``generation``."""
     for row in board.rows():
         if row.slot == slot and row.state is State.READY and row.words["generation"] > generation:
             return row.words["pid"]

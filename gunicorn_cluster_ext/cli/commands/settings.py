@@ -1,4 +1,4 @@
-"""``gunicorn-cluster settings``: every setting, for documents."""
+"""``gunicorn-cluster settings``: print every setting, for documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("settings", help="every cluster_* setting, as a Markdown table")
+    parser = commands.add_parser(
+        "settings", help="print every cluster_* setting as a Markdown table"
+    )
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""``gunicorn-cluster status``: what the workers of a running server do."""
+"""``gunicorn-cluster status``: show the workers of a running server."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import argparse
 import time
 from typing import Any
 
-from gunicorn_cluster_ext.cli.server import add_choice, choose
-from gunicorn_cluster_ext.cli.snapshot import as_json, read
+from gunicorn_cluster_ext.cli import snapshot
+from gunicorn_cluster_ext.cli.server import add_server_options, find_server
 from gunicorn_cluster_ext.cli.view import summary, terminal
 from gunicorn_cluster_ext.cli.view.table import table
 from gunicorn_cluster_ext.runtime import server_info
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("status", help="what the workers of a running server do")
-    add_choice(parser)
-    parser.add_argument("--json", action="store_true", help="all there is to know, for programs")
+    parser = commands.add_parser("status", help="show what the workers are doing")
+    add_server_options(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    server = choose(options)
-    about, reading = server_info.read(server.directory), read(server)
+    server = find_server(options)
+    info, now = server_info.read(server.directory), snapshot.take(server)
     if options.json:
-        terminal.print_json(as_json(server, about, reading))
+        terminal.print_json(snapshot.as_json(server, info, now))
         return 0
-    lines = summary.lines(server.pid, about, reading, time.time())
-    terminal.show(lines, table(reading.workers, terminal.width()))
+    lines = summary.lines(server.pid, info, now, time.time())
+    terminal.show(lines, table(now.workers, terminal.width()))
     return 0

@@ -1,4 +1,4 @@
-"""``gunicorn-cluster stop``: end a server, its workers finish what is in progress."""
+"""``gunicorn-cluster stop``: stop a server; its workers finish what is in progress."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ import signal
 import time
 from typing import Any
 
-from gunicorn_cluster_ext.cli.server import CommandError, add_choice, add_timeout, choose, send
+from gunicorn_cluster_ext.cli.server import (
+    POLL_INTERVAL_S,
+    CommandError,
+    add_server_options,
+    add_timeout,
+    find_server,
+    send_signal,
+)
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("stop", help="end the server; its workers finish (SIGTERM)")
-    add_choice(parser)
-    add_timeout(parser, "how long its end is waited for")
+    parser = commands.add_parser(
+        "stop", help="stop the server after the requests in progress (SIGTERM)"
+    )
+    add_server_options(parser)
+    add_timeout(parser, "how long to wait for its end")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    server, began = choose(options), time.monotonic()
-    send(server, signal.SIGTERM)
-    while server.is_there:
-        passed = time.monotonic() - began
-        if options.timeout is not None and passed >= options.timeout:
-            raise CommandError(f"server {server.pid} still finishes after {options.timeout:g} s")
-        time.sleep(0.05)
-    print(f"Server {server.pid} has ended, after {time.monotonic() - began:.1f} s")
+    server, started = find_server(options), time.monotonic()
+    send_signal(server, signal.SIGTERM)
+    while server.is_running:
+        if options.timeout is not None and time.monotonic() - started >= options.timeout:
+            raise CommandError(f"server {server.pid} has not ended after {options.timeout:g} s")
+        time.sleep(POLL_INTERVAL_S)
+    print(f"Server {server.pid} has ended, after {time.monotonic() - started:.1f} s")
     return 0

@@ -1,49 +1,44 @@
-"""The lines above the table: what the server is, and how it stands. No I/O."""
+"""The lines above the table: which server this is, and its state. No I/O."""
 
 from __future__ import annotations
 
-from gunicorn_cluster_ext.cli.snapshot import Reading
+from gunicorn_cluster_ext.cli.snapshot import Snapshot
 from gunicorn_cluster_ext.cli.view.table import duration
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
 from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 
 
-def lines(master: int, about: ServerInfo | None, reading: Reading, wall: float) -> list[str]:
-    """``wall`` is the wall clock's time."""
-    first = f"master {master}"
-    if about is None:
-        return [first, _now(reading, None)]
-    what = f"gunicorn {about.gunicorn}, gunicorn-cluster-ext {about.pack}, Python {about.python}"
-    up = f"up {duration(wall - about.started)}"
-    where = " ".join(about.addresses) or "no address"
-    kind = about.worker_class.rpartition(".")[2]
+def lines(master: int, info: ServerInfo | None, snapshot: Snapshot, now: float) -> list[str]:
+    """Return the lines. ``master`` is its pid, ``now`` the wall clock's time in seconds."""
+    serving = f"{snapshot.serving} of {snapshot.target} workers serve"
+    if snapshot.stopping:
+        serving = f"the server is stopping, {serving}"
+    crashes = f"{snapshot.recent_exits} recent crashes"
+    if info is not None and info.restart_limit is not None:
+        limit, seconds = info.restart_limit
+        crashes = f"{snapshot.recent_exits} of {limit} crashes in {seconds:g} s"
+    state = f"{serving}, {crashes}, {describe_roll(snapshot.roll)}"
+    if info is None:
+        return [f"master {master}", state]
+    worker_class = info.worker_class.rpartition(".")[2]
     return [
-        f"{what}, {first}, {up}",
-        f"{about.app} at {where}, worker class {kind}, store {about.store}",
-        _now(reading, about),
+        f"gunicorn {info.gunicorn}, gunicorn-cluster-ext {info.pack}, Python {info.python}, "
+        f"master {master}, up {duration(now - info.started)}",
+        f"{info.app} at {' '.join(info.addresses) or 'no address'}, "
+        f"worker class {worker_class}, store {info.store}",
+        state,
     ]
 
 
-def _now(reading: Reading, about: ServerInfo | None) -> str:
-    serving = f"{reading.serving} of {reading.target} workers serve"
-    if reading.stopping:
-        serving = f"the server ends, {serving}"
-    limit = about.restart_limit if about is not None else None
-    crashes = f"{reading.recent_exits} recent crashes"
-    if limit is not None:
-        crashes = f"{reading.recent_exits} of {limit[0]} crashes in {limit[1]:g} s"
-    return f"{serving}, {crashes}, {roll_words(reading.roll)}"
-
-
-def roll_words(roll: Roll) -> str:
-    """How the last roll stands, as one phrase."""
+def describe_roll(roll: Roll) -> str:
+    """Return the state of the last roll as one phrase."""
     match roll.state:
         case RollState.NONE:
             return "no roll yet"
         case RollState.ROLLING:
             return f"roll {roll.number}: {roll.replaced} of {roll.total} replaced"
         case RollState.OBSERVING:
-            return f"roll {roll.number} is observed, {roll.replaced} of {roll.total} replaced"
+            return f"roll {roll.number}: observing, {roll.replaced} of {roll.total} replaced"
         case RollState.COMMITTED:
             return f"roll {roll.number} committed"
     return f"roll {roll.number} failed: {roll.reason}"

@@ -1,4 +1,4 @@
-"""The columns of status and top, and which of them a terminal has room for. No I/O."""
+"""The table of status and top: its columns, which of them fit, and the units of numbers. No I/O."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import NamedTuple
 
 from gunicorn_cluster_ext.cli.snapshot import Worker
 
+#: Characters between two columns.
 GAP = 2
 
 
 class Column(NamedTuple):
-    """``rank``: those of the highest are dropped first where there is no room for all.
+    """A column of the table.
 
-    ``least``: it may be cut to so many characters; 0: it may not.
+    In a narrow terminal the columns with the highest ``rank`` are dropped first. A column with a
+    ``min_width`` may be cut to it; without one it is not cut.
     """
 
     title: str
     rank: int
     text: Callable[[Worker], str]
-    is_text: bool = False  # to the left; numbers go to the right
-    least: int = 0
+    is_text: bool = False  # aligned to the left; numbers are aligned to the right
+    min_width: int = 0
 
 
 def _word(name: str) -> Callable[[Worker], str]:
@@ -28,13 +30,7 @@ def _word(name: str) -> Callable[[Worker], str]:
 
 
 def _busy(worker: Worker) -> str:
-    if not worker.words:
-        return ""
-    return f"{worker.words['busy']}/{worker.words['threads'] or '-'}"
-
-
-def _load(worker: Worker) -> str:
-    return "" if worker.load is None else f"{100 * worker.load:.0f}%"
+    return f"{worker.words['busy']}/{worker.words['threads'] or '-'}" if worker.words else ""
 
 
 COLUMNS = (
@@ -50,40 +46,40 @@ COLUMNS = (
     Column("WS", 8, _word("websockets")),
     Column("IN", 9, _word("handed_in")),
     Column("OUT", 9, _word("handed_out")),
-    Column("CPU", 4, _load),
+    Column("CPU", 4, lambda worker: "" if worker.load is None else f"{100 * worker.load:.0f}%"),
     Column("RSS", 3, lambda worker: size(worker.memory) if worker.memory else ""),
     Column("RESTARTS", 3, lambda worker: str(worker.exits.total)),
-    Column("LAST REASON", 5, lambda worker: worker.exits.reason, is_text=True, least=16),
+    Column("LAST REASON", 5, lambda worker: worker.exits.reason, is_text=True, min_width=16),
 )
 
 
-class Table(NamedTuple):
-    """Texts by row. ``widths`` in characters."""
+class TextTable(NamedTuple):
+    """The cells of a table by row, with the columns and their widths in characters."""
 
     columns: list[Column]
     widths: list[int]
     rows: list[list[str]]
 
     def padded(self) -> list[list[str]]:
-        """The cells of each line, the titles first."""
+        """Return the padded cells of each line; the first line has the titles."""
         titles = [column.title for column in self.columns]
-        return [self._padded(texts) for texts in (titles, *self.rows)]
-
-    def _padded(self, texts: Sequence[str]) -> list[str]:
         return [
-            text.ljust(width) if column.is_text else text.rjust(width)
-            for column, width, text in zip(self.columns, self.widths, texts, strict=True)
+            [
+                text.ljust(width) if column.is_text else text.rjust(width)
+                for column, width, text in zip(self.columns, self.widths, texts, strict=True)
+            ]
+            for texts in (titles, *self.rows)
         ]
 
     def lines(self) -> list[str]:
-        """Plain text."""
+        """Return the table as plain text."""
         return [(" " * GAP).join(cells).rstrip() for cells in self.padded()]
 
 
 def table(
     workers: Sequence[Worker], width: int | None, columns: Sequence[Column] = COLUMNS
-) -> Table:
-    """What of ``workers`` there is room for in ``width`` characters; None: everything."""
+) -> TextTable:
+    """Return the table of ``workers`` that fits into ``width`` characters; None: all columns."""
     cells = {column: [column.text(worker) for worker in workers] for column in columns}
     widths = {column: max(map(len, [column.title, *cells[column]])) for column in columns}
     if width is not None:
@@ -92,26 +88,25 @@ def table(
         [cells[column][index][:wide] for column, wide in widths.items()]
         for index in range(len(workers))
     ]
-    return Table(list(widths), list(widths.values()), rows)
+    return TextTable(list(widths), list(widths.values()), rows)
 
 
 def fitted(widths: Mapping[Column, int], width: int) -> dict[Column, int]:
-    """Without the least important columns, if need be; one that can be cut takes what is left."""
-    least = {column: min(wide, column.least or wide) for column, wide in widths.items()}
-    while (left := width - _needed(least)) < 0 and len(least) > 1:
+    """Return the widths of the columns that fit into ``width`` characters, the others dropped.
+
+    Columns that may be cut share the rest.
+    """
+    least = {column: min(wide, column.min_width or wide) for column, wide in widths.items()}
+    while (left := width - sum(least.values()) - GAP * (len(least) - 1)) < 0 and len(least) > 1:
         del least[max(least, key=lambda column: column.rank)]
     return {
-        column: min(widths[column], wide + left) if column.least else wide
+        column: min(widths[column], wide + left) if column.min_width else wide
         for column, wide in least.items()
     }
 
 
-def _needed(widths: Mapping[Column, int]) -> int:
-    return sum(widths.values()) + GAP * (len(widths) - 1)
-
-
 def duration(seconds: float) -> str:
-    """Two units at most: ``12s``, ``3m 05s``, ``2h 03m``, ``5d 04h``."""
+    """Return a duration in two units at most: ``12s``, ``3m 05s``, ``2h 03m``, ``5d 04h``."""
     whole = max(int(seconds), 0)
     if whole < 60:
         return f"{whole}s"
@@ -123,13 +118,13 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in MB, or GB."""
+    """Return a number of bytes in MiB or GiB."""
     megabytes = count / (1 << 20)
     return f"{megabytes:.0f}M" if megabytes < 10_000 else f"{megabytes / 1024:.1f}G"
 
 
 def amount(number: float) -> str:
-    """Six characters at most."""
+    """Return a number in six characters at most, with a unit if it is large."""
     for unit in ("", "k", "M", "G"):
         if number < 10_000 or unit == "G":
             return f"{number:.0f}{unit}"
@@ -138,4 +133,5 @@ def amount(number: float) -> str:
 
 
 def rate(per_second: float) -> str:
+    """Return a rate with one decimal place if it is small."""
     return f"{per_second:.1f}" if per_second < 100 else amount(per_second)

@@ -1,4 +1,7 @@
-"""Where a command prints: a terminal with rich, if both are there; else plain text."""
+"""Output to a terminal, with rich if it is installed, else plain text; keys and progress.
+
+rich is imported only for a terminal, because its import is slow.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import select
 import sys
 import termios
 import tty
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from gunicorn_cluster_ext.cli.view import terminal
-from gunicorn_cluster_ext.cli.view.table import GAP, Table
+from gunicorn_cluster_ext.cli.view.table import GAP, TextTable
+
+#: The key that ends ``top``.
+QUIT = "q"
 
 _STYLES = {
     "ready": "green",
@@ -24,7 +29,7 @@ _STYLES = {
 
 
 def console() -> Any:
-    """rich's console, or None. rich is imported for a terminal only: that takes some time."""
+    """Return rich's console, or None without a terminal or without rich."""
     if not sys.stdout.isatty():
         return None
     try:
@@ -35,35 +40,35 @@ def console() -> Any:
 
 
 def width() -> int | None:
-    """Of the terminal, in characters; None where there is no terminal."""
+    """Return the width of the terminal in characters, or None without a terminal."""
     if not sys.stdout.isatty():
         return None
     chosen = os.environ.get("COLUMNS", "")
     return int(chosen) if chosen.isdigit() else os.get_terminal_size(sys.stdout.fileno()).columns
 
 
-def show(head: Sequence[str], table: Table) -> None:
-    """Print both."""
-    on = console()
-    if on is None:
+def show(head: Sequence[str], table: TextTable) -> None:
+    """Print the lines of ``head`` and the table."""
+    rich_console = console()
+    if rich_console is None:
         print("\n".join([*head, "", *table.lines()]))
     else:
-        on.print("\n".join(head), markup=False)
-        on.print()
-        on.print(rendered(table))
+        rich_console.print("\n".join(head), markup=False)
+        rich_console.print()
+        rich_console.print(_styled(table))
 
 
-def page(head: Sequence[str], table: Table) -> Any:
-    """Both, for rich, in a screen of their own."""
+def page(head: Sequence[str], table: TextTable) -> Any:
+    """Return the lines of ``head`` and the table for rich, to fill a screen."""
     from rich.console import Group
     from rich.text import Text
 
     lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in head]
-    return Group(*lines, Text(), rendered(table))
+    return Group(*lines, Text(), _styled(table))
 
 
-def rendered(table: Table) -> Any:
-    """For rich. Its own tables take 18 ms for 32 workers instead of 2; widths are known already."""
+def _styled(table: TextTable) -> Any:
+    """Return the table for rich, whose own tables need 18 ms for 32 workers where this needs 2."""
     from rich.text import Text
 
     text = Text(no_wrap=True, overflow="crop")
@@ -78,90 +83,67 @@ def rendered(table: Table) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """With two spaces for each level."""
     import json
 
     print(json.dumps(value, indent=2))
 
 
-class Keyboard:
-    """A context in which keys are read as they are pressed, and not shown."""
+@contextmanager
+def keyboard() -> Iterator[Callable[[float], str]]:
+    """Read keys when they are pressed, without echo, until the end of the context.
 
-    def __enter__(self) -> Keyboard:
-        self._file = sys.stdin.fileno()
-        self._before = termios.tcgetattr(self._file)
-        tty.setcbreak(self._file)
-        return self
+    It yields a function that waits some seconds for keys, and returns "" if none was pressed.
+    """
+    file = sys.stdin.fileno()
+    before = termios.tcgetattr(file)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        termios.tcsetattr(self._file, termios.TCSAFLUSH, self._before)
-
-    def wait(self, seconds: float) -> str:
-        """The keys that are pressed; "" if none is in that time."""
-        ready, _, _ = select.select([self._file], [], [], seconds)
-        if not ready:
+    def wait(seconds: float) -> str:
+        if not select.select([file], [], [], seconds)[0]:
             return ""
-        # Nothing to read means that the terminal is gone.
-        return os.read(self._file, 64).decode(errors="replace") or QUIT
+        # An empty read means that the terminal is gone.
+        return os.read(file, 64).decode(errors="replace") or QUIT
+
+    tty.setcbreak(file)
+    try:
+        yield wait
+    finally:
+        termios.tcsetattr(file, termios.TCSAFLUSH, before)
 
 
-QUIT = "q"
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a progress bar, or plain lines without a terminal, until the end of the context.
 
+    It yields a function of: how many are done, of how many, and what is being done now.
+    """
+    rich_console = console()
+    if rich_console is None:
+        last = ""
 
-class Progress:
-    """A context in which ``show`` says how many of how many are done."""
+        def show_line(done: int, total: int, doing: str) -> None:
+            nonlocal last
+            line = f"{title}: {doing}, {done} of {total}"
+            if line != last:
+                last = line
+                print(line, flush=True)
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._last = ""
-        self._bar = _bar()
+        yield show_line
+        return
 
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._task = self._bar.add_task(self._title, total=None, doing="")
-            self._bar.start()
-        return self
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int, total: int, doing: str) -> None:
-        """``doing``: what is done at present."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, doing=doing)
-            return
-        line = f"{self._title}: {doing}, {done} of {total}"
-        if line != self._last:
-            self._last = line
-            print(line, flush=True)
-
-
-def _bar() -> Any:
-    console = terminal.console()
-    if console is None:
-        return None
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as RichProgress
-
-    doing = TextColumn("{task.fields[doing]}")
-    title = TextColumn("{task.description}")
-    return RichProgress(
-        title,
+    with Progress(
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        doing,
+        TextColumn("{task.fields[doing]}"),
         TimeElapsedColumn(),
-        console=console,
+        console=rich_console,
         transient=True,
-    )
+    ) as bar:
+        task = bar.add_task(title, total=None, doing="")
+
+        def show_bar(done: int, total: int, doing: str) -> None:
+            bar.update(task, completed=done, total=total, doing=doing)
+
+        yield show_bar

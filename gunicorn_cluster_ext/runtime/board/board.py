@@ -23,10 +23,10 @@ from typing import Final, NamedTuple, TypeVar, overload
 
 from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board.layout import (
-    DEAF,
+    BOARD_MAGIC,
     HEADER_WORDS,
-    LAYOUT,
-    MAGIC,
+    LAYOUT_VERSION,
+    NO_INBOX,
     READY,
     ROW_WORDS,
     SEATS_PER_SLOT,
@@ -35,7 +35,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     WORD_NAMES,
     Roll,
     RollState,
-    Server,
+    ServerWord,
     State,
     Word,
 )
@@ -44,7 +44,7 @@ from gunicorn_cluster_ext.runtime.directory import give_away
 T = TypeVar("T")
 
 _ALIVE: Final = (int(State.READY), int(State.DRAINING), int(State.PARKED))
-#: How often, and how long, a reader waits for a writer that lost the processor while it wrote.
+#: A reader waits this often, and this long, for a writer that was preempted while it wrote.
 _READ_TRIES: Final = 1_000
 _READ_PAUSE_S: Final = 0.0002
 
@@ -58,17 +58,17 @@ class Row(NamedTuple):
     words: dict[str, int]
 
 
-class _ServerWord:
-    """A word of the server, as an attribute of its board."""
+class _ServerAttribute:
+    """A descriptor: a word of the server as an attribute of its board."""
 
     def __init__(self, index: int) -> None:
         self._index = index
 
     @overload
-    def __get__(self, board: None, owner: type) -> _ServerWord: ...
+    def __get__(self, board: None, owner: type) -> _ServerAttribute: ...
     @overload
     def __get__(self, board: Board, owner: type) -> int: ...
-    def __get__(self, board: Board | None, owner: type) -> _ServerWord | int:
+    def __get__(self, board: Board | None, owner: type) -> _ServerAttribute | int:
         return self if board is None else board.words[self._index]
 
     def __set__(self, board: Board, value: int) -> None:
@@ -76,21 +76,24 @@ class _ServerWord:
 
 
 class Board:
-    """The words, as ints, and ``routing.rules.SeatLookup``. Made by ``create`` or ``attach``."""
+    """The board of a server; its words are ints. Implements ``routing.rules.SeatLookup``.
 
-    master_pid = _ServerWord(Server.MASTER_PID)
-    #: How many workers the server wants.
-    target = _ServerWord(Server.TARGET)
-    #: The longest turn of the arbiter's loop so far, in ns, without its forks.
-    slowest_turn = _ServerWord(Server.SLOWEST_TURN)
+    ``create`` and ``attach`` make one.
+    """
+
+    master_pid = _ServerAttribute(ServerWord.MASTER_PID)
+    #: The wanted number of workers.
+    target = _ServerAttribute(ServerWord.TARGET)
+    #: The longest turn of the arbiter's loop so far, in ns, not counting its forks.
+    slowest_turn = _ServerAttribute(ServerWord.SLOWEST_TURN)
     #: Unexpected exits that count towards cluster_restart_limit.
-    recent_exits = _ServerWord(Server.RECENT_EXITS)
+    recent_exits = _ServerAttribute(ServerWord.RECENT_EXITS)
 
     def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
         self._memory = memory
         self.path = path
         words = memoryview(memory).cast("Q")
-        self.capacity = words[Server.CAPACITY]
+        self.capacity = words[ServerWord.CAPACITY]
         rows_end = HEADER_WORDS + self.capacity * SEATS_PER_SLOT * ROW_WORDS
         self.words, self.ledger = words[:rows_end], words[rows_end:]
 
@@ -98,77 +101,80 @@ class Board:
     def create(cls, capacity: int, path: Path | None = None) -> Board:
         """Return a new board for ``capacity`` slots, in the new file ``path`` or anonymous.
 
-        Called in the arbiter, before the first fork. Raises OSError when the file cannot be made.
+        The arbiter calls this before its first fork. Raise OSError if the file cannot be made.
         """
         size = _size(capacity)
         memory = mmap.mmap(-1, size) if path is None else _map_new_file(path, size)
         words = memoryview(memory).cast("Q")
-        words[Server.LAYOUT], words[Server.CAPACITY] = LAYOUT, capacity
-        words[Server.ROW_WORDS], words[Server.MASTER_PID] = ROW_WORDS, os.getpid()
-        words[Server.MAGIC] = MAGIC
+        words[ServerWord.LAYOUT], words[ServerWord.CAPACITY] = LAYOUT_VERSION, capacity
+        words[ServerWord.ROW_WORDS], words[ServerWord.MASTER_PID] = ROW_WORDS, os.getpid()
+        words[ServerWord.MAGIC] = BOARD_MAGIC
         words.release()
         return cls(memory, path)
 
     @classmethod
     def attach(cls, path: Path) -> Board:
-        """Return another server's board, read-only.
+        """Return the board of a running server, read-only.
 
-        Raises OSError, or ValueError if the file is no board of this version.
+        Raise OSError, or ValueError if the file is not a board of this version.
         """
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if not _is_board(memory):
-            raise ValueError(f"{path} is no board of this version")
+            raise ValueError(f"{path} is not a board of this version")
         return cls(memory, path)
 
     @property
     def stopping(self) -> bool:
-        """Whether the whole server ends. Written by the arbiter."""
-        return bool(self.words[Server.STOPPING])
+        """Whether the whole server is stopping. The arbiter writes it."""
+        return bool(self.words[ServerWord.STOPPING])
 
     @stopping.setter
     def stopping(self, value: bool) -> None:
-        self.words[Server.STOPPING] = value
+        self.words[ServerWord.STOPPING] = value
 
     @property
     def roll(self) -> Roll:
-        """The last roll. Written by the arbiter."""
+        """The last roll. The arbiter writes it."""
         words = self.words
         return self.read_consistent(
-            Server.ROLL_SEQUENCE,
+            ServerWord.ROLL_SEQUENCE,
             lambda: Roll(
-                RollState(words[Server.ROLL_STATE]),
-                words[Server.ROLL_NUMBER],
-                words[Server.ROLL_REPLACED],
-                words[Server.ROLL_TOTAL],
-                self.text(Server.ROLL_REASON),
+                RollState(words[ServerWord.ROLL_STATE]),
+                words[ServerWord.ROLL_NUMBER],
+                words[ServerWord.ROLL_REPLACED],
+                words[ServerWord.ROLL_TOTAL],
+                self.text(ServerWord.ROLL_REASON),
             ),
         )
 
     @roll.setter
     def roll(self, roll: Roll) -> None:
         words = self.words
-        with self.writing(Server.ROLL_SEQUENCE):
-            self.set_text(Server.ROLL_REASON, roll.reason)
-            words[Server.ROLL_STATE], words[Server.ROLL_NUMBER] = roll.state, roll.number
-            words[Server.ROLL_REPLACED], words[Server.ROLL_TOTAL] = roll.replaced, roll.total
+        with self.writing(ServerWord.ROLL_SEQUENCE):
+            self.set_text(ServerWord.ROLL_REASON, roll.reason)
+            words[ServerWord.ROLL_STATE], words[ServerWord.ROLL_NUMBER] = roll.state, roll.number
+            words[ServerWord.ROLL_REPLACED], words[ServerWord.ROLL_TOTAL] = (
+                roll.replaced,
+                roll.total,
+            )
 
     @property
     def rolls(self) -> tuple[int, int]:
-        """How many rolls were committed, and how many failed."""
-        return self.words[Server.ROLLS_COMMITTED], self.words[Server.ROLLS_FAILED]
+        """The number of rolls that were committed, and of those that failed."""
+        return self.words[ServerWord.ROLLS_COMMITTED], self.words[ServerWord.ROLLS_FAILED]
 
     def count_roll(self, *, committed: bool) -> None:
-        """Count a roll that has ended. Called in the arbiter."""
-        self.words[Server.ROLLS_COMMITTED if committed else Server.ROLLS_FAILED] += 1
+        """Count a roll that has ended. The arbiter calls this."""
+        self.words[ServerWord.ROLLS_COMMITTED if committed else ServerWord.ROLLS_FAILED] += 1
 
-    # --- words that belong together: a seqlock and text -----------------------------------
+    # --- seqlock and text ---------------------------------------------------------------------
 
     def read_consistent(self, sequence: int, read: Callable[[], T]) -> T:
-        """Return what ``read`` finds in words that the seqlock in word ``sequence`` guards.
+        """Return the result of ``read``, which reads words that a seqlock guards.
 
-        The word is odd while its writer changes them. A writer that lost the processor meanwhile
-        is waited for, 0.2 s at most; if it was killed there, what it left is returned.
+        The word ``sequence`` is odd while the writer changes them. A reader waits at most 0.2 s
+        for a writer that was preempted; if the writer was killed, the reader returns what it left.
         """
         for _ in range(_READ_TRIES):
             before = self.words[sequence]
@@ -180,7 +186,7 @@ class Board:
 
     @contextmanager
     def writing(self, sequence: int) -> Iterator[None]:
-        """Guard a change of words by the seqlock in word ``sequence``. For their only writer."""
+        """Guard a change of words by the seqlock in word ``sequence``. They have one writer."""
         self.words[sequence] += 1
         yield
         self.words[sequence] += 1
@@ -190,14 +196,14 @@ class Board:
         return self.words[where].tobytes().rstrip(b"\0").decode(errors="ignore")
 
     def set_text(self, where: slice, text: str) -> None:
-        """Write ``text`` into the words ``where``. What does not fit is cut off."""
+        """Write ``text`` into the words ``where``, cut to their size."""
         size = (where.stop - where.start) * WORD_BYTES
         data = text.encode(errors="replace")[:size].ljust(size, b"\0")
         self.words[where] = memoryview(data).cast("Q")
 
     # --- rows -------------------------------------------------------------------------------
 
-    def row(self, seat: int) -> int:
+    def row_start(self, seat: int) -> int:
         """Return the index of ``seat``'s first word."""
         return HEADER_WORDS + seat * ROW_WORDS
 
@@ -210,16 +216,16 @@ class Board:
     def clear(self, seat: int, generation: int, now: int) -> None:
         """Prepare ``seat`` for a process that is about to be forked at ``now`` (monotonic, ns)."""
         for word in WORD_NAMES:
-            # GENERATION is never 0 again: that would mean that the seat was never used.
+            # GENERATION never becomes 0 again, which would mean that the seat was never used.
             self.set(seat, word, generation if word == Word.GENERATION else 0)
         self.set(seat, Word.STARTED, now)
         self.set(seat, Word.STATE, State.BOOTING)
 
     def state(self, seat: int) -> State:
-        return State(self.get(seat, Word.STATE) & ~DEAF)
+        return State(self.get(seat, Word.STATE) & ~NO_INBOX)
 
     def rows(self) -> Iterator[Row]:
-        """Yield every seat that a process holds, in slot order."""
+        """Yield the row of every seat that a process holds, in slot order."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
             state = self.state(seat)
             if state is not State.GONE:
@@ -227,7 +233,7 @@ class Board:
                 yield Row(seat // SEATS_PER_SLOT, seat, state, words)
 
     def used_slots(self) -> list[int]:
-        """Return the slots that a process has held."""
+        """Return the slots that have had a process."""
         first_seats = range(0, self.capacity * SEATS_PER_SLOT, SEATS_PER_SLOT)
         return [seat // SEATS_PER_SLOT for seat in first_seats if self.get(seat, Word.GENERATION)]
 
@@ -258,27 +264,27 @@ class Board:
         return None
 
     def successor(self, seat: int) -> int | None:
-        """Return the other seat of the slot if a process serves there that reads its inbox."""
+        """Return the slot's other seat if its process is ready and reads its inbox, or None."""
         other = seat ^ 1
         return other if self.get(other, Word.STATE) == State.READY else None
 
-    def has_deaf(self) -> bool:
-        """Return whether a process serves that reads no inbox (a roll brought another class)."""
+    def any_without_inbox(self) -> bool:
+        """Return whether a ready process reads no inbox (a roll changed the worker class)."""
         seats = range(self.capacity * SEATS_PER_SLOT)
-        return any(self.get(seat, Word.STATE) == State.READY | DEAF for seat in seats)
+        return any(self.get(seat, Word.STATE) == State.READY | NO_INBOX for seat in seats)
 
     def slots(self) -> Sequence[int]:
         """Return the slots in which a process is ready."""
         return [slot for slot in range(self.capacity) if self.seat_of_slot(slot) is not None]
 
     def beat(self, seat: int) -> None:
-        """Note that the loop of the process in ``seat`` turns. Called in that process."""
+        """Write the heartbeat of the process in ``seat``. Each turn of its loop calls this."""
         self.words[HEADER_WORDS + seat * ROW_WORDS + Word.BEAT] = time.monotonic_ns()
 
     def loads(self) -> dict[int, Load]:
         """Return how busy each ready process is, by seat.
 
-        A process whose loop is stalled is left out: it would look idle, and serve nobody.
+        A process whose loop is stalled is left out: it would look idle, but serve nothing.
         """
         words, loads = self.words, {}
         oldest = time.monotonic_ns() - STALLED_NS
@@ -290,16 +296,16 @@ class Board:
                 )
         return loads
 
-    def abandoned(self) -> Iterator[int]:
-        """Yield the seats that a process has held and none holds now; one may be being forked."""
+    def vacated_seats(self) -> Iterator[int]:
+        """Yield the used seats that no process holds now. One may be about to be forked there."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
             if self.get(seat, Word.GENERATION) and self.get(seat, Word.STATE) == State.GONE:
                 yield seat
 
-    def listening(self) -> bytes:
-        """Return who reads the bus: a 64-bit number per seat, its process's generation or 0.
+    def bus_listeners(self) -> bytes:
+        """Return a 64-bit number per seat: the generation of a process that reads the bus, or 0.
 
-        This is one copy in C, because every message needs it.
+        Every message needs this, so it is a single copy in C.
         """
         return self.words[HEADER_WORDS + Word.BUS_LISTENS :: ROW_WORDS].tobytes()
 
@@ -308,9 +314,9 @@ def _is_board(memory: mmap.mmap) -> bool:
     if len(memory) < HEADER_WORDS * WORD_BYTES or len(memory) % WORD_BYTES:
         return False
     words = memoryview(memory).cast("Q")
-    if words[Server.MAGIC] != MAGIC or words[Server.LAYOUT] != LAYOUT:
+    if words[ServerWord.MAGIC] != BOARD_MAGIC or words[ServerWord.LAYOUT] != LAYOUT_VERSION:
         return False
-    return len(memory) == _size(words[Server.CAPACITY])
+    return len(memory) == _size(words[ServerWord.CAPACITY])
 
 
 def _size(capacity: int) -> int:

@@ -1,7 +1,7 @@
 """Control requests: what a command asks of a running server, and the reply, on the board.
 
-A command writes the request's number, kind and argument, the arbiter the reply. Commands take
-turns by a lock on the board's file. ``layout.Server`` numbers the words.
+A command writes the number, kind and argument of its request, the arbiter the reply. A lock on the
+board's file lets one command at a time ask. ``layout.ServerWord`` numbers the words.
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ import mmap
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.layout import Server
-from gunicorn_cluster_ext.runtime.directory import is_alive
+from gunicorn_cluster_ext.runtime.board.layout import ServerWord
+from gunicorn_cluster_ext.runtime.procfs import is_alive
 
 #: The kind of a request that was withdrawn, or is being written.
-_NONE = 0
+_WITHDRAWN = 0
 _POLL_S = 0.02
 _SIGN = 1 << 64
 
 
-class Kind(enum.IntEnum):
-    """The control requests, and their argument."""
+class RequestKind(enum.IntEnum):
+    """The control requests, with their argument."""
 
     ROLL = 1
     ABORT_ROLL = 2
     RESTART = 3  # the slot
-    SCALE = 4  # how many workers
-    SCALE_BY = 5  # how many more
+    SCALE = 4  # the number of workers
+    SCALE_BY = 5  # the number of workers to add
 
 
 class Request(NamedTuple):
@@ -44,7 +42,11 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """The arbiter's reply. ``result``: number of the roll that began or was refused, else 0."""
+    """The arbiter's reply.
+
+    ``result`` depends on the request: the number of the roll that began, was refused or aborted,
+    the generation of the process to be replaced, the new number of workers; else 0.
+    """
 
     ok: bool
     text: str
@@ -62,59 +64,56 @@ def pending(board: Board) -> Request | None:
     """Return the request that has no reply yet, or None."""
     words = board.words
     number, kind, argument = (
-        words[Server.REQUEST_NUMBER],
-        words[Server.REQUEST_KIND],
-        words[Server.REQUEST_ARGUMENT],
+        words[ServerWord.REQUEST_NUMBER],
+        words[ServerWord.REQUEST_KIND],
+        words[ServerWord.REQUEST_ARGUMENT],
     )
-    if number <= words[Server.REPLY_NUMBER] or kind == _NONE:
+    if number <= words[ServerWord.REPLY_NUMBER] or kind == _WITHDRAWN:
         return None
-    if (words[Server.REQUEST_NUMBER], words[Server.REQUEST_KIND]) != (number, kind):
-        return None  # another command writes: the next turn will see
-    return Request(number, kind, _signed(argument))
+    if (words[ServerWord.REQUEST_NUMBER], words[ServerWord.REQUEST_KIND]) != (number, kind):
+        return None  # another command is writing its request; the next turn reads it
+    return Request(number, kind, argument - _SIGN if argument >= _SIGN >> 1 else argument)
 
 
 def reply(board: Board, request: Request, reply: Reply) -> None:
     """Publish the reply to ``request``."""
     words = board.words
-    words[Server.REPLY_OK], words[Server.REPLY_RESULT] = reply.ok, reply.result
-    board.set_text(Server.REPLY_TEXT, reply.text)
-    words[Server.REPLY_NUMBER] = request.number
+    words[ServerWord.REPLY_OK], words[ServerWord.REPLY_RESULT] = reply.ok, reply.result
+    board.set_text(ServerWord.REPLY_TEXT, reply.text)
+    words[ServerWord.REPLY_NUMBER] = request.number
 
 
 # --- in a command -------------------------------------------------------------------------------
 
 
-def ask(path: Path, kind: Kind, argument: int = 0, timeout: float | None = 10.0) -> Reply:
-    """Send a request to the server whose board is ``path``, and wait for its reply.
+def ask(path: Path, kind: RequestKind, argument: int = 0, timeout: float | None = 10.0) -> Reply:
+    """Send a request to the server whose board is the file ``path``, and return the reply.
 
-    ``timeout`` is in seconds; None waits as long as the server runs. Raises NoReply, and OSError
-    when the board cannot be written.
+    ``timeout`` is in seconds; None waits as long as the server runs. Raise NoReply, or OSError if
+    the board cannot be written.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    with _opened(path, deadline) as board:
+    with path.open("r+b") as file:
+        while not _lock(file.fileno()):
+            _pause(deadline, "another command waits for its reply")
+        board = Board(mmap.mmap(file.fileno(), 0), path)
         words = board.words
-        number = max(words[Server.REQUEST_NUMBER], words[Server.REPLY_NUMBER]) + 1
-        words[Server.REQUEST_KIND] = _NONE
-        words[Server.REQUEST_ARGUMENT], words[Server.REQUEST_NUMBER] = argument % _SIGN, number
-        words[Server.REQUEST_KIND] = kind
+        number = max(words[ServerWord.REQUEST_NUMBER], words[ServerWord.REPLY_NUMBER]) + 1
+        words[ServerWord.REQUEST_KIND] = _WITHDRAWN
+        words[ServerWord.REQUEST_ARGUMENT] = argument % _SIGN
+        words[ServerWord.REQUEST_NUMBER] = number
+        words[ServerWord.REQUEST_KIND] = kind
         try:
             _wait(board, number, deadline)
         except BaseException:
-            words[Server.REQUEST_KIND] = (
-                _NONE  # so the arbiter does not carry out what nobody waits for
-            )
+            # The arbiter must not carry out a request whose command no longer waits.
+            words[ServerWord.REQUEST_KIND] = _WITHDRAWN
             raise
         return Reply(
-            bool(words[Server.REPLY_OK]), board.text(Server.REPLY_TEXT), words[Server.REPLY_RESULT]
+            bool(words[ServerWord.REPLY_OK]),
+            board.text(ServerWord.REPLY_TEXT),
+            words[ServerWord.REPLY_RESULT],
         )
-
-
-@contextmanager
-def _opened(path: Path, deadline: float | None) -> Iterator[Board]:
-    with path.open("r+b") as file:
-        while not _lock(file.fileno()):
-            _pause(deadline, "another command waits for a reply")
-        yield Board(mmap.mmap(file.fileno(), 0), path)
 
 
 def _lock(file: int) -> bool:
@@ -128,11 +127,11 @@ def _lock(file: int) -> bool:
 def _wait(board: Board, number: int, deadline: float | None) -> None:
     master = board.master_pid
     try:
-        # SIGCHLD is harmless, and begins a turn of the arbiter's loop.
+        # SIGCHLD is harmless, and starts a turn of the arbiter's loop.
         os.kill(master, signal.SIGCHLD)
     except (PermissionError, ProcessLookupError):
-        pass  # the next turn begins within a second, or never
-    while board.words[Server.REPLY_NUMBER] != number:
+        pass  # the next turn starts within a second, unless the server has ended
+    while board.words[ServerWord.REPLY_NUMBER] != number:
         if not is_alive(master):
             raise NoReply("the server has ended")
         _pause(deadline, "the server does not reply")
@@ -142,7 +141,3 @@ def _pause(deadline: float | None, complaint: str) -> None:
     if deadline is not None and time.monotonic() >= deadline:
         raise NoReply(complaint)
     time.sleep(_POLL_S)
-
-
-def _signed(word: int) -> int:
-    return word - _SIGN if word >= _SIGN >> 1 else word

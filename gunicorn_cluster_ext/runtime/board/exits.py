@@ -1,17 +1,20 @@
-"""How the processes of each seat have exited, on the board. Written by the arbiter."""
+"""How the processes of each slot exited: counts by cause, and the last reason, on the board.
+
+The arbiter writes them, per seat. ``layout.ExitWord`` numbers the words.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, Cause, Exits
+from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT, Cause, ExitWord
 
 
 class ExitCounts(NamedTuple):
     """The exits of a slot's processes: how many by cause, and the last one's reason and time.
 
-    ``at`` is monotonic, in ns; 0 means that there was none.
+    ``at`` is monotonic, in ns; 0 means that no process has exited.
     """
 
     counts: dict[Cause, int]
@@ -20,7 +23,7 @@ class ExitCounts(NamedTuple):
 
     @property
     def unexpected(self) -> int:
-        """How many of them nobody asked for."""
+        """How many exits nobody asked for."""
         return sum(self.counts[cause] for cause in (Cause.BOOT, Cause.CRASH, Cause.FORCE))
 
     @property
@@ -30,30 +33,30 @@ class ExitCounts(NamedTuple):
 
 def note(board: Board, seat: int, cause: Cause, reason: str, now: int) -> None:
     """Count the exit of the process that was in ``seat``, at ``now`` (monotonic, ns)."""
-    row = board.row(seat)
-    board.words[row + Exits.COUNTS + cause] += 1
-    with board.writing(row + Exits.SEQUENCE):
-        board.words[row + Exits.LAST_AT] = now
-        board.set_text(_reason(row), reason)
+    row = board.row_start(seat)
+    board.words[row + ExitWord.COUNTS + cause] += 1
+    with board.writing(row + ExitWord.SEQUENCE):
+        board.words[row + ExitWord.LAST_AT] = now
+        board.set_text(_reason_words(row), reason)
 
 
 def of_slot(board: Board, slot: int) -> ExitCounts:
     """Return the exits in both seats of ``slot``."""
     seats = range(slot * SEATS_PER_SLOT, (slot + 1) * SEATS_PER_SLOT)
-    rows = [board.row(seat) for seat in seats]
+    rows = [board.row_start(seat) for seat in seats]
     counts = {
-        cause: sum(board.words[row + Exits.COUNTS + cause] for row in rows) for cause in Cause
+        cause: sum(board.words[row + ExitWord.COUNTS + cause] for row in rows) for cause in Cause
     }
-    at, reason = max(_last(board, row) for row in rows)
+
+    def last(row: int) -> tuple[int, str]:
+        return board.read_consistent(
+            row + ExitWord.SEQUENCE,
+            lambda: (board.words[row + ExitWord.LAST_AT], board.text(_reason_words(row))),
+        )
+
+    at, reason = max(last(row) for row in rows)
     return ExitCounts(counts, reason, at)
 
 
-def _last(board: Board, row: int) -> tuple[int, str]:
-    def read() -> tuple[int, str]:
-        return board.words[row + Exits.LAST_AT], board.text(_reason(row))
-
-    return board.read_consistent(row + Exits.SEQUENCE, read)
-
-
-def _reason(row: int) -> slice:
-    return slice(row + Exits.LAST_REASON.start, row + Exits.LAST_REASON.stop)
+def _reason_words(row: int) -> slice:
+    return slice(row + ExitWord.LAST_REASON.start, row + ExitWord.LAST_REASON.stop)

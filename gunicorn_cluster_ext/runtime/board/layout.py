@@ -1,8 +1,8 @@
-"""Where everything stands on the board: the number of every shared word. No I/O.
+"""The layout of the board: the index of every shared word. No I/O.
 
-    words 0-127        the server: the arbiter writes them, but for the control request
+    words 0-127        the server; the arbiter writes them, except the control request
     words 128-...      a row of 64 words per seat; slot s has the seats 2s and 2s+1
-    after the rows     the ledger, 64 words per slot: what processes that have exited had counted
+    after the rows     the ledger, 64 words per slot: counts of processes that have exited
 
 The words are plain ints, because adding an IntEnum member to a base costs 40 ns more and every
 request does that several times; a plain class attribute costs 4 ns.
@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 SEATS_PER_SLOT: Final = 2
 
 #: Version of this layout. A board with another version is not read.
-LAYOUT: Final = 5
-MAGIC: Final = int.from_bytes(b"gunclust", "big")
+LAYOUT_VERSION: Final = 5
+BOARD_MAGIC: Final = int.from_bytes(b"gunclust", "big")
 
 WORD_BYTES: Final = 8
 HEADER_WORDS: Final = 128
@@ -27,16 +27,16 @@ ROW_WORDS: Final = 64
 STALLED_NS: Final = 3_000_000_000
 
 
-class Server:
-    """The server's words. The arbiter writes them, unless stated otherwise."""
+class ServerWord:
+    """The server's words. The arbiter writes them, except those that a command writes."""
 
     MAGIC: Final = 0
     LAYOUT: Final = 1
     CAPACITY: Final = 2  # slots
     ROW_WORDS: Final = 3
     MASTER_PID: Final = 4
-    TARGET: Final = 5  # how many workers are wanted
-    STOPPING: Final = 6  # 1: the whole server ends
+    TARGET: Final = 5  # the wanted number of workers
+    STOPPING: Final = 6  # 1: the whole server is stopping
     SLOWEST_TURN: Final = 7  # ns
     # The last roll, guarded by a seqlock.
     ROLL_STATE: Final = 8
@@ -44,13 +44,13 @@ class Server:
     ROLL_REPLACED: Final = 10
     ROLL_TOTAL: Final = 11
     ROLL_SEQUENCE: Final = 12
-    RECENT_EXITS: Final = 13  # unexpected ones, which count towards cluster_restart_limit
+    RECENT_EXITS: Final = 13  # unexpected exits that count towards cluster_restart_limit
     ROLL_REASON: Final = slice(16, 48)  # text
     # The control request. A command writes its number, kind and argument.
-    REQUEST_NUMBER: Final = 48  # no number is used twice
-    REQUEST_KIND: Final = 49  # 0: it was withdrawn or is being written; written last
+    REQUEST_NUMBER: Final = 48  # never used twice
+    REQUEST_KIND: Final = 49  # 0: the request was withdrawn or is being written; written last
     REQUEST_ARGUMENT: Final = 50  # signed
-    REPLY_NUMBER: Final = 51  # of the last request that was answered; written last
+    REPLY_NUMBER: Final = 51  # the last request that has a reply; written last
     REPLY_OK: Final = 52
     REPLY_RESULT: Final = 53
     REPLY_TEXT: Final = slice(54, 64)  # text
@@ -60,10 +60,10 @@ class Server:
 
 
 class Word:
-    """The words of a row, by who writes them.
+    """The words of a row.
 
-    Arbiter: GENERATION (0: the seat was never used), STARTED (monotonic, ns), ORDER, RATE, and
-    EXITS to EXIT_REASON. The process, from its fork on: the others.
+    The arbiter writes GENERATION (0: the seat was never used), STARTED (monotonic, ns), ORDER and
+    RATE. The process writes the others, from its fork on.
     """
 
     STATE: Final = 0
@@ -74,25 +74,25 @@ class Word:
     THREADS: Final = 5
     CONNECTIONS: Final = 6
     REQUESTS: Final = 7
-    SESSIONS: Final = 8  # Engine.IO and learned sessions begun
+    SESSIONS: Final = 8  # Engine.IO and learned sessions that began in this process
     HANDED_OUT: Final = 9
     HANDED_IN: Final = 10
     INBOX_FULL: Final = 11  # hand-offs refused because the owner's inbox was full
-    TIMED_OUT: Final = 12  # heads that did not end in time
+    TIMED_OUT: Final = 12  # request heads that were not complete in time
     ORDER: Final = 13
     MAX_REQUESTS: Final = 14  # the process is replaced after this many REQUESTS; 0: never
     CACHE_HITS: Final = 15
     CACHE_MISSES: Final = 16
     CACHE_ERRORS: Final = 17
-    WEBSOCKETS: Final = 18  # open ones
-    BUS_LISTENS: Final = 19  # the generation, while the process reads the bus; else 0
+    WEBSOCKETS: Final = 18  # open now
+    BUS_LISTENS: Final = 19  # the generation while the process reads the bus, else 0
     BUS_SENT: Final = 20  # messages, counted once for each receiving worker
     BUS_RECEIVED: Final = 21
     BUS_LOST: Final = 22  # messages to workers that read too slowly
-    SESSION_READS: Final = 23  # reads of the store
+    SESSION_READS: Final = 23  # from the store
     SESSION_WRITES: Final = 24
     SESSION_ERRORS: Final = 25
-    # Requests by the kind of rule that found their owner.
+    # Requests, by the kind of rule that found their owner.
     ROUTED_ENGINEIO: Final = 26
     ROUTED_COOKIE: Final = 27
     ROUTED_LEARN: Final = 28
@@ -103,8 +103,8 @@ class Word:
     ROUTED_HASH_PATH: Final = 33
     ROUTED_FUNCTION: Final = 34
     ROUTED_NONE: Final = 35  # no owner
-    BEAT: Final = 36  # when its loop last turned (monotonic, ns)
-    RATE: Final = 37  # requests in 1000 seconds, over the last few seconds
+    BEAT: Final = 36  # heartbeat: when the process's loop last turned (monotonic, ns)
+    RATE: Final = 37  # requests per 1000 seconds, over the last few seconds
 
 
 #: The names of the words above, by number.
@@ -113,20 +113,20 @@ WORD_NAMES: Final[dict[int, str]] = {
 }
 
 
-class Exits:
-    """The words of a row that count how its processes ended.
+class ExitWord:
+    """The words of a row that count how its processes exited.
 
-    The arbiter writes them. The next process in the seat leaves them as they are.
+    The arbiter writes them. They stay when the next process takes the seat.
     """
 
-    COUNTS: Final = 41  # to 46: a word per Cause
+    COUNTS: Final = 41  # to 46: one word per Cause
     LAST_AT: Final = 47  # monotonic, ns
     SEQUENCE: Final = 48  # of the seqlock around LAST_AT and LAST_REASON
     LAST_REASON: Final = slice(49, 56)  # text
 
 
-#: The words that a process counts up from 0. The ledger adds up those of processes that have
-#: exited, so a slot's sum never shrinks.
+#: The words that a process counts up from 0. The ledger keeps the sums of processes that have
+#: exited, so a slot's total never shrinks.
 COUNTERS: Final = (
     Word.REQUESTS,
     Word.SESSIONS,
@@ -146,8 +146,8 @@ COUNTERS: Final = (
     *range(Word.ROUTED_ENGINEIO, Word.ROUTED_NONE + 1),
 )
 
-#: The kinds of rules, as ``cluster_sticky`` has them.
-ROUTED: Final = {
+#: The word that counts the decisions of each kind of rule; the kinds as in ``cluster_sticky``.
+DECISION_WORDS: Final = {
     "engineio": Word.ROUTED_ENGINEIO,
     "cookie": Word.ROUTED_COOKIE,
     "learn": Word.ROUTED_LEARN,
@@ -161,21 +161,21 @@ ROUTED: Final = {
 }
 
 
-def counted_in(rule: str) -> int:
-    """Return the word that counts the decisions of ``rule``; "none" stands for no rule."""
+def decision_word(rule: str) -> int:
+    """Return the word that counts the decisions of ``rule`` ("none": no rule found an owner)."""
     parts = rule.split(":")
     kind = ":".join(parts[:2]) if parts[0] == "hash" else parts[0]
-    return ROUTED.get(kind, Word.ROUTED_FUNCTION)
+    return DECISION_WORDS.get(kind, Word.ROUTED_FUNCTION)
 
 
 class State(enum.IntEnum):
-    """What the process in a seat is doing."""
+    """The state of the process in a seat."""
 
     GONE = 0
     BOOTING = 1
     READY = 2
-    DRAINING = 3  # it finishes what is in progress, then exits
-    PARKED = 4  # kept while a roll may still fail: it takes nothing new, and can be resumed
+    DRAINING = 3  # finishes what is in progress, then exits
+    PARKED = 4  # takes nothing new, but can be resumed: a roll may still fail
 
 
 #: State.READY and State.GONE for code that every request runs.
@@ -183,12 +183,12 @@ READY: Final = int(State.READY)
 GONE: Final = int(State.GONE)
 
 #: Added to the state of a process that reads no inbox (gunicorn's own worker classes). Routing
-#: compares whole words, so such a process is never handed anything, at no extra cost.
-DEAF: Final = 0x100
+#: compares whole words, so it never hands such a process anything, at no extra cost.
+NO_INBOX: Final = 0x100
 
 
 class Order(enum.IntEnum):
-    """What the arbiter orders a process that serves to do. (To retire, it is sent SIGTERM.)"""
+    """The arbiter's order to a process that is ready. (SIGTERM tells a process to retire.)"""
 
     SERVE = 0
     PARK = 1
@@ -199,13 +199,13 @@ class RollState(enum.IntEnum):
 
     NONE = 0
     ROLLING = 1
-    OBSERVING = 2  # all are replaced, and must prove themselves
+    OBSERVING = 2  # every worker is replaced; the new ones are on probation
     COMMITTED = 3
     FAILED = 4
 
 
 class Roll(NamedTuple):
-    """The last roll: how many of its workers are replaced, and the reason if it failed."""
+    """The last roll: how many of its workers are replaced, and why it failed, if it did."""
 
     state: RollState
     number: int
@@ -215,7 +215,7 @@ class Roll(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a process sits: its slot, its seat on the board, its generation."""
+    """The place of a process: its slot, its seat on the board, its generation."""
 
     slot: int
     seat: int
@@ -223,11 +223,11 @@ class Place(NamedTuple):
 
 
 class Cause(enum.IntEnum):
-    """What kind of exit a process had. The first three are unexpected."""
+    """Why a process exited. The first three causes are unexpected."""
 
-    BOOT = 0  # it was never ready
-    CRASH = 1  # by itself, or by a signal
-    FORCE = 2  # killed by the arbiter: it hung, or used far too much memory
+    BOOT = 0  # it exited before it was ready
+    CRASH = 1  # it exited by itself or by a signal
+    FORCE = 2  # the arbiter killed it: it hung, or used far too much memory
     ROLL = 3
-    RECYCLE = 4  # requests, memory, age, health
+    RECYCLE = 4  # a limit on requests, memory or age, or a failed health check
     REQUEST = 5  # a command or a signal asked for it

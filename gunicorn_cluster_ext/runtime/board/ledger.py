@@ -1,7 +1,7 @@
-"""What the processes of each slot have counted, those that have exited included.
+"""The counters of each slot, summed over its processes, those that have exited included.
 
 A process counts in its own row. When it has exited, the arbiter adds its counts to its slot's
-ledger, so that a slot's sum never shrinks.
+ledger, so a slot's total never shrinks.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     COUNTERS,
     ROW_WORDS,
     SEATS_PER_SLOT,
-    Server,
+    ServerWord,
 )
 
 
 def settle(board: Board, seat: int) -> None:
-    """Move the counts of the process that was in ``seat`` to the ledger. Called in the arbiter."""
+    """Move the counts of the exited process in ``seat`` to the ledger. The arbiter calls this."""
     entry = seat // SEATS_PER_SLOT * ROW_WORDS
-    with board.writing(Server.LEDGER_SEQUENCE):
+    with board.writing(ServerWord.LEDGER_SEQUENCE):
         for word in COUNTERS:
             board.ledger[entry + word] += board.get(seat, word)
             board.set(seat, word, 0)
 
 
 def totals(board: Board) -> list[dict[int, int]]:
-    """Return what each slot has counted since the server's start, by word."""
+    """Return the counts of each slot since the start of the server, by word."""
+
+    def of_slot(slot: int) -> dict[int, int]:
+        seat, entry = slot * SEATS_PER_SLOT, slot * ROW_WORDS
+        return {
+            word: board.ledger[entry + word] + board.get(seat, word) + board.get(seat + 1, word)
+            for word in COUNTERS
+        }
+
+    slots = range(board.capacity)
     return board.read_consistent(
-        Server.LEDGER_SEQUENCE,
-        lambda: [_of_slot(board, slot) for slot in range(board.capacity)],
+        ServerWord.LEDGER_SEQUENCE, lambda: [of_slot(slot) for slot in slots]
     )
-
-
-def _of_slot(board: Board, slot: int) -> dict[int, int]:
-    seat, entry = slot * SEATS_PER_SLOT, slot * ROW_WORDS
-    return {
-        word: board.ledger[entry + word] + board.get(seat, word) + board.get(seat + 1, word)
-        for word in COUNTERS
-    }

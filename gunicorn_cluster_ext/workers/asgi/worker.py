@@ -103,7 +103,7 @@ class StickyASGI(StickyWorker, ASGIWorker):
 
     def _open(self) -> None:
         board = self.shared.board
-        self._words, self._row = board.words, board.row(self.place.seat)
+        self._words, self._row = board.words, board.row_start(self.place.seat)
         self._words[self._row + Word.THREADS] = self.worker_connections
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         self._conns: set[StickyProtocol] = set()

@@ -89,7 +89,7 @@ class StickyGevent(StickyWorker, GeventWorker):
 
     def _open(self) -> None:
         board = self.shared.board
-        self._words, self._row = board.words, board.row(self.place.seat)
+        self._words, self._row = board.words, board.row_start(self.place.seat)
         self._words[self._row + Word.THREADS] = self.worker_connections
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"

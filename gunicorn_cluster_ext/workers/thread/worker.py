@@ -78,7 +78,7 @@ class Sticky(StickyWorker, LoopWorker):
 
     def _open(self) -> None:
         board, settings = self.shared.board, self.shared.settings
-        self._words, self._row = board.words, board.row(self.place.seat)
+        self._words, self._row = board.words, board.row_start(self.place.seat)
         self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         self._blocked = Waiting(settings.handoff_timeout)
         self.heads = Heads(self.cfg)

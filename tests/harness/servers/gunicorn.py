@@ -38,8 +38,9 @@ class Gunicorn(Process):
         bind: str | None = "127.0.0.1:0",
         env: Mapping[str, str] | None = None,
         sockets: Sequence[socket] = (),
+        python: str = sys.executable,
     ) -> None:
-        command = [*_activation(sockets), sys.executable, "-m", "gunicorn"]
+        command = [*_activation(sockets), python, "-m", "gunicorn"]
         if config is not None:
             self.config_path = directory / "gunicorn.conf.py"
             self.config_path.write_text(config)

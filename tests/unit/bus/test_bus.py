@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext import bus, logs
+from gunicorn_cluster_ext.bus import framing
 from gunicorn_cluster_ext.runtime import context, counters
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Word
@@ -208,7 +209,7 @@ def test_a_subscriber_that_fails_is_logged_and_the_others_go_on(cluster: Cluster
         ear.wait(2)
         return [line.split(":")[0] for line in log.lines]
 
-    assert hear(cluster, listen, b"a", b"b") == ["A subscriber of the bus failed"] * 4
+    assert hear(cluster, listen, b"a", b"b") == ["A bus subscriber failed"] * 4
 
 
 def test_who_has_ended_all_subscriptions_hears_nothing_until_the_next(cluster: Cluster) -> None:
@@ -231,7 +232,7 @@ def test_who_has_ended_all_subscriptions_hears_nothing_until_the_next(cluster: C
 def test_a_worker_that_ends_says_that_it_hears_no_more(cluster: Cluster) -> None:
     def listen() -> None:
         mute()
-        bus._receiving.close()  # at exit; `spawn` ends without that
+        bus._endpoints.receiver.close()  # at exit; `spawn` ends without that
 
     cluster.ask(listen)
     assert not cluster.listens(0)
@@ -252,7 +253,7 @@ def test_in_an_event_loop_it_is_called_there_and_there_is_no_thread(cluster: Clu
 
 
 def test_who_subscribes_in_another_loop_is_called_there(cluster: Cluster) -> None:
-    """The lanes are read by a thread, or another loop."""
+    """The links are read by a thread, or another loop."""
 
     async def listen() -> Any:
         ear = Ear()
@@ -269,7 +270,7 @@ def test_who_subscribes_in_another_loop_is_called_there(cluster: Cluster) -> Non
     assert hear(cluster, both, b"a") == ["MainThread"]
 
 
-def test_when_its_loop_has_ended_the_next_subscriber_reads_the_lanes(cluster: Cluster) -> None:
+def test_when_its_loop_has_ended_the_next_subscriber_reads_the_links(cluster: Cluster) -> None:
     async def listen() -> Ear:
         ear = Ear()
         while not ear.heard:
@@ -292,6 +293,30 @@ def test_when_its_loop_has_ended_the_next_subscriber_reads_the_lanes(cluster: Cl
     teller = spawn(tell)
     assert cluster.ask(listen_twice) == ["bus"]
     assert status_of(teller) == 0
+
+
+def test_what_a_loop_that_has_ended_left_is_delivered_to_the_next_subscriber(
+    cluster: Cluster,
+) -> None:
+    heard = []
+
+    def take(message: bytes) -> None:
+        heard.append(message)
+        time.sleep(0.02)  # longer than a turn
+
+    async def listen() -> None:
+        bus.subscribe("news", take)
+        while not heard:
+            await asyncio.sleep(0)
+
+    def listen_twice() -> Any:
+        asyncio.run(listen())
+        left = 20 - len(heard)
+        ear = Ear()
+        ear.wait(left)
+        return left > 0, len(ear.heard) == left
+
+    assert hear(cluster, listen_twice, *[b"x"] * 20) == [True, True]
 
 
 def test_an_event_loop_breathes_between_many_messages(cluster: Cluster) -> None:
@@ -339,16 +364,23 @@ def test_a_worker_that_was_killed_is_no_error_and_its_successor_hears(cluster: C
     cluster.wait_received(2, 1)
 
 
-def test_bytes_of_a_stranger_end_its_lane_only(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "of "),
+        (framing.frame("??", 1).replace(b"??", b"\xff\xff"), "that cannot be decoded: 'utf-8' "),
+    ],
+)
+def test_bytes_of_a_stranger_end_its_link_only(cluster: Cluster, data: bytes, why: str) -> None:
     def listen() -> Any:
         log, ear = Log(), Ear()
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(str(bus_socket(cluster.directory, 0, 1)))
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            stranger.sendall(data)
             assert stranger.recv(1) == b""
         cluster.reach(1)
         ear.wait(1)
-        return log.lines
+        return log.lines, counters.bus_lost.value
 
     def tell() -> None:
         cluster.join(2)
@@ -356,8 +388,8 @@ def test_bytes_of_a_stranger_end_its_lane_only(cluster: Cluster) -> None:
         bus.publish("news", b"a")
 
     teller = spawn(tell)
-    (line,) = cluster.ask(listen)
-    assert line.startswith("The bus ends a sender's lane: a frame of ")
+    (line,), lost = cluster.ask(listen)
+    assert line.startswith(f"The bus closes a sender's link: a frame {why}") and lost == 1
     assert status_of(teller) == 0
 
 
@@ -377,7 +409,7 @@ def test_a_large_message_for_which_there_is_no_open_file_is_counted_and_logged(
 ) -> None:
     def listen() -> Any:
         log, ear = Log(), Ear()
-        ear.wait(1)  # the lane is open
+        ear.wait(1)  # the link is open
         use_up_files()
         cluster.reach(1)
         ear.wait(2)
@@ -394,7 +426,7 @@ def test_a_large_message_for_which_there_is_no_open_file_is_counted_and_logged(
     sizes, lines, lost = cluster.ask(listen)
     assert (sizes, lost) == ([1, 2], 1)
     (line,) = lines
-    assert f"A message of {LARGE} bytes on the bus was lost" in line and "ulimit -n" in line
+    assert f"A bus message of {LARGE} bytes was lost" in line and "ulimit -n" in line
     assert status_of(teller) == 0
 
 
@@ -415,8 +447,56 @@ def test_a_sender_waits_for_a_receiver_without_open_files(cluster: Cluster) -> N
         assert bus.publish("news", b"a") == 1
 
     teller = spawn(tell)
-    assert cluster.ask(listen).startswith("The bus cannot take a sender's lane, and tries again")
+    assert cluster.ask(listen).startswith("The bus cannot accept a sender's link, and tries again")
     assert status_of(teller) == 0
+
+
+class NoThread:
+    """The first thread cannot be started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._start, self.calls = threading.Thread.start, 0
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self(thread))
+
+    def __call__(self, thread: threading.Thread) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("can't start new thread")
+        self._start(thread)
+
+
+def test_a_receiver_without_a_thread_is_started_by_the_next_subscriber(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen() -> Any:
+        NoThread(monkeypatch)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            Ear()
+        nobody = cluster.listens(0)
+        ear = Ear()
+        ear.wait(1)
+        return nobody, list(ear.threads)
+
+    assert hear(cluster, listen, b"a") == [0, ["bus"]]
+
+
+def test_a_publisher_without_a_thread_starts_it_with_the_next_message(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = cluster.start(2)
+
+    def publish() -> Any:
+        log, sent = Log(), 0
+        threads = NoThread(monkeypatch)
+        stop(stopped)
+        while threads.calls < 2:
+            sent += bus.publish("news", bytes(60_000))
+        os.kill(stopped, signal.SIGCONT)
+        cluster.wait_received(2, sent)
+        return log.lines
+
+    (line,) = cluster.ask(publish)
+    assert line.startswith("The bus cannot start a thread, and tries again later: can't start")
 
 
 # --- workers that do not read -----------------------------------------------------------------
@@ -446,7 +526,7 @@ def test_a_worker_that_is_stopped_holds_up_only_once_and_what_it_loses_is_counte
     assert len(slow) == 1 and 0.5 <= slow[0] < 1.5
     assert sent.count(1) == lost > 0
     assert sent == sorted(sent[:-1], reverse=True) + [2]
-    name = "The worker 1 (generation 1)"
+    name = "Worker 1 (generation 1)"
     assert lines == [
         f"{name} does not read the bus: messages to it are lost from now on",
         f"{name} reads the bus again: {lost} messages to it were lost",
@@ -543,7 +623,7 @@ def test_a_process_that_ends_passes_on_what_is_kept(cluster: Cluster) -> None:
         for _ in range(100):
             bus.publish("news", bytes(60_000))
         threading.Timer(0.2, os.kill, (stopped, signal.SIGCONT)).start()
-        bus._sending.close()  # at exit; `in_child` ends without that
+        bus._endpoints.publisher.close()  # at exit; `in_child` ends without that
 
     cluster.ask(publish)
     cluster.wait_received(2, 100)
@@ -575,7 +655,7 @@ def test_outside_a_worker_nobody_can_subscribe() -> None:
 def test_without_a_server_there_is_nothing_to_publish_to(
     new_directory: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus, "_choice", bus._Choice())
+    monkeypatch.setattr(bus._endpoints, "_choice", bus._Choice())
     with pytest.raises(bus.BusError, match="no server found .*GUNICORN_CLUSTER_DIR"):
         bus.connect(directory=str(new_directory()))
     with pytest.raises(bus.BusError, match="no server found with the pid 1 "):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.cli.snapshot import WAITING, Reading, Worker
+from gunicorn_cluster_ext.cli.snapshot import WAITING, Snapshot, Worker
 from gunicorn_cluster_ext.cli.view import summary
 from gunicorn_cluster_ext.cli.view.history import LENGTH, History, sparkline
 from gunicorn_cluster_ext.cli.view.table import (
@@ -25,7 +25,7 @@ from tests.harness.forks import in_fresh_interpreter
 NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
 
 
-def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int) -> Worker:
+def worker(slot: int, generation: int = 1, cpu_time: float = 0.0, **words: int) -> Worker:
     every = dict.fromkeys(WORD_NAMES.values(), 0)
     return Worker(
         slot,
@@ -35,14 +35,14 @@ def worker(slot: int, generation: int = 1, processor: float = 0.0, **words: int)
         NONE,
         uptime=3700.0,
         memory=50 << 20,
-        processor=processor,
+        cpu_time=cpu_time,
         load=0.25,
     )
 
 
-def reading(at: float, *workers: Worker, **fields: Any) -> Reading:
+def snapshot(at: float, *workers: Worker, **fields: Any) -> Snapshot:
     roll = Roll(RollState.NONE, 0, 0, 0, "")
-    return Reading(at, roll, 2, 16, 0, False, list(workers))._replace(**fields)
+    return Snapshot(at, roll, 2, 16, 0, False, list(workers))._replace(**fields)
 
 
 def test_status_imports_little() -> None:
@@ -124,10 +124,10 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
 
 
 def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
-    def column(title: str, rank: int, least: int = 0) -> Column:
-        return Column(title, rank, lambda worker: "", least=least)
+    def column(title: str, rank: int, min_width: int = 0) -> Column:
+        return Column(title, rank, lambda worker: "", min_width=min_width)
 
-    first, second, reason = column("A", 0), column("B", 2), column("C", 1, least=4)
+    first, second, reason = column("A", 0), column("B", 2), column("C", 1, min_width=4)
     widths = {first: 5, second: 5, reason: 40}
     assert fitted(widths, 100) == widths
     assert fitted(widths, 30) == {first: 5, second: 5, reason: 16}
@@ -141,29 +141,29 @@ def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
 
 def test_rate_and_load_since_the_reading_before() -> None:
     history = History()
-    history.add(reading(100.0, worker(0, requests=50, processor=1.0)))
-    (now,) = history.add(reading(102.0, worker(0, requests=90, processor=1.5)))
+    history.add(snapshot(100.0, worker(0, requests=50, cpu_time=1.0)))
+    (now,) = history.add(snapshot(102.0, worker(0, requests=90, cpu_time=1.5)))
     assert (now.rate, now.load) == (20.0, 0.25)
 
 
 def test_another_process_counts_from_its_own_beginning() -> None:
     history = History()
-    history.add(reading(100.0, worker(0, requests=50)))
-    (new,) = history.add(reading(101.0, worker(0, generation=2, requests=3)._replace(rate=0.6)))
+    history.add(snapshot(100.0, worker(0, requests=50)))
+    (new,) = history.add(snapshot(101.0, worker(0, generation=2, requests=3)._replace(rate=0.6)))
     assert new.rate == 0.6, "as the board says"
     gone = Worker(0, 0, WAITING, {}, NONE)
-    assert history.add(reading(102.0, gone)) == [gone]
+    assert history.add(snapshot(102.0, gone)) == [gone]
 
 
 def test_the_line_of_a_slot() -> None:
     history = History()
     for second in range(4):
         one = worker(0, requests=100 * second * second)
-        history.add(reading(100.0 + second, one, worker(1, requests=second)))
+        history.add(snapshot(100.0 + second, one, worker(1, requests=second)))
     assert history.line(one, "0123456789") == "0259"
     assert history.line(worker(1), "0123456789") == "0000"
     for second in range(4, 60):
-        history.add(reading(100.0 + second, one))
+        history.add(snapshot(100.0 + second, one))
     assert history.line(one, "_#") == "_" * LENGTH
 
 
@@ -188,7 +188,7 @@ ABOUT = ServerInfo(
 
 
 def test_the_head() -> None:
-    seen = reading(0.0, worker(0), worker(1), recent_exits=3)
+    seen = snapshot(0.0, worker(0), worker(1), recent_exits=3)
     assert summary.lines(99, ABOUT, seen, 1_065.0) == [
         "gunicorn 27.0.1, gunicorn-cluster-ext 1.0, Python 3.11.7, master 99, up 1m 05s",
         "app:app at http://127.0.0.1:8000, worker class Sticky, store embedded",
@@ -197,10 +197,10 @@ def test_the_head() -> None:
 
 
 def test_a_server_that_has_not_said_what_it_is() -> None:
-    seen = reading(0.0, worker(0), stopping=True)
+    seen = snapshot(0.0, worker(0), stopping=True)
     assert summary.lines(99, None, seen, 0.0) == [
         "master 99",
-        "the server ends, 1 of 2 workers serve, 0 recent crashes, no roll yet",
+        "the server is stopping, 1 of 2 workers serve, 0 recent crashes, no roll yet",
     ]
 
 
@@ -208,10 +208,10 @@ def test_a_server_that_has_not_said_what_it_is() -> None:
     ("roll", "words"),
     [
         (Roll(RollState.ROLLING, 2, 1, 4, ""), "roll 2: 1 of 4 replaced"),
-        (Roll(RollState.OBSERVING, 2, 4, 4, ""), "roll 2 is observed, 4 of 4 replaced"),
+        (Roll(RollState.OBSERVING, 2, 4, 4, ""), "roll 2: observing, 4 of 4 replaced"),
         (Roll(RollState.COMMITTED, 2, 4, 4, ""), "roll 2 committed"),
         (Roll(RollState.FAILED, 3, 0, 4, "worker 0 died"), "roll 3 failed: worker 0 died"),
     ],
 )
 def test_how_a_roll_stands(roll: Roll, words: str) -> None:
-    assert summary.roll_words(roll) == words
+    assert summary.describe_roll(roll) == words

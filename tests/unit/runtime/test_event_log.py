@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.runtime import event_log
-from gunicorn_cluster_ext.runtime.event_log import FILE, LIMIT, OLDER, Event, Journal, Tail
+from gunicorn_cluster_ext.runtime.event_log import (
+    EVENTS_FILE,
+    MAX_FILE_BYTES,
+    OLDER_EVENTS_FILE,
+    Event,
+    Journal,
+    Tail,
+)
 
 LOG = logging.getLogger("test.events")
 
@@ -44,12 +51,12 @@ def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
     assert began <= first.monotonic <= second.monotonic <= time.monotonic()
     assert wall <= first.at <= time.time()
     assert (second.event, second.text, second.worker, second.lost) == ("stop", "", None, 0)
-    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / EVENTS_FILE).stat().st_mode & 0o777 == 0o600
 
 
 def test_each_is_one_line(journal: Journal, tmp_path: Path) -> None:
     journal.write("control", "two\nlines \u2028 and quotes \"'")
-    assert len((tmp_path / FILE).read_text().split("\n")) == 2
+    assert len((tmp_path / EVENTS_FILE).read_text().split("\n")) == 2
     assert texts(tmp_path) == ["two\nlines \u2028 and quotes \"'"]
 
 
@@ -69,11 +76,13 @@ def test_they_are_bounded(journal: Journal, tmp_path: Path) -> None:
     line = "x" * 4_000
     for number in range(400):
         journal.write("control", f"{number} {line}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([FILE, OLDER])
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * (LIMIT + 5_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [EVENTS_FILE, OLDER_EVENTS_FILE]
+    )
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * (MAX_FILE_BYTES + 5_000)
     numbers = [int(text.split()[0]) for text in texts(tmp_path)]
     assert numbers == list(range(numbers[0], 400))
-    assert len(numbers) > LIMIT / 4_200
+    assert len(numbers) > MAX_FILE_BYTES / 4_200
 
 
 def test_without_a_directory_nothing_happens() -> None:
@@ -83,10 +92,10 @@ def test_without_a_directory_nothing_happens() -> None:
 def test_what_cannot_be_written_is_said_once_and_counted(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / FILE).mkdir()
+    (tmp_path / EVENTS_FILE).mkdir()
     journal.write("boot", "lost")
     journal.write("boot", "lost too")
-    (tmp_path / FILE).rmdir()
+    (tmp_path / EVENTS_FILE).rmdir()
     journal.write("ready", "written")
     journal.write("exit", "written")
     assert [(each.text, each.lost) for each in everything(tmp_path)] == [
@@ -104,15 +113,15 @@ def test_nobody_leads_the_server_to_another_file(
     """The directory belongs to the workers' user, and the arbiter may be root."""
     other = tmp_path / "passwd"
     other.write_text("root\n")
-    make(other, tmp_path / FILE)
+    make(other, tmp_path / EVENTS_FILE)
     journal.write("boot", "x")
     assert other.read_text() == "root\n"
 
 
 def test_nobody_makes_the_server_wait(journal: Journal, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / FILE)
+    os.mkfifo(tmp_path / EVENTS_FILE)
     journal.write("boot", "lost")
-    (tmp_path / FILE).unlink()
+    (tmp_path / EVENTS_FILE).unlink()
     journal.write("boot", "written")
     assert [(each.text, each.lost) for each in everything(tmp_path)] == [("written", 1)]
 
@@ -122,12 +131,12 @@ def test_they_belong_to_whom_the_directory_does(journal: Journal, tmp_path: Path
     if os.geteuid() == 0:
         os.chown(tmp_path, 65534, 65534)
     journal.write("boot")
-    assert (tmp_path / FILE).stat().st_uid == tmp_path.stat().st_uid
+    assert (tmp_path / EVENTS_FILE).stat().st_uid == tmp_path.stat().st_uid
 
 
 def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> None:
     journal.write("boot", "first")
-    with (tmp_path / FILE).open("ab") as file:
+    with (tmp_path / EVENTS_FILE).open("ab") as file:
         file.write(b'{"at": 1, "mono')
     journal._lost = 1  # as it is when a disk is full in the middle of an event
     journal.write("boot", "second")
@@ -149,10 +158,10 @@ def test_an_event_that_is_being_written_is_waited_for(
     journal: Journal, tail: Tail, tmp_path: Path
 ) -> None:
     journal.write("control", "all of it")
-    data = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(data[:20])
+    data = (tmp_path / EVENTS_FILE).read_bytes()
+    (tmp_path / EVENTS_FILE).write_bytes(data[:20])
     assert tail.read() == []
-    (tmp_path / FILE).write_bytes(data)
+    (tmp_path / EVENTS_FILE).write_bytes(data)
     assert [each.text for each in tail.read()] == ["all of it"]
 
 
@@ -164,7 +173,7 @@ def test_another_file_takes_its_place(journal: Journal, tail: Tail, tmp_path: Pa
             seen += tail.read()
     seen += tail.read()
     assert [int(each.text.split()[0]) for each in seen] == list(range(300))
-    assert (tmp_path / OLDER).exists()
+    assert (tmp_path / OLDER_EVENTS_FILE).exists()
 
 
 def test_what_was_written_before_the_end_is_read_after_it(
@@ -174,6 +183,6 @@ def test_what_was_written_before_the_end_is_read_after_it(
     journal.write("boot")
     tail.read()
     journal.write("stop")
-    (tmp_path / FILE).unlink()
+    (tmp_path / EVENTS_FILE).unlink()
     assert [each.event for each in tail.read()] == ["stop"]
     assert tail.read() == []

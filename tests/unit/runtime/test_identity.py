@@ -18,7 +18,7 @@ def whoami() -> dict[str, Any]:
     return {
         "id": identity.worker_id(),
         "worker": identity.current_worker(),
-        "environment": os.environ.get(identity.ENVIRONMENT),
+        "environment": os.environ.get(identity.ID_VARIABLE),
         "pid": os.getpid(),
     }
 
@@ -27,7 +27,7 @@ def as_arbiter(work: Callable[[], Any]) -> Any:
     """What `work` answers in a process that is like an arbiter."""
 
     def start() -> Any:
-        os.environ.pop(identity.ENVIRONMENT, None)
+        os.environ.pop(identity.ID_VARIABLE, None)
         identity.watch()
         return work()
 

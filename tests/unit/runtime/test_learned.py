@@ -43,7 +43,7 @@ def test_what_is_learned_is_recalled_by_the_same_rule() -> None:
     assert memory.recall(HEADER, b"abc") == ME
     assert memory.recall(COOKIE, b"abc") is None
     assert memory.recall(HEADER, b"abd") is None
-    assert memory.holds()
+    assert memory.has_own_sessions()
 
 
 @given(st.lists(st.binary(max_size=9000), max_size=20, unique=True))
@@ -66,7 +66,7 @@ def test_what_is_used_is_kept(clock: Clock) -> None:
     assert memory.recall(HEADER, b"idle") is None
     clock.now += 62
     assert memory.recall(HEADER, b"used") is None
-    assert not memory.holds()
+    assert not memory.has_own_sessions()
 
 
 @pytest.mark.parametrize("ttl", [1, 1.5, 2, 60])
@@ -125,12 +125,12 @@ def test_processes_share_it() -> None:
     def learn() -> list[Any]:
         memory.join(ME, 2)
         memory.learn(HEADER, b"abc")
-        return [memory.recall(HEADER, b"abc"), memory.holds()]
+        return [memory.recall(HEADER, b"abc"), memory.has_own_sessions()]
 
     assert in_child(learn) == [list(ME), True]
     memory.join(SIBLING, 4)
     assert memory.recall(HEADER, b"abc") == ME
-    assert not memory.holds()
+    assert not memory.has_own_sessions()
     assert memory.learn(HEADER, b"abc")
     assert memory.recall(HEADER, b"abc") == SIBLING
 

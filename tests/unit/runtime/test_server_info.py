@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.runtime import server_info
-from gunicorn_cluster_ext.runtime.server_info import FILE
+from gunicorn_cluster_ext.runtime.server_info import SERVER_INFO_FILE
 from tests.unit.cli.test_view import ABOUT
 
 
@@ -14,21 +14,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     newer = ABOUT._replace(restart_limit=None, settings={"cluster_sticky": ["cookie"]})
     server_info.write(tmp_path, newer)
     assert server_info.read(tmp_path) == newer
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [SERVER_INFO_FILE]
+    assert (tmp_path / SERVER_INFO_FILE).stat().st_mode & 0o777 == 0o600
 
 
 def test_nobody_leads_the_server_to_another_file(tmp_path: Path) -> None:
     other = tmp_path / "passwd"
     other.write_text("root\n")
-    os.symlink(other, tmp_path / f"{FILE}.new")
+    os.symlink(other, tmp_path / f"{SERVER_INFO_FILE}.new")
     server_info.write(tmp_path, ABOUT)
     assert other.read_text() == "root\n"
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"pack": "1.0"}', b'{"other": 1}', b"\xff"])
 def test_one_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / FILE).write_bytes(data)
+    (tmp_path / SERVER_INFO_FILE).write_bytes(data)
     assert server_info.read(tmp_path) is None
 
 

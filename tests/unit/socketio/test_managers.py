@@ -28,7 +28,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Those of a server with the embedded store; what a test has listening stops after it."""
     monkeypatch.setattr(context, "_server", Settings())
     yield
-    bus_transport.here.forget()
+    bus_transport.local.forget()
 
 
 def server(manager: Any, **options: Any) -> socketio.Server:
@@ -106,8 +106,8 @@ def heard(channel: str) -> "Queue[bytes]":
     """What the managers of this process are told on a channel."""
     listener = ClusterManager(channel)
     server(listener)
-    listener._way.start()
-    queue: Queue[bytes] = listener._way._queue
+    listener._transport.start()
+    queue: Queue[bytes] = listener._transport._queue
     return queue
 
 
@@ -156,7 +156,7 @@ def test_an_event_loop_is_told_by_other_threads() -> None:
     async def listen() -> Any:
         manager = AsyncClusterManager("loop")
         socketio.AsyncServer(async_mode="asgi", client_manager=manager)
-        manager._way.start()
+        manager._transport.start()
         writer = ClusterManager("loop", write_only=True)
         await asyncio.to_thread(writer.emit, "event", "text")
         return await asyncio.wait_for(anext(manager._listen()), 10)
@@ -168,7 +168,7 @@ def test_an_event_loop_is_told_by_other_threads() -> None:
 def test_what_is_initialized_before_the_loop_runs_hears_in_the_loop() -> None:
     manager = AsyncClusterManager("early")
     socketio.AsyncServer(async_mode="asgi", client_manager=manager)
-    manager._way.start()
+    manager._transport.start()
 
     async def listen() -> Any:
         first = asyncio.ensure_future(anext(manager._listen()))
@@ -183,14 +183,14 @@ def test_what_is_initialized_before_the_loop_runs_hears_in_the_loop() -> None:
 def test_a_handler_that_hangs_costs_messages_but_no_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bus_transport, "MOST", 3)
+    monkeypatch.setattr(bus_transport, "MAX_QUEUED", 3)
     queue = heard("full")
     writer = ClusterManager("full", write_only=True)
     for number in range(5):
         writer.emit(str(number), None)
     assert [bus_transport.decode(queue.get_nowait())["event"] for _ in range(3)] == ["0", "1", "2"]
     assert queue.empty()
-    assert caplog.text.count("a message is lost") == 1
+    assert caplog.text.count("A Socket.IO message is lost") == 1
 
 
 # --- through a Redis --------------------------------------------------------------------------

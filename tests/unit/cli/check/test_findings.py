@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.cli.check.findings import (
-    Configuration,
+    ApplicationFacts,
+    ConfigurationFacts,
     Facts,
     Finding,
     Level,
-    Loaded,
     judge,
 )
 
@@ -30,10 +30,10 @@ STICKY = {
 
 
 def found(
-    loaded: Loaded | None = None, second: Loaded | None = None, **changes: Any
+    loaded: ApplicationFacts | None = None, second: ApplicationFacts | None = None, **changes: Any
 ) -> list[Finding]:
-    workers = [loaded or Loaded(), second or loaded or Loaded()]
-    return judge(Facts(Configuration(**{**STICKY, **changes}), workers))
+    workers = [loaded or ApplicationFacts(), second or loaded or ApplicationFacts()]
+    return judge(Facts(ConfigurationFacts(**{**STICKY, **changes}), workers))
 
 
 def test_nothing_is_said_of_a_good_one() -> None:
@@ -52,13 +52,13 @@ class Case:
     "case",
     [
         Case(Level.WARNING, "WEB_CONCURRENCY", {"workers_are_set": False}),
-        Case(Level.ERROR, "there 2 times", {"addresses": ["127.0.0.1:80", "127.0.0.1:80"]}),
-        Case(Level.ERROR, "0.0.0.0:80 is 1.1.1.1:80", {"addresses": ["1.1.1.1:80", "0.0.0.0:80"]}),
+        Case(Level.ERROR, "listed 2 times", {"addresses": ["127.0.0.1:80", "127.0.0.1:80"]}),
+        Case(Level.ERROR, "0.0.0.0:80 includes 1", {"addresses": ["1.1.1.1:80", "0.0.0.0:80"]}),
         Case(Level.WARNING, "reuse_port", {"reuse_port": True}),
         Case(Level.WARNING, "preload_app", {"preload": True}),
         Case(Level.ERROR, "engineio, cookie cannot work with TLS", {"reads_heads": False}),
         Case(Level.NOTE, "several machines", {"store": "redis://10.0.0.1:6379/0"}),
-        Case(Level.NOTE, "sync is not of this pack", {"is_sticky": False, "worker_class": "sync"}),
+        Case(Level.NOTE, "sync does not belong", {"is_sticky": False, "worker_class": "sync"}),
         Case(Level.ERROR, "only root", {"foreign_user": "33"}),
         Case(Level.WARNING, "no directory for the board (full)", {"unwritable": "full"}),
         Case(Level.WARNING, "1024 open files", {"open_files": 1024}),
@@ -92,7 +92,7 @@ def test_addresses_that_go_together(addresses: list[str]) -> None:
 
 
 def test_a_configuration_that_cannot_be_used_is_all_that_is_said() -> None:
-    configuration = Configuration("shop:app", "cluster_x is no setting", workers_are_set=False)
+    configuration = ConfigurationFacts("shop:app", "cluster_x is no setting", workers_are_set=False)
     assert judge(Facts(configuration)) == [Finding(Level.ERROR, "cluster_x is no setting")]
 
 
@@ -100,39 +100,51 @@ def test_a_configuration_that_cannot_be_used_is_all_that_is_said() -> None:
     ("loaded", "level", "words"),
     [
         (
-            Loaded(error="ImportError: no"),
+            ApplicationFacts(error="ImportError: no"),
             Level.ERROR,
             "shop:app cannot be loaded: Import",
         ),
-        (Loaded(hung=True), Level.ERROR, "was not loaded within 60 s"),
-        (Loaded(is_asgi=True), Level.ERROR, "StickyASGI"),
-        (Loaded(lonely_socketio=True), Level.WARNING, "ClusterManager"),
-        (Loaded(in_memory=["Flask-Caching's SimpleCache"]), Level.WARNING, "SimpleCache is kept"),
-        (Loaded(rules={"shop:owner": "ImportError"}), Level.ERROR, "shop:owner cannot be used"),
-        (Loaded(store_error="redis is away"), Level.WARNING, "cluster_store: redis is away"),
+        (ApplicationFacts(hung=True), Level.ERROR, "was not loaded within 60 s"),
+        (ApplicationFacts(is_asgi=True), Level.ERROR, "StickyASGI"),
+        (ApplicationFacts(unmanaged_socketio=True), Level.WARNING, "ClusterManager"),
+        (
+            ApplicationFacts(in_memory=["Flask-Caching's SimpleCache"]),
+            Level.WARNING,
+            "SimpleCache is kept",
+        ),
+        (
+            ApplicationFacts(broken_rules={"shop:owner": "ImportError"}),
+            Level.ERROR,
+            "shop:owner cannot be used",
+        ),
+        (
+            ApplicationFacts(store_error="redis is away"),
+            Level.WARNING,
+            "cluster_store: redis is away",
+        ),
     ],
 )
-def test_an_application(loaded: Loaded, level: Level, words: str) -> None:
+def test_an_application(loaded: ApplicationFacts, level: Level, words: str) -> None:
     (finding,) = found(loaded, startup_timeout=60.0)
     assert finding.level is level
     assert words in finding.text
 
 
 def test_what_one_worker_only_cannot_do_is_said() -> None:
-    (finding,) = found(Loaded(), Loaded(error="ValueError: worker 1"))
+    (finding,) = found(ApplicationFacts(), ApplicationFacts(error="ValueError: worker 1"))
     assert "cannot be loaded in one worker of two: ValueError" in finding.text
 
 
 def test_one_worker_has_nothing_to_share() -> None:
-    lonely = Loaded(lonely_socketio=True, in_memory=["x"], secrets={"key": "a"})
-    assert found(lonely, Loaded(secrets={"key": "b"}), workers=1) == []
+    lonely = ApplicationFacts(unmanaged_socketio=True, in_memory=["x"], secrets={"key": "a"})
+    assert found(lonely, ApplicationFacts(secrets={"key": "b"}), workers=1) == []
 
 
 @pytest.mark.parametrize(
     ("threads", "threaded", "said"), [(1, True, 1), (8, True, 0), (1, False, 0)]
 )
 def test_websockets_need_threads(threads: int, threaded: bool, said: int) -> None:
-    loaded = Loaded(websockets=["flask_sock"])
+    loaded = ApplicationFacts(websockets=["flask_sock"])
     findings = found(loaded, threads=threads, is_threaded=threaded)
     assert len(findings) == said
     assert all("imported flask_sock" in each.text for each in findings)
@@ -140,11 +152,14 @@ def test_websockets_need_threads(threads: int, threaded: bool, said: int) -> Non
 
 def test_secrets_are_compared() -> None:
     (finding,) = found(
-        Loaded(secrets={"k": "a", "same": "s"}), Loaded(secrets={"k": "b", "same": "s"})
+        ApplicationFacts(secrets={"k": "a", "same": "s"}),
+        ApplicationFacts(secrets={"k": "b", "same": "s"}),
     )
-    assert finding.level is Level.WARNING and finding.text.startswith("k is another one")
+    assert finding.level is Level.WARNING and finding.text.startswith(
+        "k differs between the workers"
+    )
 
 
 def test_the_worst_comes_first() -> None:
-    findings = found(Loaded(error="x"), store="redis://h", preload=True)
+    findings = found(ApplicationFacts(error="x"), store="redis://h", preload=True)
     assert [each.level for each in findings] == [Level.ERROR, Level.WARNING, Level.NOTE]

@@ -10,10 +10,10 @@ from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board import ledger
 from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.layout import (
+    BOARD_MAGIC,
     COUNTERS,
-    DEAF,
-    LAYOUT,
-    MAGIC,
+    LAYOUT_VERSION,
+    NO_INBOX,
     SEATS_PER_SLOT,
     STALLED_NS,
     WORD_NAMES,
@@ -22,7 +22,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     RollState,
     State,
     Word,
-    counted_in,
+    decision_word,
 )
 from tests.harness.forks import in_child, spawn, status_of
 
@@ -49,14 +49,14 @@ def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -
 
 def test_the_header_says_what_this_is() -> None:
     board = Board.create(4)
-    assert list(board.words[:6]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 0]
+    assert list(board.words[:6]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 0]
     assert (board.capacity, board.master_pid) == (4, os.getpid())
     assert len(board.words) == HEADER + 2 * 4 * ROW
     assert board.path is None
 
 
 def test_the_magic_is_readable_in_a_dump() -> None:
-    assert MAGIC.to_bytes(8, "big") == b"gunclust"
+    assert BOARD_MAGIC.to_bytes(8, "big") == b"gunclust"
 
 
 def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
@@ -66,8 +66,8 @@ def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
     board.target, board.slowest_turn = 7, 8
     board.roll = Roll(RollState.FAILED, 2**63, 3, 4, "x" * 1_000)
     assert [board.get(seat, word) for seat, word in cells] == list(range(1, len(cells) + 1))
-    assert board.words[board.row(3) + Word.PID] == board.get(3, Word.PID)
-    assert list(board.words[:8]) == [MAGIC, LAYOUT, 4, ROW, os.getpid(), 7, 0, 8]
+    assert board.words[board.row_start(3) + Word.PID] == board.get(3, Word.PID)
+    assert list(board.words[:8]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 7, 0, 8]
 
 
 def test_a_row_has_room_for_every_word() -> None:
@@ -182,18 +182,18 @@ def test_seats_that_nobody_holds_any_more(board: Board) -> None:
     put(board, 1, 5, BOOTING, seat=1)
     put(board, 2, 1, READY)
     put(board, 3, 1, GONE, seat=1)
-    assert list(board.abandoned()) == [2, 7]
+    assert list(board.vacated_seats()) == [2, 7]
 
 
 @pytest.mark.parametrize("state", [READY, DRAINING])
 def test_a_process_that_reads_no_inbox_is_handed_nothing(board: Board, state: State) -> None:
     seat = put(board, 1, 4, state)
-    board.set(seat, Word.STATE, state | DEAF)
+    board.set(seat, Word.STATE, state | NO_INBOX)
     assert board.state(seat) is state
     assert board.seat_of_slot(1) is None
     assert board.seat_of_process(1, 4) is None
     assert board.successor(seat ^ 1) is None
-    assert list(board.slots()) == list(board.loads()) == list(board.abandoned()) == []
+    assert list(board.slots()) == list(board.loads()) == list(board.vacated_seats()) == []
     assert [row.state for row in board.rows()] == [state]
 
 
@@ -300,7 +300,7 @@ def test_only_what_is_counted_goes_into_the_ledger(board: Board) -> None:
     ],
 )
 def test_where_decisions_are_counted(rule: str, word: int) -> None:
-    assert counted_in(rule) == word
+    assert decision_word(rule) == word
     assert word in COUNTERS
 
 
@@ -379,7 +379,7 @@ def test_no_word_is_ever_read_half_written(board: Board) -> None:
 
     writer = spawn(write)
     try:
-        words, index = board.words, board.row(0) + Word.REQUESTS
+        words, index = board.words, board.row_start(0) + Word.REQUESTS
         seen: set[int] = set()
         deadline = time.monotonic() + 10
         while len(seen) < 2 and time.monotonic() < deadline:
@@ -479,12 +479,12 @@ def words(*values: int, length: int = HEADER + 3 * ROW) -> bytes:
         b"text",
         b"12345678",
         b"a text of some length, but of no whole number of words, as most of them are" * 9 + b".",
-        words(0, LAYOUT, 1, ROW),
-        words(MAGIC, LAYOUT + 1, 1, ROW),
-        words(MAGIC, LAYOUT, 1, ROW, length=8),
-        words(MAGIC, LAYOUT, 1, ROW, length=HEADER + 3 * ROW - 1),
-        words(MAGIC, LAYOUT, 1000, ROW),
-        words(MAGIC, LAYOUT, 2**64 - 1, ROW),
+        words(0, LAYOUT_VERSION, 1, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION + 1, 1, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1, ROW, length=8),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1, ROW, length=HEADER + 3 * ROW - 1),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 1000, ROW),
+        words(BOARD_MAGIC, LAYOUT_VERSION, 2**64 - 1, ROW),
     ],
     ids=[
         "empty",

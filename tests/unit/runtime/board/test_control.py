@@ -12,7 +12,7 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board import control
 from gunicorn_cluster_ext.runtime.board.board import Board
-from gunicorn_cluster_ext.runtime.board.control import Kind, NoReply, Reply, Request
+from gunicorn_cluster_ext.runtime.board.control import NoReply, Reply, Request, RequestKind
 from tests.harness.forks import spawn, status_of
 
 
@@ -56,22 +56,22 @@ def test_a_wish_and_its_answer(board: Board, of: int) -> None:
         board, lambda request: Reply(True, f"{request.kind} of {request.argument}", request.number)
     ):
         for number in (1, 2, 3):
-            reply = control.ask(path(board), Kind.SCALE_BY, of)
-            assert reply == Reply(True, f"{Kind.SCALE_BY:d} of {of}", number)
+            reply = control.ask(path(board), RequestKind.SCALE_BY, of)
+            assert reply == Reply(True, f"{RequestKind.SCALE_BY:d} of {of}", number)
     assert control.pending(board) is None
 
 
 def test_a_refusal_is_cut_to_what_there_is_room_for(board: Board) -> None:
     with arbiter(board, lambda request: Reply(False, "ä" * 100)):
-        assert control.ask(path(board), Kind.RESTART, 1) == Reply(False, "ä" * 40)
+        assert control.ask(path(board), RequestKind.RESTART, 1) == Reply(False, "ä" * 40)
 
 
 def test_a_wish_that_nobody_answers_is_withdrawn(board: Board) -> None:
     with pytest.raises(NoReply, match="does not reply"):
-        control.ask(path(board), Kind.SCALE, 5, timeout=0.1)
+        control.ask(path(board), RequestKind.SCALE, 5, timeout=0.1)
     assert control.pending(board) is None
     with arbiter(board, lambda request: Reply(True, str(request.argument))):
-        assert control.ask(path(board), Kind.SCALE, 6).text == "6"
+        assert control.ask(path(board), RequestKind.SCALE, 6).text == "6"
 
 
 def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
@@ -84,9 +84,9 @@ def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
 
     with arbiter(board, decide):
         with pytest.raises(NoReply):
-            control.ask(path(board), Kind.SCALE, 5, timeout=0.5)
-        assert control.ask(path(board), Kind.SCALE, 6).text == "6"
-        assert control.ask(path(board), Kind.SCALE, 7).text == "7"
+            control.ask(path(board), RequestKind.SCALE, 5, timeout=0.5)
+        assert control.ask(path(board), RequestKind.SCALE, 6).text == "6"
+        assert control.ask(path(board), RequestKind.SCALE, 7).text == "7"
     assert board.words[51] == 3
 
 
@@ -95,7 +95,7 @@ def test_a_server_that_dies_meanwhile(board: Board) -> None:
     status_of(pid)
     board.words[4] = pid
     with pytest.raises(NoReply, match="has ended"):
-        control.ask(path(board), Kind.ROLL, timeout=None)
+        control.ask(path(board), RequestKind.ROLL, timeout=None)
 
 
 def test_commands_take_turns(board: Board) -> None:
@@ -107,17 +107,17 @@ def test_commands_take_turns(board: Board) -> None:
 
 def _many(board: Path, first: int) -> None:
     for of in range(first, first + 50):
-        assert control.ask(board, Kind.SCALE, of).text == str(of)
+        assert control.ask(board, RequestKind.SCALE, of).text == str(of)
 
 
 def test_one_that_has_to_wait_too_long(board: Board) -> None:
-    pid = spawn(lambda: control.ask(path(board), Kind.SCALE, 1, timeout=60))
+    pid = spawn(lambda: control.ask(path(board), RequestKind.SCALE, 1, timeout=60))
     try:
         deadline = time.monotonic() + 20
         while control.pending(board) is None:
             assert time.monotonic() < deadline
         with pytest.raises(NoReply, match="another command"):
-            control.ask(path(board), Kind.SCALE, 2, timeout=0.1)
+            control.ask(path(board), RequestKind.SCALE, 2, timeout=0.1)
     finally:
         os.kill(pid, signal.SIGKILL)
         status_of(pid)

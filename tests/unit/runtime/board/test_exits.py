@@ -37,4 +37,4 @@ def test_a_long_reason_is_cut_and_the_row_after_it_untouched() -> None:
     board = Board.create(2)
     exits.note(board, 0, Cause.FORCE, "x" * 1_000, 5)
     assert exits.of_slot(board, 0).reason == "x" * 56
-    assert list(board.words[board.row(1) :]) == [0] * 3 * 64
+    assert list(board.words[board.row_start(1) :]) == [0] * 3 * 64
