@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 	    --chdir examples chat:app
 
 test: system-packages $(VENV)/.test tests/js/node_modules/.package-lock.json
-	PATH="$(abspath $(BIN)):$$PATH" JOBS=$(JOBS) tests/run $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The cache with cachelib's face, for Flask-Caching, Flask-Session and others.
+"""The cache with the interface of cachelib, for Flask-Caching, Flask-Session and others.
 
 Cache(app, config={"CACHE_TYPE": "gunicorn_cluster_ext.cachelib.ClusterCache"})
 """
@@ -21,8 +21,8 @@ _MISS = object()
 
 
 class ClusterCache(BaseCache):
-    """A namespace of its own. As in cachelib, a timeout of 0 is for ever, and what cannot be done
-    without the store is answered with None or False."""
+    """A cache with a namespace of its own. As in cachelib, a timeout of 0 means for ever, and an
+    operation that is impossible without the store returns None or False."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class ClusterCache(BaseCache):
         namespace: str = "cachelib",
         stores: Stores = handles.default,
     ) -> None:
-        # Before 0.15 it takes one argument, and knows of no timedelta.
+        # Before 0.15 the base class takes one argument, and no timedelta.
         super().__init__(default_timeout)  # type: ignore[arg-type,unused-ignore]
         self.ignore_delete_many_errors = ignore_delete_many_errors
         self._cache = Cache(namespace, stores)
@@ -91,7 +91,8 @@ class ClusterCache(BaseCache):
 
 
 def flask_caching(*args: Any, **options: Any) -> ClusterCache:
-    """Flask-Caching calls it with the options, before 2.5 with (app, config, args, options)."""
+    """Create the cache. Flask-Caching calls this with the options, before 2.5 with (app, config,
+    args, options)."""
     if len(args) == 4:
         _, _, args, options = args
     return ClusterCache(*args, **options)

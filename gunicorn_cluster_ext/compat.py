@@ -4,7 +4,7 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 
 * ``arbiter.Arbiter``: ``setup``, ``stop``, ``spawn_worker``, ``kill_worker``,
   ``wait_for_signals``, ``handle_hup``, ``handle_usr1``, ``WORKERS``, ``LISTENERS``, ``timeout``,
-  ``_get_num_workers``/``_set_num_workers``, ``_last_logged_active_worker_count``, ``_stats``
+  ``_get_num_workers``/``_set_num_workers``, ``_stats``
   (with ``start_time``), ``reexec_pid``, ``dirty_arbiter_pid``, ``dirty_arbiter``, ``pidfile``,
   ``systemd``, ``proc_name``, ``WORKER_BOOT_ERROR``, ``APP_LOAD_ERROR``; that SIGCHLD wakes the loop
   and does nothing when no child has ended; that ``run`` calls ``reload``, ``manage_workers``,
@@ -49,6 +49,7 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -59,6 +60,11 @@ from gunicorn.http.errors import NoMoreData
 #: Judging an incomplete head takes longer the more of it there is, so it is not done for every
 #: few bytes.
 _MAX_STEP_BYTES: Final = 2048
+
+
+def command_line(cfg: Any) -> list[str]:
+    """Return the words of gunicorn's command line, and those of GUNICORN_CMD_ARGS."""
+    return [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
 
 
 def offer_parser(make: Callable[[Any, Any, Any], Any]) -> None:

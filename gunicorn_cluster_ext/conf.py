@@ -4,7 +4,7 @@
 
     from gunicorn_cluster_ext.conf import *
 
-followed by your values and hooks, which win. Whatever hooks you define, the pack's run too.
+followed by your values and hooks, which take precedence. The pack's hooks run beside yours.
 """
 
 from gunicorn_cluster_ext.hooks import on_starting
@@ -12,6 +12,6 @@ from gunicorn_cluster_ext.hooks import on_starting
 __all__ = ["keepalive", "on_starting", "worker_class"]
 
 worker_class = "gunicorn_cluster_ext.Sticky"
-# Longer than the idle time after which reverse proxies and browsers usually reuse a
-# connection; an idle connection costs no thread. Gunicorn's default of 2 s closes most.
+# Reverse proxies and browsers usually reuse a connection within this time, and an idle one costs
+# no thread. Gunicorn's default of 2 s closes most of them.
 keepalive = 15

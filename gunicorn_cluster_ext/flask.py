@@ -3,10 +3,10 @@
     ClusterSession(app)
     login: session.clear(), or session.regenerate(); then session["user"] = ...
 
-The cookie is as Flask's configuration wants it (``SESSION_COOKIE_*``), but ``SameSite=Lax`` where
-nothing is said, and ``Secure`` on https. How long the server keeps a session is said by
-``cluster_session_idle`` and ``cluster_session_lifetime``; of a permanent one by
-``PERMANENT_SESSION_LIFETIME`` since its last use. No secret key is needed.
+The cookie follows Flask's configuration (``SESSION_COOKIE_*``), but is ``SameSite=Lax`` by default,
+and ``Secure`` on https. The server keeps a session for ``cluster_session_idle`` and
+``cluster_session_lifetime``, and a permanent one for ``PERMANENT_SESSION_LIFETIME`` since its last
+use. No secret key is needed.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from gunicorn_cluster_ext.routing.responses import is_public
 from gunicorn_cluster_ext.runtime import context
 from gunicorn_cluster_ext.session.cookie import SessionCookie
 from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
-from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway
+from gunicorn_cluster_ext.session.session import Outcome, Session, SessionAway, SessionLifetime
 from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.handles import Stores
 
+__all__ = ["ClusterSession", "FlaskSession"]
+
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only
-    """What ``flask.session`` stands for."""
+    """The object behind ``flask.session``."""
 
     def __init__(
-        self, stores: Stores, limits: Limits, sid: str | None, app: Flask, https: bool
+        self, stores: Stores, lifetime: SessionLifetime, sid: str | None, app: Flask, https: bool
     ) -> None:
-        super().__init__(stores, limits, sid)
+        super().__init__(stores, lifetime, sid)
         self.https = https
         self._app = app
 
-    def limits(self) -> Limits:
+    def lifetime(self) -> SessionLifetime:
         if self.permanent:
-            return Limits(self._app.permanent_session_lifetime.total_seconds(), 0)
-        return self._limits
+            return SessionLifetime(self._app.permanent_session_lifetime.total_seconds(), 0)
+        return self._lifetime
 
 
 class ClusterSession(SessionInterface):
@@ -57,15 +59,15 @@ class ClusterSession(SessionInterface):
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         header = request.environ.get("HTTP_COOKIE")
         sid = _cookie(self.get_cookie_name(app)).find(header) if header else None
-        return FlaskSession(self._stores, self._limits, sid, app, request.is_secure)
+        return FlaskSession(self._stores, self._lifetime, sid, app, request.is_secure)
 
     @functools.cached_property
-    def _limits(self) -> Limits:
-        """Found late: a preloaded application is made before there is a worker."""
-        return Limits.of(context.settings())
+    def _lifetime(self) -> SessionLifetime:
+        """Computed late: a preloaded application is created before there is a worker."""
+        return SessionLifetime.of(context.settings())
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """An answer of the application below 500 is sent as it is, although the store is away."""
+        """Save the session. When the store is away, a response below 500 is sent unchanged."""
         assert isinstance(session, FlaskSession)
         try:
             outcome, sid = session.save()
@@ -105,7 +107,8 @@ def _cookie(name: str) -> SessionCookie:
 
 
 def _vary(response: Response) -> None:
-    """``response.vary`` takes 9 us, as much as all else of a session that is only looked at."""
+    """Add ``Vary: Cookie``. ``response.vary`` takes 9 us, as much as everything else that a session
+    costs which is only read."""
     if "Vary" in response.headers:
         response.vary.add("Cookie")
     else:

@@ -1,7 +1,7 @@
 """Server hooks: where the pack meets gunicorn's life cycle.
 
-``install`` chains them around the user's own, which always run. They can also be imported into
-a configuration, or called from a hook in it; a second call does nothing.
+``install`` chains them around the user's own hooks, which always run. They can also be imported
+into a configuration, or called from a hook in it; a second call does nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ __all__ = [
 
 
 def on_starting(server: Any) -> None:
-    """Bring the pack to any worker class; for those of the pack nothing is needed."""
+    """Adopt the arbiter, whatever its worker class. The pack's own worker classes do not need it:
+    for them the first ``pre_fork`` adopts it."""
     prepare(server.cfg, server.log)
     adopt(server, server.cfg.cluster_settings, install)
 
@@ -41,7 +42,7 @@ def on_starting(server: Any) -> None:
 def prepare(cfg: Any, log: Any) -> Settings:
     """Read the settings and chain the hooks, once for each ``cfg``.
 
-    Ends the process with status 1 when a setting cannot be used. Called in the arbiter, by
+    It exits with status 1 when a setting cannot be used. Called in the arbiter, by
     ``on_starting`` or the worker class's ``check_config``.
     """
     settings: Settings | None = getattr(cfg, "cluster_settings", None)
@@ -56,7 +57,7 @@ def prepare(cfg: Any, log: Any) -> Settings:
 
 
 def install(cfg: Any, settings: Settings) -> None:
-    """Chain our hooks with the user's in ``cfg``; a reload makes a new one."""
+    """Chain our hooks with the user's in ``cfg``. Each reload makes a new ``cfg``."""
     cfg.cluster_settings = settings
     context.use(settings)
     for name, (before, after) in _HOOKS.items():
@@ -66,7 +67,7 @@ def install(cfg: Any, settings: Settings) -> None:
 
 
 def _chain(first: Hook, second: Hook) -> Hook:
-    """Both hooks in turn. Gunicorn checks a hook's arity, hence the two shapes."""
+    """Return a hook that calls both. Gunicorn checks a hook's arity, hence the two shapes."""
     if util.get_arity(first) == 1:
 
         def one(server: Any) -> None:
@@ -83,20 +84,21 @@ def _chain(first: Hook, second: Hook) -> Hook:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give the worker its slot. Runs in the arbiter, before the user's."""
+    """Give the worker its place. Runs in the arbiter, before the user's hook."""
     arbiter = adopt(server, prepare(server.cfg, server.log), install)
     if getattr(worker, "place", None) is None:
-        arbiter.seat(worker)
+        arbiter.assign_place(worker)
 
 
 def _about_to_fork(server: Any, worker: Any) -> None:
-    """After the user's ``pre_fork``, which may fork as well: the next fork is the worker's."""
+    """Assign the worker's identity to the next fork. Runs in the arbiter, after the user's
+    ``pre_fork``, which may itself fork."""
     identity.assign(worker.place.slot, worker.place.generation)
     identity.mark_log(server.log.error_log, server.log.error_fmt)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Name the worker in its title. Runs in the worker, before the user's."""
+    """Join the server's shared state as this worker. Runs in the worker, before the user's hook."""
     server.in_worker()
     board, seat = worker.shared.board, worker.place.seat
     board.set(seat, Word.PID, worker.pid)
@@ -106,10 +108,10 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """The application is loaded. Runs in the worker, after the user's.
+    """Prepare the loaded application. Runs in the worker, after the user's hook.
 
-    The arbiter counts its requests from here on: it has the replacement ready before the worker
-    goes, which by itself would be gone first.
+    ``max_requests`` moves from the worker to the arbiter, which has the replacement ready before
+    it retires the worker; by itself the worker would exit first.
     """
     board, seat = worker.shared.board, worker.place.seat
     _wrap_application(worker)
@@ -122,7 +124,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _wrap_application(worker: Any) -> None:
-    """Have the application's requests and responses know their worker."""
+    """Wrap the application, so that its responses are tagged with their worker."""
     name = "asgi" if hasattr(worker, "asgi") else "wsgi"
     app = getattr(worker, name)
     if isinstance(app, wsgi.AffinityMiddleware | asgi.AffinityMiddleware) or compat.is_tornado(app):
@@ -137,14 +139,15 @@ def _wrap_application(worker: Any) -> None:
 
 
 def _reads_inbox(worker: Any) -> bool:
-    """Whether the worker's class is of this pack: then it says by itself how it is."""
+    """Return whether the worker's class is of this pack: such a worker publishes its own state."""
     return bool(getattr(worker, "reads_inbox", False))
 
 
 def _publishing(worker: Any) -> Callable[[], None]:
-    """The heartbeat of one of gunicorn's own workers, that also says how it is.
+    """Return a heartbeat for one of gunicorn's own workers that also publishes its state.
 
-    Its first beat comes when it serves: for the asgi worker after the application's startup.
+    The first heartbeat comes when the worker serves: for the asgi worker after the application's
+    startup.
     """
     notify, board, seat = worker.notify, worker.shared.board, worker.place.seat
 
@@ -159,22 +162,22 @@ def _publishing(worker: Any) -> Callable[[], None]:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Say whether somebody asked the worker to finish. Runs in the worker, before the user's."""
+    """Publish that the worker was asked to finish. Runs in the worker, before the user's hook."""
     if identity.current_worker() is not None and not _reads_inbox(worker) and not worker.alive:
         worker.shared.board.set(worker.place.seat, Word.STATE, State.DRAINING | NO_INBOX)
 
 
 def on_reload(server: Any) -> None:
-    """Say what a reload cannot do. Runs in the arbiter, before the user's."""
+    """Warn of what a reload cannot do. Runs in the arbiter, before the user's hook."""
     if server.cfg.preload_app:
         server.log.warning(
             "preload_app: the application was loaded before the workers were forked, so this "
             "reload restarts them with the same code. Send USR2 and then TERM to the old master, "
-            "or restart, to load new code; or do without preload_app."
+            "or restart, to load new code; or do not use preload_app."
         )
 
 
-#: What runs before and after the user's hook of each name.
+#: The hooks that run before and after the user's hook of each name.
 _HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
     "pre_fork": (pre_fork, _about_to_fork),
     "post_fork": (post_fork, None),
@@ -183,7 +186,7 @@ _HOOKS: dict[str, tuple[Hook | None, Hook | None]] = {
     "on_reload": (on_reload, None),
 }
 
-# Whichever way in is taken, this module is imported before the arbiter logs its first line or
+# However the pack is set up, this module is imported before the arbiter logs its first line or
 # loads an application.
 identity.watch()
 prometheus_files.watch()

@@ -30,3 +30,9 @@ class ThrottledLog:
 
 
 warn_throttled = ThrottledLog()
+
+
+def one_line(error: BaseException) -> str:
+    """Return the class of ``error`` and the first line of its message."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,69 +1,64 @@
 """Fixtures that start real programs. Each is stopped, and checked to be gone, after the test."""
 
+import compileall
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from gunicorn import __version__ as gunicorn_release
 
+import gunicorn_cluster_ext
 from gunicorn_cluster_ext.session import cookie
-from tests.harness.clients.browser import Browser
-from tests.harness.clients.node import Node
 from tests.harness.process import Process
+from tests.harness.programs import (
+    Programs,
+    Shared,
+    StartBrowser,
+    StartGunicorn,
+    StartHaproxy,
+    StartNginx,
+    StartNode,
+    StartRedis,
+)
 from tests.harness.servers.certificate import Certificate
-from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.haproxy import Haproxy
-from tests.harness.servers.nginx import Nginx
-from tests.harness.servers.redis import Redis
+from tests.harness.servers.gunicorn import APPS, EXAMPLES, Gunicorn
+from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import STICKY
 
-P = TypeVar("P", bound=Process)
 
-StartGunicorn = Callable[..., Gunicorn]
-StartRedis = Callable[..., Redis]
-StartNginx = Callable[[str], Nginx]
-StartHaproxy = Callable[[str], Haproxy]
-StartNode = Callable[..., Node]
-StartBrowser = Callable[[], Browser]
+def pytest_report_header() -> str:
+    return f"gunicorn {gunicorn_release}"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile once what every server imports, since servers write no bytecode themselves."""
+    if not hasattr(session.config, "workerinput"):  # not in pytest-xdist's processes
+        for directory in (Path(gunicorn_cluster_ext.__file__).parent, APPS, EXAMPLES):
+            compileall.compile_dir(directory, quiet=2)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where a test's own process, and what it starts, keeps an embedded store without a name."""
+    """Give embedded stores without a path a private place, here and in what tests start."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ.pop("STATE_DIRECTORY", None)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """A shell starts what is to run in the background with SIGINT ignored; that is inherited."""
+    """Restore SIGINT, which a shell makes ignored for what it runs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said at most every ten seconds is said in each test."""
+    """Forget rate-limited log lines, so that each test sees its own."""
     monkeypatch.setattr(cookie.complain_of_cookie, "_next", 0.0)
-
-
-@pytest.fixture
-def new_directory() -> Iterator[Callable[[], Path]]:
-    """Makes private directories with names short enough for a Unix socket."""
-    made: list[Path] = []
-
-    def make() -> Path:
-        made.append(Path(tempfile.mkdtemp(prefix="gce-")))
-        return made[-1]
-
-    yield make
-    for directory in made:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
@@ -72,118 +67,128 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 @pytest.fixture
-def at_exit(new_directory: Callable[[], Path]) -> Iterator[ExitStack]:
-    """What is registered here is undone in reverse order, before directories go."""
-    with ExitStack() as stack:
-        yield stack
+def programs() -> Iterator[Programs]:
+    started = Programs()
+    yield started
+    started.close()
 
 
 @pytest.fixture
-def keep(at_exit: ExitStack) -> Callable[[P], P]:
-    """Has a process stopped after the test; its log is shown if the test fails."""
-
-    def keep_process(process: P) -> P:
-        def stop() -> None:
-            try:
-                process.stop()
-            finally:
-                print(process.report("stopped"))
-
-        at_exit.callback(stop)
-        return process
-
-    return keep_process
+def new_directory(programs: Programs) -> Callable[[], Path]:
+    return programs.new_directory
 
 
 @pytest.fixture
-def gunicorn(
-    new_directory: Callable[[], Path], keep: Callable[[Gunicorn], Gunicorn]
-) -> StartGunicorn:
-    """Starts a gunicorn (see Gunicorn for the arguments) and waits until it answers.
+def at_exit(programs: Programs) -> ExitStack:
+    """Callbacks that run in reverse order after the test, before directories are removed."""
+    return programs.at_exit
 
-    `serving=4` waits instead until 4 workers accept; `wait=False` does not wait;
-    `directory` uses one that the test has prepared.
-    """
 
-    def start(
-        app: str,
-        *args: str,
-        wait: bool = True,
-        serving: int | None = None,
-        directory: Path | None = None,
-        **options: Any,
-    ) -> Gunicorn:
-        server = keep(Gunicorn(directory or new_directory(), app, *args, **options))
-        if serving is not None:
-            server.wait_serving(serving)
-        elif wait:
-            server.wait_answering()
-        return server
+@pytest.fixture
+def keep(programs: Programs) -> Callable[[Process], Process]:
+    return programs.keep
 
-    return start
+
+@pytest.fixture
+def gunicorn(programs: Programs) -> StartGunicorn:
+    return programs.gunicorn
 
 
 @pytest.fixture
 def kind() -> str:
-    """The worker class; tests that are marked EVERY_KIND run once with each."""
+    """The worker class; tests marked EVERY_KIND run once with each."""
     return STICKY
 
 
 @pytest.fixture
 def sticky(gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
-    """Starts a gunicorn with that worker class."""
-
-    def start(app: str, *args: str, **options: Any) -> Gunicorn:
-        return gunicorn(app, "-k", kind, *args, **options)
-
-    return start
+    """Start a gunicorn with the worker class `kind`."""
+    return with_class(gunicorn, kind)
 
 
-@pytest.fixture
-def redis(new_directory: Callable[[], Path], keep: Callable[[Redis], Redis]) -> StartRedis:
-    def start(*args: str, port: int | None = None) -> Redis:
-        server = keep(Redis(new_directory(), *args, port=port))
-        server.wait_ready()
-        return server
-
-    return start
+def with_class(start: StartGunicorn, kind: str) -> StartGunicorn:
+    return lambda app, *args, **options: start(app, "-k", kind, *args, **options)
 
 
 @pytest.fixture
-def nginx(new_directory: Callable[[], Path], keep: Callable[[Nginx], Nginx]) -> StartNginx:
-    def start(blocks: str) -> Nginx:
-        server = keep(Nginx(new_directory(), blocks))
-        server.wait_ready()
-        return server
-
-    return start
+def site(programs: Programs, kind: str) -> StartSite:
+    """Start a server with three workers (see Site), and wait until all of them serve."""
+    return StartSite(programs, kind)
 
 
 @pytest.fixture
-def haproxy(new_directory: Callable[[], Path], keep: Callable[[Haproxy], Haproxy]) -> StartHaproxy:
-    def start(sections: str) -> Haproxy:
-        server = keep(Haproxy(new_directory(), sections))
-        server.wait_ready()
-        return server
-
-    return start
+def redis(programs: Programs) -> StartRedis:
+    return programs.redis
 
 
 @pytest.fixture
-def node(new_directory: Callable[[], Path], keep: Callable[[Node], Node]) -> StartNode:
-    def start(script: str, *args: str) -> Node:
-        return keep(Node(new_directory(), script, *args))
-
-    return start
+def nginx(programs: Programs) -> StartNginx:
+    return programs.nginx
 
 
 @pytest.fixture
-def browser(new_directory: Callable[[], Path], at_exit: ExitStack) -> StartBrowser:
-    """To be started after the server that it visits: so it leaves before that stops."""
+def haproxy(programs: Programs) -> StartHaproxy:
+    return programs.haproxy
 
-    def start() -> Browser:
-        started = Browser(new_directory())
-        at_exit.callback(started.stop)
-        return started
+
+@pytest.fixture
+def node(programs: Programs) -> StartNode:
+    return programs.node
+
+
+@pytest.fixture
+def browser(programs: Programs) -> StartBrowser:
+    return programs.browser
+
+
+# --- servers that the tests of a module share, since they only ask them ---------------------------
+
+
+@pytest.fixture(scope="module")
+def module_programs() -> Iterator[Programs]:
+    started = Programs()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def _shared_gunicorns(module_programs: Programs) -> Shared[Gunicorn]:
+    return Shared(module_programs.gunicorn)
+
+
+@pytest.fixture
+def shared_gunicorn(_shared_gunicorns: Shared[Gunicorn]) -> Iterator[StartGunicorn]:
+    """Like `gunicorn`, but tests of a module that pass the same arguments get the same server."""
+    yield _shared_gunicorns
+    _shared_gunicorns.check_unharmed()
+
+
+@pytest.fixture
+def shared_sticky(shared_gunicorn: StartGunicorn, kind: str) -> StartGunicorn:
+    """Like `sticky`, but shared as `shared_gunicorn` is."""
+    return with_class(shared_gunicorn, kind)
+
+
+@pytest.fixture(scope="module")
+def _shared_sites(module_programs: Programs) -> Shared[Site]:
+    return Shared(StartSite(module_programs, STICKY))
+
+
+@pytest.fixture
+def shared_site(_shared_sites: Shared[Site]) -> Iterator[Callable[..., Site]]:
+    """Like `site`, but tests of this module that pass the same arguments get the same server."""
+    yield _shared_sites
+    _shared_sites.check_unharmed()
+
+
+@pytest.fixture(scope="module")
+def reset_site(module_programs: Programs) -> Callable[..., Site]:
+    """Like `shared_site`, for tests that replace the workers; they must leave good ones."""
+    sites = Shared(StartSite(module_programs, STICKY))
+
+    def start(**settings: Any) -> Site:
+        found = sites(**settings)
+        found.reset()
+        return found
 
     return start

@@ -9,12 +9,11 @@
     @cache.cached(ttl=60)
     def price(article): ...
 
-Asynchronous code has ``aget``, ``aset`` and so on. Values are those of ``codec``; a type that is
-not among them raises UnknownType where it is stored.
+Asynchronous code has ``aget``, ``aset`` and so on. Values are those of ``codec``; to store any
+other type raises UnknownType.
 
-Without its store the cache goes on: a look is a miss, what is set is dropped, both are counted
-and quick. What is asked in order to decide something has no such answer: ``add``, ``incr``,
-``clear`` and locks raise StoreAway.
+When the store is away, a lookup is a miss and a new value is dropped; both are counted, and quick.
+Operations whose result decides something (``add``, ``incr``, ``clear``, locks) raise StoreAway.
 """
 
 from __future__ import annotations
@@ -23,9 +22,40 @@ from gunicorn_cluster_ext.cache.cache import Cache
 from gunicorn_cluster_ext.cache.locks import Lock, LockTimeout
 from gunicorn_cluster_ext.stores.contract import StoreAway
 
-__all__ = ["Cache", "Lock", "LockTimeout", "StoreAway", "cached", "get", "get_or_set", "lock"]
+__all__ = [
+    "Cache",
+    "Lock",
+    "LockTimeout",
+    "StoreAway",
+    "aadd",
+    "aclear",
+    "add",
+    "adelete",
+    "adelete_many",
+    "aget",
+    "aget_many",
+    "aget_or_set",
+    "aincr",
+    "aset",
+    "aset_many",
+    "atouch",
+    "cached",
+    "clear",
+    "delete",
+    "delete_many",
+    "get",
+    "get_many",
+    "get_or_set",
+    "incr",
+    "lock",
+    "namespace",
+    "set",
+    "set_many",
+    "stats",
+    "touch",
+]
 
-# The functions of the cache without a name.
+# The functions of the package are the methods of the cache without a name.
 _default = Cache()
 namespace = _default.namespace
 get, aget = _default.get, _default.aget

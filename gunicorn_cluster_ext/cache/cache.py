@@ -1,4 +1,7 @@
-"""The cache: values under keys, computed once, with a time to live. See the package."""
+"""The cache: values under keys, computed once, with a time to live. See the package.
+
+Each public method exists twice, blocking and as a coroutine, over one private coroutine.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from gunicorn_cluster_ext import codec
 from gunicorn_cluster_ext.cache.locks import Lock
-from gunicorn_cluster_ext.cache.single_flight import Entry, Flight, unpack
+from gunicorn_cluster_ext.cache.single_flight import CachedValue, Computation, unpack
 from gunicorn_cluster_ext.logs import log
 from gunicorn_cluster_ext.runtime import context
 from gunicorn_cluster_ext.runtime.counters import (
@@ -23,32 +26,32 @@ from gunicorn_cluster_ext.runtime.counters import (
 )
 from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.contract import StoreError
-from gunicorn_cluster_ext.stores.drivers import Asynchronous, Blocking
 from gunicorn_cluster_ext.stores.handles import Stores
-from gunicorn_cluster_ext.stores.script import Script, arun, run
+from gunicorn_cluster_ext.stores.sync_async import IO, run
 
 F = TypeVar("F", bound=Callable[..., Any])
 Key = str | bytes
 
 
 class Default(enum.Enum):
-    """``ttl`` was not given: it is ``cluster_cache_ttl``."""
+    """Stands for a ``ttl`` that was not given, which is ``cluster_cache_ttl``."""
 
     TTL = enum.auto()
 
 
 Ttl = float | None | Default
 
-#: The longest key that is kept as it is; LMDB allows 511 bytes with all prefixes.
+#: The longest key that is stored as it is, in bytes; LMDB allows 511 with all prefixes.
 _LONGEST: Final = 200
-_PATIENCE_S: Final = 20.0
+#: How long ``get_or_set`` waits for another worker's computation by default.
+_MAX_WAIT_S: Final = 20.0
 _MISS: Final = object()
 
 
 class Cache:
-    """One namespace. ``ttl`` is in seconds; None: as long as there is room.
+    """One namespace. ``ttl`` is in seconds; None means as long as there is room.
 
-    The module's functions are the methods of the one without a name.
+    The functions of the package are the methods of the cache without a name.
     """
 
     def __init__(self, namespace: str = "", stores: Stores = handles.default) -> None:
@@ -57,102 +60,106 @@ class Cache:
         self._name = namespace
         self._prefix = f"cache:{namespace}:".encode()
         self._stores = stores
-        self._blocking = Blocking(stores)
-        self._asynchronous = Asynchronous(stores)
 
     def __repr__(self) -> str:
         return f"<Cache {self._name!r}>"
 
     def namespace(self, name: str) -> Cache:
-        """A cache whose keys are its own, and that can be cleared by itself."""
+        """Return a cache whose keys are its own, and which can be cleared by itself."""
         return Cache(name, self._stores)
 
     # --- one value ----------------------------------------------------------------------
+
+    # These two are written twice, because with a coroutine of its own ``get`` on the embedded store
+    # takes 2.1 us in place of 1.8.
 
     def get(self, key: Key, default: Any = None) -> Any:
         try:
             data = self._stores.store.get(self._key(key))
         except StoreError as error:
             return self._failed(error, default)
-        return self._opened(key, data, default)
+        return self._value(key, data, default)
 
     async def aget(self, key: Key, default: Any = None) -> Any:
         try:
             data = await self._stores.async_store.get(self._key(key))
         except StoreError as error:
             return self._failed(error, default)
-        return self._opened(key, data, default)
+        return self._value(key, data, default)
 
     def set(self, key: Key, value: Any, ttl: Ttl = Default.TTL) -> bool:
-        """Whether it was stored. Raises UnknownType."""
-        return run(self._set(key, value, ttl), self._blocking)
+        """Return whether the value was stored. Raises UnknownType."""
+        return run(self._set(self._stores.blocking_io, key, value, ttl))
 
     async def aset(self, key: Key, value: Any, ttl: Ttl = Default.TTL) -> bool:
-        return await arun(self._set(key, value, ttl), self._asynchronous)
+        return await self._set(self._stores.async_io, key, value, ttl)
 
     def add(self, key: Key, value: Any, ttl: Ttl = Default.TTL) -> bool:
-        """Set unless there is something, atomically. Whether it was set. Raises StoreAway."""
-        return run(self._add(key, value, ttl), self._blocking)
+        """Set unless there is a value, atomically. Return whether it was set. Raises StoreAway."""
+        return run(self._add(self._stores.blocking_io, key, value, ttl))
 
     async def aadd(self, key: Key, value: Any, ttl: Ttl = Default.TTL) -> bool:
-        return await arun(self._add(key, value, ttl), self._asynchronous)
+        return await self._add(self._stores.async_io, key, value, ttl)
 
     def touch(self, key: Key, ttl: Ttl = Default.TTL) -> bool:
-        """Give what is there another time to live. Whether there is something."""
-        return run(self._touch(key, ttl), self._blocking)
+        """Give a value another time to live. Return whether there is a value."""
+        return run(self._touch(self._stores.blocking_io, key, ttl))
 
     async def atouch(self, key: Key, ttl: Ttl = Default.TTL) -> bool:
-        return await arun(self._touch(key, ttl), self._asynchronous)
+        return await self._touch(self._stores.async_io, key, ttl)
 
     def delete(self, key: Key) -> bool:
-        """Whether there was something. What is being computed for ``key`` is not kept either."""
+        """Delete a value, and do not store one that is being computed now. Return whether there was
+        a value."""
         return self.delete_many([key]) > 0
 
     async def adelete(self, key: Key) -> bool:
         return await self.adelete_many([key]) > 0
 
     def incr(self, key: Key, by: int = 1, ttl: float | None = None) -> int:
-        """Add to a number, 0 if there is none, atomically. Returns the sum. Raises StoreAway.
+        """Add to a number, 0 if there is none, atomically, and return the sum. Raises StoreAway.
 
-        ``ttl`` counts from the first time, and is not the default.
+        ``ttl`` counts from the first call on; without it the number does not expire.
         """
-        return run(self._incr(key, by, ttl), self._blocking)
+        return run(self._incr(self._stores.blocking_io, key, by, ttl))
 
     async def aincr(self, key: Key, by: int = 1, ttl: float | None = None) -> int:
-        return await arun(self._incr(key, by, ttl), self._asynchronous)
+        return await self._incr(self._stores.async_io, key, by, ttl)
 
     # --- many ---------------------------------------------------------------------------
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """Those that are there, by key."""
-        return run(self._get_many(list(keys)), self._blocking)
+        """Return the values that exist, by key."""
+        return run(self._get_many(self._stores.blocking_io, list(keys)))
 
     async def aget_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        return await arun(self._get_many(list(keys)), self._asynchronous)
+        return await self._get_many(self._stores.async_io, list(keys))
 
     def set_many(self, items: Mapping[Any, Any], ttl: Ttl = Default.TTL) -> bool:
-        """Whether they were stored. Raises UnknownType, and then none is."""
-        return run(self._set_many(items, ttl), self._blocking)
+        """Return whether the values were stored. Raises UnknownType; then none is stored."""
+        return run(self._set_many(self._stores.blocking_io, items, ttl))
 
     async def aset_many(self, items: Mapping[Any, Any], ttl: Ttl = Default.TTL) -> bool:
-        return await arun(self._set_many(items, ttl), self._asynchronous)
+        return await self._set_many(self._stores.async_io, items, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
-        """How many there were."""
-        return run(self._delete_many(list(keys)), self._blocking)
+        """Delete values. Return how many there were."""
+        return run(self._delete_many(self._stores.blocking_io, list(keys)))
 
     async def adelete_many(self, keys: Iterable[Key]) -> int:
-        return await arun(self._delete_many(list(keys)), self._asynchronous)
+        return await self._delete_many(self._stores.async_io, list(keys))
 
     def clear(self) -> int:
-        """Delete all of this namespace; without a name, of all namespaces. About how many there
-        were. Raises StoreAway."""
-        return run(self._clear(), self._blocking)
+        """Delete all values of this namespace; without a name, of all namespaces.
+
+        Return about how many there were. Raises StoreAway.
+        """
+        return run(self._clear(self._stores.blocking_io))
 
     async def aclear(self) -> int:
-        return await arun(self._clear(), self._asynchronous)
+        return await self._clear(self._stores.async_io)
 
-    # --- what is costly -----------------------------------------------------------------
+    # --- computed values ------------------------------------------------------------------
 
     def get_or_set(
         self,
@@ -161,16 +168,15 @@ class Cache:
         ttl: Ttl = Default.TTL,
         *,
         stale: float = 0,
-        wait: float = _PATIENCE_S,
+        wait: float = _MAX_WAIT_S,
     ) -> Any:
-        """The value, which ``function`` computes if there is none, once for all workers.
+        """Return the value, which ``function`` computes if there is none, once for all workers.
 
-        The others wait up to ``wait`` seconds, or are given a value that is too old by at most
-        ``stale`` seconds. A value that is asked for often and costs something is computed anew a
-        little ahead of its time, by one of those who ask. What it is cannot be counted with
-        ``incr``, which needs no first value.
+        The others wait up to ``wait`` seconds, or get a value that has expired at most ``stale``
+        seconds ago. A costly value that is asked for often is computed again a little before it
+        expires, by one of the callers. ``incr`` cannot count such a value, and needs no first one.
         """
-        return run(self._get_or_set(key, function, ttl, stale, wait), self._blocking)
+        return run(self._get_or_set(self._stores.blocking_io, key, function, ttl, stale, wait))
 
     async def aget_or_set(
         self,
@@ -179,10 +185,10 @@ class Cache:
         ttl: Ttl = Default.TTL,
         *,
         stale: float = 0,
-        wait: float = _PATIENCE_S,
+        wait: float = _MAX_WAIT_S,
     ) -> Any:
-        """``function`` may be asynchronous."""
-        return await arun(self._get_or_set(key, function, ttl, stale, wait), self._asynchronous)
+        """See ``get_or_set``. ``function`` may be asynchronous."""
+        return await self._get_or_set(self._stores.async_io, key, function, ttl, stale, wait)
 
     def cached(
         self,
@@ -190,13 +196,13 @@ class Cache:
         *,
         key: Callable[..., Key] | None = None,
         stale: float = 0,
-        wait: float = _PATIENCE_S,
+        wait: float = _MAX_WAIT_S,
     ) -> Callable[[F], F]:
-        """Decorates a function, asynchronous or not, so that ``get_or_set`` calls it.
+        """Decorate a function, asynchronous or not, so that ``get_or_set`` calls it.
 
-        The key is made of its name and its arguments, which must be such as can be stored, or by
-        ``key`` of its arguments. ``f.delete(*arguments)`` forgets one value, ``f.key(*arguments)``
-        tells its key.
+        The key is made of the name and the arguments of the function, which the codec must know, or
+        by ``key(*arguments)``. ``f.delete(*arguments)`` deletes one value, and
+        ``f.key(*arguments)`` returns its key.
         """
 
         def decorate(function: F) -> F:
@@ -221,129 +227,127 @@ class Cache:
         return decorate
 
     def lock(self, name: str, ttl: float, *, wait: float | None = None) -> Lock:
-        """A lock for ``with`` or ``async with``, which wait for it up to ``wait`` seconds (by
-        default ``ttl``: whoever has it now has it no longer by then) and then raise LockTimeout.
+        """Return a lock for ``with`` or ``async with``.
+
+        They raise LockTimeout after ``wait`` seconds; by default ``ttl``, after which the present
+        holder no longer has the lock.
         """
         key = b"lock:" + self._key(name)
         return Lock(self._stores, key, name, ttl, ttl if wait is None else wait)
 
     def stats(self) -> dict[str, int]:
-        """What this process has counted since its start, in all namespaces."""
+        """Return the counts of this process since its start, over all namespaces."""
         counts = {"hits": cache_hits, "misses": cache_misses, "errors": cache_errors}
         return {name: count.value for name, count in counts.items()}
 
-    # --- the scripts --------------------------------------------------------------------
+    # --- the coroutines, which run with either IO -------------------------------------------
 
-    def _set(self, key: Key, value: Any, ttl: Ttl) -> Script[bool]:
+    async def _set(self, io: IO, key: Key, value: Any, ttl: Ttl) -> bool:
         data, seconds = codec.encode(value, _word(key)), _seconds(ttl)
         try:
-            yield lambda face: face.store.set(self._key(key), data, seconds)
+            await io.store.set(self._key(key), data, seconds)
         except StoreError as error:
             return self._dropped(error)
         return True
 
-    def _add(self, key: Key, value: Any, ttl: Ttl) -> Script[bool]:
+    async def _add(self, io: IO, key: Key, value: Any, ttl: Ttl) -> bool:
         data, seconds = codec.encode(value, _word(key)), _seconds(ttl)
         with _counting():
-            return bool((yield lambda face: face.store.add(self._key(key), data, seconds)))
+            return await io.store.add(self._key(key), data, seconds)
 
-    def _touch(self, key: Key, ttl: Ttl) -> Script[bool]:
+    async def _touch(self, io: IO, key: Key, ttl: Ttl) -> bool:
         seconds = _seconds(ttl)
         try:
-            return bool((yield lambda face: face.store.touch(self._key(key), seconds)))
+            return await io.store.touch(self._key(key), seconds)
         except StoreError as error:
             return self._dropped(error)
 
-    def _incr(self, key: Key, by: int, ttl: float | None) -> Script[int]:
+    async def _incr(self, io: IO, key: Key, by: int, ttl: float | None) -> int:
         seconds = _seconds(ttl)
         with _counting():
-            return int((yield lambda face: face.store.incr(self._key(key), by, seconds)))
+            return await io.store.incr(self._key(key), by, seconds)
 
-    def _get_many(self, keys: list[Key]) -> Script[dict[Key, Any]]:
+    async def _get_many(self, io: IO, keys: list[Key]) -> dict[Key, Any]:
         try:
-            found = yield lambda face: face.store.get_many([self._key(key) for key in keys])
+            found = await io.store.get_many([self._key(key) for key in keys])
         except StoreError as error:
             self._failed(error, None, len(keys))
             return {}
-        values = {
-            key: self._opened(key, data, _MISS) for key, data in zip(keys, found, strict=True)
-        }
+        values = {key: self._value(key, data, _MISS) for key, data in zip(keys, found, strict=True)}
         return {key: value for key, value in values.items() if value is not _MISS}
 
-    def _set_many(self, items: Mapping[Key, Any], ttl: Ttl) -> Script[bool]:
+    async def _set_many(self, io: IO, items: Mapping[Key, Any], ttl: Ttl) -> bool:
         seconds = _seconds(ttl)
         data = {self._key(key): codec.encode(value, _word(key)) for key, value in items.items()}
         try:
-            yield lambda face: face.store.set_many(data, seconds)
+            await io.store.set_many(data, seconds)
         except StoreError as error:
             return self._dropped(error)
         return True
 
-    def _delete_many(self, keys: list[Key]) -> Script[int]:
-        # The turn as well: who computes this now does so from what was true before.
-        names = [name for key in keys for name in (self._key(key), self._turn(key))]
+    async def _delete_many(self, io: IO, keys: list[Key]) -> int:
+        # The lease as well: whoever computes the value now does so from what was true before.
+        names = [name for key in keys for name in (self._key(key), self._lease(key))]
         try:
-            found = yield lambda face: face.store.delete(names)
+            found = await io.store.delete(names)
         except StoreError as error:
             return int(self._dropped(error))
-        return min(int(found), len(keys))
+        return min(found, len(keys))
 
-    def _clear(self) -> Script[int]:
-        prefix = self._prefix if self._name else b"cache:"
+    async def _clear(self, io: IO) -> int:
         with _counting():
-            return int((yield lambda face: face.store.clear(prefix)))
+            return await io.store.clear(self._prefix if self._name else b"cache:")
 
-    def _get_or_set(
-        self, key: Key, function: Callable[[], Any], ttl: Ttl, stale: float, wait: float
-    ) -> Script[Any]:
+    async def _get_or_set(
+        self,
+        io: IO,
+        key: Key,
+        function: Callable[[], Any],
+        ttl: Ttl,
+        stale: float,
+        wait: float,
+    ) -> Any:
         name = self._key(key)
-        entry = yield from self._entry(name)
-        fresh = entry is not None and entry.is_fresh()
-        (cache_hits if fresh else cache_misses).add()
-        if entry is not None and not entry.is_due():
-            return entry.value
-        flight = Flight(
-            name,
-            self._turn(key),
-            _word(key),
-            function,
-            _seconds(ttl),
-            stale,
-            wait,
-            self._entry,
-        )
-        return (yield from flight.fly(entry))
+        cached = await self._read(io, name)
+        is_fresh = cached is not None and cached.is_fresh()
+        (cache_hits if is_fresh else cache_misses).add()
+        if cached is not None and not cached.is_due():
+            return cached.value
+        lease, word, seconds = self._lease(key), _word(key), _seconds(ttl)
+        return await Computation(
+            io, name, lease, word, function, seconds, stale, wait, self._read
+        ).run(cached)
 
-    def _entry(self, name: bytes) -> Script[Entry | None]:
-        """What is under ``name``, perhaps too old. Counts errors only."""
+    async def _read(self, io: IO, name: bytes) -> CachedValue | None:
+        """Return what is under ``name``, perhaps too old. Counts errors only."""
         try:
-            data = yield lambda face: face.store.get(name)
+            data = await io.store.get(name)
             return None if data is None else unpack(data)
         except StoreError as error:
             cache_failed(error)
         except codec.CorruptValue as error:
-            _say_corrupt(name, error)
+            _log_corrupt(name, error)
         return None
 
-    # --- what they share ----------------------------------------------------------------
+    # --- keys, values, failures -------------------------------------------------------------
 
     def _key(self, key: Key) -> bytes:
         return self._prefix + _short(key)
 
-    def _turn(self, key: Key) -> bytes:
-        """Within the namespace, so that clearing it is a delete of all."""
-        return self._prefix + b"\0turn:" + _short(key)
+    def _lease(self, key: Key) -> bytes:
+        """Return the key of the lease: within the namespace, so that ``clear`` deletes it."""
+        return self._prefix + b"\0lease:" + _short(key)
 
-    def _opened(self, key: Key, data: bytes | None, default: Any) -> Any:
+    def _value(self, key: Key, data: bytes | None, default: Any) -> Any:
         if data is not None:
             try:
-                entry = unpack(data)
+                cached = unpack(data)
             except codec.CorruptValue as error:
-                _say_corrupt(self._key(key), error)
+                _log_corrupt(self._key(key), error)
             else:
-                if entry.is_fresh():
+                if cached.is_fresh():
                     cache_hits.add()
-                    return entry.value
+                    return cached.value
         cache_misses.add()
         return default
 
@@ -377,19 +381,21 @@ def _seconds(ttl: Ttl) -> float | None:
 
 
 def _key_of_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Raises UnknownType for an argument that cannot be stored, ``self`` for instance."""
+    """Return the key of a call. Raises UnknownType for an argument that cannot be stored, such as
+    ``self``."""
     name = f"{function.__module__}.{function.__qualname__}"
     data = codec.encode((args, sorted(kwargs.items())), f"an argument of {name}")
     return f"{name}:{hashlib.blake2b(data, digest_size=16).hexdigest()}"
 
 
-def _say_corrupt(name: bytes, error: codec.CorruptValue) -> None:
+def _log_corrupt(name: bytes, error: codec.CorruptValue) -> None:
     cache_errors.add()
-    log.warning("What the store has under %r is no value (%s)", name[:100], error)
+    log.warning("The data in the store under %r is not a value (%s)", name[:100], error)
 
 
 @contextlib.contextmanager
 def _counting() -> Iterator[None]:
+    """Count a StoreError, and raise it."""
     try:
         yield
     except StoreError as error:

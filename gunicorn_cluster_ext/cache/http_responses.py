@@ -1,7 +1,7 @@
-"""HTTP responses of Flask and Django as values of a cache, for those who cache whole pages.
+"""HTTP responses of Flask and Django as values of the codec, for caches of whole pages.
 
-Imported by the faces that such frameworks use. Nothing of a framework is imported before one of
-its responses comes by. Of a subclass, what is sent is kept: the body, the status, the headers.
+The adapters for such frameworks import this module. It imports no framework before one of its
+responses is stored or loaded. Of a subclass it stores what is sent: body, status and headers.
 """
 
 from __future__ import annotations

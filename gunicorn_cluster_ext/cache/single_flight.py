@@ -1,17 +1,17 @@
-"""One computes, the others wait: a cached value that many want at once (single flight).
+"""Single flight: of many who want a missing value one computes it, and the others wait.
 
     have it, fresh ------------------------------------------------> return it
-      | absent, too old, or soon too old (see Entry.is_due)
-    take the turn: store.add(turn, mark), atomic over all workers
-      | got it                              | somebody else has it
+      | absent, too old, or soon too old (see CachedValue.is_due)
+    take the lease: store.add(lease, mark), atomic over all workers
+      | got it                              | another has it
     is it there by now? then return it      | have it, fresh or within `stale` --> return it
-    compute, while the turn is kept         | wait, longer each time, and ask again
-    set it                                  | after `wait` seconds: compute, and keep it to oneself
-    give the turn back
-      | it was no longer ours: somebody deleted the key meanwhile, or took the turn
+    compute, while the lease is renewed     | wait, longer each time, and look again
+    set it                                  | after `wait` seconds: compute, and do not store it
+    release the lease
+      | it was no longer ours: the key was deleted meanwhile, or another took the lease
     delete what we have set, for it may be older than what they know
 
-A turn lives for three seconds and is renewed each second. So when a worker dies in the middle, the
+A lease lives for three seconds and is renewed each second. So when a worker dies in the middle, the
 others wait no longer than that. When the function raises, its caller gets the exception and the
 next one computes.
 """
@@ -23,7 +23,7 @@ import random
 import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,17 +32,18 @@ from gunicorn_cluster_ext.cache.locks import pauses
 from gunicorn_cluster_ext.logs import log
 from gunicorn_cluster_ext.runtime.counters import cache_failed
 from gunicorn_cluster_ext.stores.contract import StoreError
-from gunicorn_cluster_ext.stores.script import Script, sleep
+from gunicorn_cluster_ext.stores.sync_async import IO
 
-TURN_TTL = 3.0
+LEASE_TTL_S = 3.0
 
 #: No MessagePack begins with this byte.
-MARK = b"\xc1"
+_MARK = b"\xc1"
 _HEAD = struct.Struct(">cdd")
 
 
-class Entry(NamedTuple):
-    """A value that was computed: until when it is fresh (Unix time), and what it cost (seconds)."""
+class CachedValue(NamedTuple):
+    """A value that was computed: it is fresh until ``until`` (Unix time), and took ``cost``
+    seconds."""
 
     value: Any
     until: float
@@ -52,7 +53,7 @@ class Entry(NamedTuple):
         return time.time() < self.until
 
     def is_due(self) -> bool:
-        """Whether to compute it anew already, so that nobody has to wait when it is too old.
+        """Return whether to compute it again already, so that nobody has to wait when it expires.
 
         The more it costs and the closer the end, the likelier; one of those who ask comes first
         (A. Vattani et al., Optimal Probabilistic Cache Stampede Prevention, VLDB 2015).
@@ -60,98 +61,104 @@ class Entry(NamedTuple):
         return time.time() + self.cost * random.expovariate(1) >= self.until
 
 
-def pack(entry: Entry, key: str) -> bytes:
-    """Raises UnknownType."""
-    return _HEAD.pack(MARK, entry.until, entry.cost) + codec.encode(entry.value, key)
+def pack(cached: CachedValue, key: str) -> bytes:
+    """Return the bytes for the store. Raises UnknownType, which names ``key``."""
+    return _HEAD.pack(_MARK, cached.until, cached.cost) + codec.encode(cached.value, key)
 
 
-def unpack(data: bytes) -> Entry:
-    """What was stored without a time is fresh as long as it is there. Raises CorruptValue."""
-    if data[:1] != MARK:
-        return Entry(codec.decode(data), math.inf, 0.0)
+def unpack(data: bytes) -> CachedValue:
+    """Parse what ``pack`` made, or a bare value, which is fresh while the store has it.
+
+    Raises CorruptValue.
+    """
+    if data[:1] != _MARK:
+        return CachedValue(codec.decode(data), math.inf, 0.0)
     if len(data) <= _HEAD.size:
         raise codec.CorruptValue("it is too short")
     _, until, cost = _HEAD.unpack_from(data)
-    return Entry(codec.decode(data[_HEAD.size :]), until, cost)
+    return CachedValue(codec.decode(data[_HEAD.size :]), until, cost)
 
 
 @dataclass(eq=False)
-class Flight:
-    """One call of ``get_or_set``. ``name`` and ``turn`` are keys in the store, ``key`` is the
-    caller's word for it; ``read`` looks up and counts what goes wrong."""
+class Computation:
+    """One call of ``get_or_set``.
 
+    ``name`` and ``lease`` are keys in the store, ``key`` the caller's word for the value, and
+    ``read`` looks the value up. ``ttl``, ``stale`` and ``wait`` are in seconds.
+    """
+
+    io: IO
     name: bytes
-    turn: bytes
+    lease: bytes
     key: str
     function: Callable[[], Any]
     ttl: float | None
     stale: float
     wait: float
-    read: Callable[[bytes], Script[Entry | None]]
+    read: Callable[[IO, bytes], Awaitable[CachedValue | None]]
     mark: bytes = field(default_factory=lambda: secrets.token_bytes(16))
 
-    def fly(self, seen: Entry | None) -> Script[Any]:
-        """``seen`` is what there was, if anything."""
+    async def run(self, seen: CachedValue | None) -> Any:
+        """Return the value. ``seen`` is what the store had, if anything."""
         deadline = time.monotonic() + self.wait
         for pause in pauses():
-            took = yield from self._take()
-            if took:
-                return (yield from self._compute(seen))
+            leased = await self._take_lease()
+            if leased:
+                return await self._compute(seen)
             if seen is not None and time.time() < seen.until + self.stale:
                 return seen.value
-            if took is None or time.monotonic() >= deadline:
-                return (yield lambda face: face.call(self.function))
-            yield sleep(pause)
-            seen = yield from self.read(self.name)
+            if leased is None or time.monotonic() >= deadline:
+                return await self.io.call(self.function)
+            await self.io.sleep(pause)
+            seen = await self.read(self.io, self.name)
             if seen is not None and seen.is_fresh():
                 return seen.value
 
-    def _take(self) -> Script[bool | None]:
-        """Take the turn. None without a store: then nobody waits for anybody."""
+    async def _take_lease(self) -> bool | None:
+        """Return whether the lease is ours. None without a store: then nobody waits."""
         try:
-            return bool((yield lambda face: face.store.add(self.turn, self.mark, TURN_TTL)))
+            return await self.io.store.add(self.lease, self.mark, LEASE_TTL_S)
         except StoreError as error:
             cache_failed(error)
             return None
 
-    def _compute(self, seen: Entry | None) -> Script[Any]:
+    async def _compute(self, seen: CachedValue | None) -> Any:
+        """Compute and store the value, unless the last holder of the lease has stored it between
+        our look and our lease."""
+        is_stored = False
         try:
-            value, stored = yield from self._compute_unless_done(seen)
-        except GeneratorExit:  # nobody is there any more to take a step
+            now = await self.read(self.io, self.name)
+            if now is not None and now.is_fresh() and (seen is None or now.until > seen.until):
+                value = now.value
+            else:
+                began = time.monotonic()
+                value = await self.io.call_while_renewing(self.lease, LEASE_TTL_S, self.function)
+                await self._store(value, time.monotonic() - began)
+                is_stored = True
+        except GeneratorExit:  # the coroutine is closed, and may await nothing more
             raise
         except BaseException as error:
-            yield from self._give_back(False)
+            await self._release_lease(is_stored)
             if seen is None or not seen.is_fresh() or not isinstance(error, Exception):
                 raise
-            log.warning("%r could not be computed anew ahead of time", self.key, exc_info=True)
+            log.warning("%r could not be computed ahead of its expiry", self.key, exc_info=True)
             return seen.value
-        yield from self._give_back(stored)
+        await self._release_lease(is_stored)
         return value
 
-    def _compute_unless_done(self, seen: Entry | None) -> Script[tuple[Any, bool]]:
-        """The value, and whether it was stored by us. Whoever had the turn before us may have
-        stored it between our look and our turn."""
-        now = yield from self.read(self.name)
-        if now is not None and now.is_fresh() and (seen is None or now.until > seen.until):
-            return now.value, False
-        began = time.monotonic()
-        value = yield lambda face: face.keep(self.turn, TURN_TTL, self.function)
-        yield from self._store(value, time.monotonic() - began)
-        return value, True
-
-    def _store(self, value: Any, cost: float) -> Script[None]:
+    async def _store(self, value: Any, cost: float) -> None:
         until = math.inf if self.ttl is None else time.time() + self.ttl
-        data = pack(Entry(value, until, cost), self.key)
+        data = pack(CachedValue(value, until, cost), self.key)
         ttl = None if self.ttl is None else self.ttl + self.stale
         try:
-            yield lambda face: face.store.set(self.name, data, ttl)
+            await self.io.store.set(self.name, data, ttl)
         except StoreError as error:
             cache_failed(error)
 
-    def _give_back(self, stored: bool) -> Script[None]:
+    async def _release_lease(self, is_stored: bool) -> None:
         try:
-            ours = yield lambda face: face.store.compare_and_delete(self.turn, self.mark)
-            if stored and not ours:
-                yield lambda face: face.store.delete([self.name])
+            is_ours = await self.io.store.compare_and_delete(self.lease, self.mark)
+            if is_stored and not is_ours:
+                await self.io.store.delete([self.name])
         except StoreError as error:
             cache_failed(error)

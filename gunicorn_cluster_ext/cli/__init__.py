@@ -58,5 +58,11 @@ def _parser(first: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(prog=prog, metavar="COMMAND", required=True)
     for name in [first] if first in _COMMANDS else _COMMANDS:
-        import_module(f"gunicorn_cluster_ext.cli.commands.{name}").add(commands)
+        module = import_module(f"gunicorn_cluster_ext.cli.commands.{name}")
+        summary = (module.__doc__ or "").partition(": ")[2].partition(".")[0]
+        parser_options = getattr(module, "PARSER_OPTIONS", {})
+        sentence = f"{summary[:1].upper()}{summary[1:]}."
+        command = commands.add_parser(name, help=summary, description=sentence, **parser_options)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser

@@ -4,6 +4,6 @@
     SESSION_ENGINE = "gunicorn_cluster_ext.django.sessions"
     MIDDLEWARE = [..., "gunicorn_cluster_ext.django.middleware.SessionMiddleware", ...]
 
-The middleware takes the place of ``django.contrib.sessions.middleware.SessionMiddleware``: when the
-store is away it answers 503 where that would answer 500.
+The middleware replaces ``django.contrib.sessions.middleware.SessionMiddleware``: when the store is
+away it answers 503, where Django's would answer 500.
 """

@@ -1,4 +1,4 @@
-"""A cache backend: Django's cache framework, over the cache that all workers share."""
+"""A backend for Django's cache framework, over the cache that all workers share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["ClusterCache", "http_responses"]
 
 
 class ClusterCache(BaseCache):
-    """``LOCATION`` is the address of a store of its own; without it, it is the server's.
+    """The cache backend. ``LOCATION`` is the address of a store of its own, in place of the
+    server's.
 
-    Values are those of ``codec``, and HTTP
-    responses; any other raises UnknownType. Without the store, ``add``, ``incr`` and ``clear``
-    raise StoreAway.
+    Values are those of ``codec`` and HTTP responses; any other raises UnknownType. When the store
+    is away, ``add``, ``incr`` and ``clear`` raise StoreAway.
     """
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
@@ -63,13 +63,13 @@ class ClusterCache(BaseCache):
         return self._cache.delete(self.make_and_validate_key(key, version))
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Raises ValueError when there is nothing, as Django has it."""
+        """Raises ValueError when there is no value, as Django requires."""
         if not self.has_key(key, version):
             raise ValueError(f"Key {key!r} not found")
         return self._cache.incr(self.make_and_validate_key(key, version), delta)
 
     async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Atomic, which Django's own is not."""
+        """Increment atomically, which Django's own method does not."""
         return await sync_to_async(self.incr)(key, delta, version)
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
@@ -100,7 +100,7 @@ class ClusterCache(BaseCache):
         timeout: Any = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> Any:
-        """What a function gives is computed once for all workers."""
+        """Compute the result of a function once for all workers."""
         ttl = self._ttl(timeout)
         if not callable(default) or (ttl is not None and ttl <= 0):
             return super().get_or_set(key, default, timeout, version)
@@ -110,6 +110,6 @@ class ClusterCache(BaseCache):
         self._cache.clear()
 
     def _ttl(self, timeout: Any) -> float | None:
-        """In seconds; None is for ever, and what is not more than 0 has expired already."""
+        """Return the time to live in seconds. None means for ever, 0 or less already expired."""
         timeout = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
         return None if timeout is None else max(-1.0, float(timeout))

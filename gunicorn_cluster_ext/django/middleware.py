@@ -1,4 +1,4 @@
-"""Django's session middleware, that answers 503 when the store with the sessions is away."""
+"""Django's session middleware, which answers 503 when the store with the sessions is away."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from django.http import HttpResponse
 from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
 from gunicorn_cluster_ext.session.session import SessionAway
 
+__all__ = ["SessionMiddleware"]
+
 
 class SessionMiddleware(middleware.SessionMiddleware):
-    """In place of ``django.contrib.sessions.middleware.SessionMiddleware``; for the engine
+    """Replaces ``django.contrib.sessions.middleware.SessionMiddleware`` for the engine
     ``gunicorn_cluster_ext.django.sessions``."""
 
     def process_exception(self, request: Any, exception: Exception) -> HttpResponse | None:
-        """A view has looked at its session in vain."""
+        """Answer for a view that could not use its session."""
         return _unavailable() if isinstance(exception, SessionAway) else None
 
     def process_response(self, request: Any, response: HttpResponse) -> HttpResponse:
-        """So has another middleware; or the session cannot be saved."""
-        if request.session.record.failed and response.status_code >= 500:
+        """Save the session. Answer if that fails, or if another middleware could not use it."""
+        if request.session.cluster_session.failed and response.status_code >= 500:
             return _unavailable()
         try:
             return super().process_response(request, response)

@@ -1,7 +1,7 @@
-"""The server that this process belongs to: its settings, and the worker that the process is.
+"""The context of this process: the settings in force, and the worker that it is, if it is one.
 
-In a worker the settings are those of the server; elsewhere (a shell, a task queue) those of the
-environment, ``GUNICORN_CLUSTER_STORE`` and so on.
+A worker has the settings of its server. Other processes (a shell, a task queue) have the settings
+of the environment, ``GUNICORN_CLUSTER_STORE`` and so on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gunicorn_cluster_ext.runtime import counters
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.settings import Settings, executed_config, read
 
-_server: Settings | None = None
+_server_settings: Settings | None = None
 
 
 class CurrentWorker(NamedTuple):
@@ -32,15 +32,20 @@ _worker: CurrentWorker | None = None
 
 
 def use(settings: Settings) -> None:
-    """Take the server's settings, also for a preloaded application. Called in the arbiter."""
-    global _server
-    if _server is None and settings.store == "embedded" and _of_environment.cache_info().currsize:
-        _warn_of_early_use(settings)
-    _server = settings
+    """Use the server's settings from now on. The arbiter calls this, and so does each worker."""
+    global _server_settings
+    was_used_early = _server_settings is None and _environment_settings.cache_info().currsize
+    is_named = settings.store_path is not None or settings.store_name is not None
+    if was_used_early and settings.store == "embedded" and not is_named:
+        log.warning(
+            "The application used the store while it was imported (preload_app), before the "
+            "server had named it, so it used another store. Set cluster_store_name."
+        )
+    _server_settings = settings
 
 
 def join(settings: Settings, board: Board, seat: int) -> None:
-    """Make this process the worker in ``seat``. Called in the worker, after its fork."""
+    """Make this process the worker in ``seat``. The worker calls this after its fork."""
     global _worker
     use(settings)
     _worker = CurrentWorker(os.getpid(), board, seat)
@@ -48,35 +53,27 @@ def join(settings: Settings, board: Board, seat: int) -> None:
 
 
 def board() -> Board | None:
-    """Return the board of the server whose worker this process is; None outside a worker."""
+    """Return the board of this worker's server; None outside a worker."""
     return _worker.board if _worker else None
 
 
 def worker() -> CurrentWorker | None:
-    """Return the worker that this process is, or was forked by; None in other processes."""
+    """Return the worker that this process is, or that has forked it; None elsewhere."""
     return _worker
 
 
 def settings() -> Settings:
-    """Return the server's settings, or those of the environment. Raises SettingError."""
-    return _of_environment() if _server is None else _server
+    """Return the server's settings, or the environment's. Raise SettingError."""
+    return _environment_settings() if _server_settings is None else _server_settings
 
 
 def with_settings(changes: Mapping[str, Any]) -> Settings:
-    """Return these settings with the application's own ``changes``. Raises SettingError."""
+    """Return these settings with the application's own ``changes``. Raise SettingError."""
     return dataclasses.replace(settings(), **changes) if changes else settings()
 
 
 @functools.cache
-def _of_environment() -> Settings:
-    # The executed config file counts too: gunicorn imports a preloaded application before any
-    # of our hooks runs.
+def _environment_settings() -> Settings:
+    # This includes an executed configuration file: gunicorn imports a preloaded application
+    # before any of our hooks runs.
     return read(executed_config(None), os.environ)
-
-
-def _warn_of_early_use(settings: Settings) -> None:
-    if settings.store_path is None and settings.store_name is None:
-        log.warning(
-            "The application used the store while it was imported (preload_app), before the "
-            "server had named it, so it used another store. Set cluster_store_name."
-        )

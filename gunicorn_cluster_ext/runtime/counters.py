@@ -1,4 +1,4 @@
-"""What this process counts besides requests, published on the board."""
+"""The counters of this process besides requests, which are published on the board."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import Word
 
 
-class Count:
-    """How often something has happened in this process. Threads may add at once."""
+class Counter:
+    """A counter of this process. It is thread-safe."""
 
     def __init__(self, word: int) -> None:
         self.word = word
@@ -26,7 +26,7 @@ class Count:
         self.value = 0
 
     def publish(self, board: Board, seat: int) -> None:
-        """Show the count in ``seat``'s row from now on."""
+        """Write the count to the row of ``seat`` from now on."""
         self._board, self._seat = board, seat
 
     def add(self, times: int = 1) -> None:
@@ -36,18 +36,18 @@ class Count:
                 self._board.set(self._seat, self.word, self.value)
 
 
-cache_hits = Count(Word.CACHE_HITS)
-cache_misses = Count(Word.CACHE_MISSES)
-cache_errors = Count(Word.CACHE_ERRORS)
-bus_sent = Count(Word.BUS_SENT)
-bus_received = Count(Word.BUS_RECEIVED)
-bus_lost = Count(Word.BUS_LOST)
-session_reads = Count(Word.SESSION_READS)
-session_writes = Count(Word.SESSION_WRITES)
-session_errors = Count(Word.SESSION_ERRORS)
-websockets = Count(Word.WEBSOCKETS)
+cache_hits = Counter(Word.CACHE_HITS)
+cache_misses = Counter(Word.CACHE_MISSES)
+cache_errors = Counter(Word.CACHE_ERRORS)
+bus_sent = Counter(Word.BUS_SENT)
+bus_received = Counter(Word.BUS_RECEIVED)
+bus_lost = Counter(Word.BUS_LOST)
+session_reads = Counter(Word.SESSION_READS)
+session_writes = Counter(Word.SESSION_WRITES)
+session_errors = Counter(Word.SESSION_ERRORS)
+websockets = Counter(Word.WEBSOCKETS)
 
-_COUNTS = (
+_COUNTERS = (
     *(cache_hits, cache_misses, cache_errors),
     *(bus_sent, bus_received, bus_lost),
     *(session_reads, session_writes, session_errors),
@@ -56,12 +56,12 @@ _COUNTS = (
 
 
 def publish(board: Board, seat: int) -> None:
-    """Show all counts in ``seat``'s row. Called in the worker, after its fork."""
-    for count in _COUNTS:
+    """Publish all counters in the row of ``seat``. The worker calls this after its fork."""
+    for count in _COUNTERS:
         count.publish(board, seat)
 
 
 def cache_failed(error: Exception) -> None:
-    """Count and log a failure of the store that the cache hides from its caller."""
+    """Counter and log a failure of the store, which the cache hides from its caller."""
     cache_errors.add()
     warn_throttled(error)

@@ -1,4 +1,4 @@
-"""A server's private directory, for what other processes of its user may look at."""
+"""The private directory of a server, with files for other processes of its user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from gunicorn_cluster_ext.runtime.procfs import is_alive
 
-_NAME = re.compile(r"gunicorn-cluster-(\d+)-\w+")
+_NAME_PATTERN = re.compile(r"gunicorn-cluster-(\d+)-\w+")
 
 
 def make_directory(base: str | None, uid: int, gid: int) -> Path:
-    """A new private directory for this server's files, owned by the workers' user.
+    """Return a new private directory for this server's files, owned by the workers' user.
 
-    Without ``base`` memory file systems are tried first, because a board on a disk is
-    written back to it. What dead servers of this user left there is removed. Raises OSError
-    when no place can be written.
+    Without ``base`` this tries memory file systems first, because the kernel writes a board on a
+    disk back to the disk. It removes what dead servers of these users have left there. Raise
+    OSError if no place can be written.
     """
-    import tempfile  # it takes longer to import than the command line needs to find a directory
+    import tempfile  # its import takes longer than a command needs to find a directory
 
     error: OSError = OSError("no directory to try")
     for candidate in [base] if base else _places():
@@ -37,19 +37,19 @@ def make_directory(base: str | None, uid: int, gid: int) -> Path:
 
 
 def bus_socket(directory: Path, seat: int, generation: int) -> Path:
-    """Return the path of the socket on which that process receives the bus's messages."""
+    """Return the path of the socket on which a process receives messages of the bus."""
     return directory / f"bus-{seat}-{generation}"
 
 
 def give_away(file: int, directory: Path) -> None:
-    """Let an open file in a private directory belong to whom the directory does. For root only."""
+    """Give an open file to the owner of its private directory. Only root needs to."""
     if os.geteuid() == 0:
         owner = directory.stat()
         os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def _places() -> list[str]:
-    """The best first. Those for temporary files are the ones that ``tempfile`` knows."""
+    """Return the places for a directory, the best first, then those that ``tempfile`` uses."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     memory = ["/dev/shm"] if sys.platform == "linux" else []
     chosen = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
@@ -58,10 +58,10 @@ def _places() -> list[str]:
 
 
 def directories(base: str | None = None) -> Iterator[tuple[int, Path]]:
-    """The private directories of servers, with their masters' pids."""
+    """Yield the private directories of servers, with the pids of their masters."""
     for place in [base] if base else _places():
         for path in Path(place).glob("gunicorn-cluster-*"):
-            match = _NAME.fullmatch(path.name)
+            match = _NAME_PATTERN.fullmatch(path.name)
             if match and path.is_dir() and not path.is_symlink():
                 yield int(match[1]), path
 

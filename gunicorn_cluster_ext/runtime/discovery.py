@@ -37,7 +37,7 @@ class Server(NamedTuple):
 
     @property
     def is_running(self) -> bool:
-        """Whether it still runs. A server that ends removes its files, if it can."""
+        """True while it runs. A server removes its files when it ends, if it can."""
         return (self.directory / "board").exists() and is_alive(self.pid)
 
 

@@ -1,7 +1,7 @@
-"""What happened to a server and its workers: one JSON object per line, in its directory.
+"""The events of a server and its workers: one JSON object per line, in the server's directory.
 
-The arbiter appends; anybody who may read the directory reads. Two files at most: when the one
-that grows has reached MAX_FILE_BYTES, it replaces the other.
+The arbiter appends; anyone who may read the directory can read them. There are two files: when
+EVENTS_FILE has reached MAX_FILE_BYTES, it replaces OLDER_EVENTS_FILE, and a new one begins.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from gunicorn_cluster_ext.runtime.directory import give_away
 
 EVENTS_FILE = "events.jsonl"
 OLDER_EVENTS_FILE = "events.1.jsonl"
-#: Bytes; twice as much is kept.
 MAX_FILE_BYTES = 256 << 10
-# Whatever is there, nothing leads to another file, and nothing is waited for.
+# The workers' user owns the directory: a link must not lead to another file, nor a FIFO block.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``at`` is the wall clock's time, ``monotonic`` that of what never jumps, in seconds.
+    """An event. ``at`` is the wall clock's time, ``monotonic`` a clock's that never jumps, in s.
 
-    ``lost`` counts events before this one that could not be written.
+    ``lost`` counts the events before this one that could not be written.
     """
 
     at: float
@@ -43,60 +42,56 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Journal:
-    """Writes events, in the arbiter. Nothing is open between two, so no worker inherits it.
+    """Writes events, in the arbiter. It keeps no file open, so no worker inherits one.
 
-    An event that cannot be written is counted, and
-    the first said in the log: a full disk must not stop the server.
+    Events that cannot be written are counted, and the first is reported in the log: a full disk
+    must not stop the server.
     """
 
     def __init__(self, directory: Path | None, log: Any) -> None:
         self._directory, self._log = directory, log
         self._lost = 0
-        self._complained = False
+        self._warned = False
 
     def write(self, event: str, text: str = "", **fields: Any) -> None:
-        """``fields`` are those of Event."""
+        """Write an event; ``fields`` are the fields of Event."""
         if self._directory is None:
             return
-        # Names of files in it may be no UTF-8.
+        # Errors contain file names, which may not be valid UTF-8.
         text = text.encode(errors="replace").decode()
-        what = Event(time.time(), time.monotonic(), event, text, lost=self._lost, **fields)
+        entry = Event(time.time(), time.monotonic(), event, text, lost=self._lost, **fields)
         try:
-            # What was lost may have been half of a line.
+            # A lost event may have left half a line.
             begin = b"\n" if self._lost else b""
-            self._append(self._directory, begin + msgspec.json.encode(what) + b"\n")
+            _append(self._directory, begin + msgspec.json.encode(entry) + b"\n")
         except OSError as error:
             self._lost += 1
-            self._complain(error)
+            if not self._warned:
+                self._warned = True
+                self._log.warning("Events cannot be written (said once): %s", error)
         else:
             self._lost = 0
 
-    def _append(self, directory: Path, line: bytes) -> None:
-        path = directory / EVENTS_FILE
-        if path.exists() and path.lstat().st_size >= MAX_FILE_BYTES:
-            path.replace(directory / OLDER_EVENTS_FILE)
-        file = os.open(path, _FLAGS, 0o600)
-        try:
-            self._check(os.fstat(file))
-            give_away(file, directory)
-            if os.write(file, line) < len(line):
-                raise OSError("half of an event was written")
-        finally:
-            os.close(file)
 
-    def _check(self, found: os.stat_result) -> None:
-        """The workers' user can put there what it likes; root does not write to all of it."""
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+def _append(directory: Path, line: bytes) -> None:
+    path = directory / EVENTS_FILE
+    if path.exists() and path.lstat().st_size >= MAX_FILE_BYTES:
+        path.replace(directory / OLDER_EVENTS_FILE)
+    file = os.open(path, _FLAGS, 0o600)
+    try:
+        status = os.fstat(file)
+        # The workers' user may have put another file there, and root must not write to it.
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise OSError(f"{EVENTS_FILE} is not the file that the server made")
-
-    def _complain(self, error: OSError) -> None:
-        if not self._complained:
-            self._complained = True
-            self._log.warning("Events cannot be written (said once): %s", error)
+        give_away(file, directory)
+        if os.write(file, line) < len(line):
+            raise OSError("an event was written only in part")
+    finally:
+        os.close(file)
 
 
 def older(directory: Path) -> list[Event]:
-    """Those of the file that does not grow any more. Raises OSError."""
+    """Return the events of the file that no longer grows. Raise OSError."""
     try:
         return parse((directory / OLDER_EVENTS_FILE).read_bytes().splitlines())
     except FileNotFoundError:
@@ -104,28 +99,28 @@ def older(directory: Path) -> list[Event]:
 
 
 class Tail:
-    """Those of the file that grows, and of the one that takes its place."""
+    """Follows the file that grows, and each file that takes its place."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / EVENTS_FILE
         self._file: BinaryIO | None = None
-        self._half = b""
+        self._partial = b""
 
     def read(self) -> list[Event]:
-        """What was written since the last time. Raises OSError."""
+        """Return the events that were written since the last call. Raise OSError."""
         lines = self._lines()
-        if self._is_over():
-            # Between the two looks something may have been written to the old one.
+        if self._is_replaced():
+            # The old file may have grown between the read and the check.
             lines += self._lines()
             self.close()
             lines += self._lines()
         return parse(lines)
 
     def close(self) -> None:
-        """Forget the file."""
+        """Close the file. The next read starts at the beginning of the present one."""
         if self._file is not None:
             self._file.close()
-        self._file, self._half = None, b""
+        self._file, self._partial = None, b""
 
     def _lines(self) -> list[bytes]:
         if self._file is None:
@@ -133,11 +128,11 @@ class Tail:
                 self._file = self._path.open("rb")
             except FileNotFoundError:
                 return []
-        *lines, self._half = (self._half + self._file.read()).split(b"\n")
+        *lines, self._partial = (self._partial + self._file.read()).split(b"\n")
         return lines
 
-    def _is_over(self) -> bool:
-        """Whether there is another file now."""
+    def _is_replaced(self) -> bool:
+        """Return whether another file has taken the place of the open one."""
         try:
             now = self._path.stat().st_ino
         except FileNotFoundError:
@@ -146,7 +141,7 @@ class Tail:
 
 
 def parse(lines: Iterable[bytes]) -> list[Event]:
-    """What is no event, because half of it was written, is left out."""
+    """Return the events in ``lines``. Lines that were written only in part are left out."""
     found = []
     for line in lines:
         try:

@@ -1,9 +1,9 @@
-"""Which worker is this? Answered live, because a value read at import is wrong after a fork.
+"""The identity of this worker, asked for live: a value read at import is wrong after a fork.
 
-The arbiter *assigns* an identity just before it forks; the child *adopts* it as the first
-thing that runs after the fork (``os.register_at_fork``), so that even gunicorn's own
-"Booting worker" line carries the worker id. The parent forgets the assignment again, so
-other processes forked by the arbiter adopt nothing.
+The arbiter *assigns* an identity just before it forks a worker. The child *adopts* it before any
+other code runs (``os.register_at_fork``), so that even gunicorn's own line "Booting worker"
+carries the worker id. After the fork the arbiter drops the assignment, so other processes that it
+forks adopt nothing.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _watching = False
 
 
 def worker_id() -> int | None:
-    """This worker's stable number, 0 to n-1; None outside a worker (in the arbiter, a shell)."""
+    """Return this worker's stable number, 0 to n-1; None outside a worker (arbiter, shell)."""
     return None if _current is None else _current.slot
 
 
 def current_worker() -> Identity | None:
-    """This worker's slot, generation and pid; None outside a worker."""
+    """Return this worker's slot, generation and pid; None outside a worker."""
     return _current
 
 
 def assign(slot: int, generation: int) -> None:
-    """The next fork makes the worker ``slot``. Called in the arbiter."""
+    """Make the child of the next fork the worker ``slot``. The arbiter calls this."""
     global _assigned
     _assigned = (slot, generation)
 
 
 def watch() -> None:
-    """Follow forks, and have every log record say which worker wrote it.
+    """Follow forks, and add the worker to every log record.
 
-    Called in the arbiter before it logs its first line.
+    The arbiter calls this before it logs its first line.
     """
     global _watching
     if not _watching:
         _watching = True
-        os.register_at_fork(after_in_child=_adopt, after_in_parent=_forget)
-        logging.setLogRecordFactory(_stamping(logging.getLogRecordFactory()))
+        os.register_at_fork(after_in_child=_adopt, after_in_parent=_drop_assignment)
+        logging.setLogRecordFactory(_with_worker(logging.getLogRecordFactory()))
 
 
 def _adopt() -> None:
@@ -65,32 +65,32 @@ def _adopt() -> None:
         _assigned = None
 
 
-def _forget() -> None:
+def _drop_assignment() -> None:
     global _assigned
     _assigned = None
 
 
-def _stamping(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
-    """A log record factory whose records say which worker wrote them.
+def _with_worker(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    """Return a log record factory whose records name the worker that wrote them.
 
-    The fields are ``worker_id`` and ``worker_generation``, "-" in the arbiter, for use in
-    any logging configuration (``%(worker_id)s``). Strings: what indexes structured logs refuses
-    a field that has a number in one line and a word in another.
+    The fields ``worker_id`` and ``worker_generation`` are for any logging configuration
+    (``%(worker_id)s``). They are strings, "-" in the arbiter: indexes of structured logs refuse a
+    field that has a number in one record and text in another.
     """
 
-    def stamp(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
         record.worker_id = "-" if _current is None else str(_current.slot)
         record.worker_generation = "-" if _current is None else str(_current.generation)
         return record
 
-    return stamp
+    return make_record
 
 
 class WorkerFormatter(logging.Formatter):
-    """A formatter that puts ``[worker N]`` before the message of what a worker logs.
+    """A formatter that puts ``[worker N]`` before the messages of workers.
 
-    Only lines of workers change; those of the arbiter stay exactly gunicorn's.
+    The arbiter's lines stay exactly as gunicorn writes them.
     """
 
     def __init__(self, fmt: str, datefmt: str | None) -> None:
@@ -106,10 +106,10 @@ class WorkerFormatter(logging.Formatter):
 
 
 def mark_log(logger: logging.Logger, stock_format: str) -> None:
-    """Make ``logger``'s handlers name the worker, where they use gunicorn's own format.
+    """Make the handlers of ``logger`` that use gunicorn's own format name the worker.
 
-    A user's own logging configuration is left alone: it has the fields ``worker_id`` and
-    ``worker_generation`` to use as it likes.
+    This does not change a user's own logging configuration, which can use the fields
+    ``worker_id`` and ``worker_generation``.
     """
     for handler in logger.handlers:
         formatter = handler.formatter

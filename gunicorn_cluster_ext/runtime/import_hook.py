@@ -1,4 +1,7 @@
-"""Doing something with a module when, and only when, the application imports it."""
+"""Run code when the application imports a module, without importing it first.
+
+``wrapt.when_imported`` does the same, in a C extension.
+"""
 
 from __future__ import annotations
 
@@ -11,48 +14,48 @@ from types import ModuleType
 
 
 def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
-    """Call ``act`` with the module ``name``: now, or right after it is imported and executed."""
+    """Call ``act`` with the module ``name``: now if it is imported, else after its import."""
     module = sys.modules.get(name)
     if module is not None:
         act(module)
     else:
-        sys.meta_path.insert(0, _Watch(name, act))
+        sys.meta_path.insert(0, _NotifyingFinder(name, act))
 
 
-class _Watch(MetaPathFinder):
-    """Finds nothing itself; tells when the module has been executed, and then goes."""
+class _NotifyingFinder(MetaPathFinder):
+    """A finder that wraps the loader of one module, and removes itself after the import."""
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
         self._name, self._act = name, act
-        self._is_asking = False
+        self._is_searching = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self._name or self._is_asking:
+        if name != self._name or self._is_searching:
             return None
-        self._is_asking = True
+        self._is_searching = True
         try:
             spec = importlib.util.find_spec(name)
         finally:
-            self._is_asking = False
+            self._is_searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _TellingLoader(spec.loader, self._executed)
+            spec.loader = _NotifyingLoader(spec.loader, self._on_executed)
         return spec
 
-    def _executed(self, module: ModuleType) -> None:
+    def _on_executed(self, module: ModuleType) -> None:
         sys.meta_path.remove(self)
         self._act(module)
 
 
-class _TellingLoader(Loader):
-    def __init__(self, loader: Loader, tell: Callable[[ModuleType], None]) -> None:
+class _NotifyingLoader(Loader):
+    def __init__(self, loader: Loader, notify: Callable[[ModuleType], None]) -> None:
         self._loader = loader
-        self._tell = tell
+        self._notify = notify
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._tell(module)
+        self._notify(module)

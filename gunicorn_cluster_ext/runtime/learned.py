@@ -1,7 +1,7 @@
-"""What the learn rules remember, in memory that all workers of a server share.
+"""The sessions that the learn rules have learned, in memory that all workers of a server share.
 
-The arbiter makes it before a fork, when there is a learn rule. Values are not kept, only a keyed
-hash of 64 bits: clients choose values, and must not be able to choose where they meet.
+The arbiter makes it before a fork, if there is a learn rule. It keeps no values, only their keyed
+64-bit hashes: clients choose values, and must not be able to choose values that collide.
 """
 
 from __future__ import annotations
@@ -17,75 +17,73 @@ from gunicorn_cluster_ext.logs import ThrottledLog
 from gunicorn_cluster_ext.routing.learned_table import LearnedTable, words_for
 from gunicorn_cluster_ext.routing.tags import ProcessTag
 
-#: An entry is renewed when this part of its time has passed, so that few uses write.
-_PART: Final = 16
-_WORD: Final = 8
-#: How old the answer to a question that takes milliseconds may be.
-_HELD_S: Final = 1.0
+#: A use renews an entry after this fraction of its lifetime, so that few uses write.
+_RENEW_AFTER: Final = 1 / 16
+_WORD_BYTES: Final = 8
+#: ``has_own_sessions`` takes milliseconds, so its result is reused for this long.
+_OWN_SESSIONS_S: Final = 1.0
 
 
 class LearnedSessions:
-    """For ``size`` values at most, each for ``ttl`` seconds after its last use."""
+    """Which process has the session of a value, for each value until ``ttl`` s after its last use.
+
+    The arbiter makes it, with room for ``size`` values; the workers use it.
+    """
 
     def __init__(self, size: int, ttl: float) -> None:
-        """Called in the arbiter."""
         self.ttl = ttl
-        self._words = memoryview(mmap.mmap(-1, words_for(size) * _WORD)).cast("Q")
+        self._words = memoryview(mmap.mmap(-1, words_for(size) * _WORD_BYTES)).cast("Q")
         self._secret = os.urandom(32)
-        # Between the threads of one process. Processes do not wait for each other.
+        # It serializes the threads of one process. Processes do not wait for each other.
         self._writing = threading.Lock()
-        self._complain = ThrottledLog()
+        self._warn = ThrottledLog()
 
     def join(self, process: ProcessTag, seat: int) -> None:
-        """What is learned from now on, ``process`` knows. Called in the worker."""
+        """Make this process ``process``, whose sessions ``learn`` learns. The worker calls this."""
         self._process = process
         self._table = LearnedTable(self._words, preferred_way=seat)
-        self._held = (0.0, False)
+        self._own_sessions = (0.0, False)  # when this was found out, and the result
 
     def recall(self, rule: str, value: bytes) -> ProcessTag | None:
-        """The process that knows ``value``. To ask is to use it."""
+        """Return the process that has the session of ``value``, or None. This is a use of it."""
         return self._recall(self._key(rule, value), time.monotonic())
 
     def learn(self, rule: str, value: bytes) -> bool:
-        """This process knows ``value``. Returns whether that is news."""
+        """Learn that this process has the session of ``value``. Return whether that is new."""
         key, now = self._key(rule, value), time.monotonic()
         if self._recall(key, now) == self._process:
             return False
         with self._writing:
             lost = self._table.put(key, self._process, self._expiry(now), int(now))
         if lost:
-            self._complain(
-                LearnTableFull("cluster_learn_size is too small: a session was forgotten")
-            )
+            self._warn("cluster_learn_size is too small: a session was forgotten")
         return True
 
     def has_own_sessions(self) -> bool:
-        """Whether this process knows a value that is still remembered, or did a second ago."""
+        """Return whether this process has learned sessions, or had some up to a second ago."""
         now = time.monotonic()
-        asked, held = self._held
-        if now - asked >= _HELD_S:
-            held = self._table.holds(self._process, int(now))
-            self._held = (now, held)
-        return held
+        found_at, found = self._own_sessions
+        if now - found_at >= _OWN_SESSIONS_S:
+            found = self._table.holds(self._process, int(now))
+            self._own_sessions = (now, found)
+        return found
 
     def _recall(self, key: int, now: float) -> ProcessTag | None:
         entry = self._table.find(key, int(now))
         if entry is None:
             return None
         expiry = self._expiry(now)
-        if expiry - entry.expires > self.ttl / _PART:
+        if expiry - entry.expires > self.ttl * _RENEW_AFTER:
             with self._writing:
                 self._table.renew(key, expiry)
         return entry.process
 
     def _expiry(self, now: float) -> int:
-        """In whole seconds; rather a second too late."""
+        """Return when a value used ``now`` expires, in whole seconds, at most a second too late."""
         return int(now + self.ttl) + 1
 
     def _key(self, rule: str, value: bytes) -> int:
         text = b"%s\0%s" % (rule.encode(), value)  # no rule contains a zero byte
-        return int.from_bytes(blake2b(text, digest_size=_WORD, key=self._secret).digest(), "little")
-
-
-class LearnTableFull(Exception):
-    """A value that was in use had to go for another."""
+        return int.from_bytes(
+            blake2b(text, digest_size=_WORD_BYTES, key=self._secret).digest(), "little"
+        )

@@ -1,9 +1,9 @@
-"""What processes call themselves in ``ps`` and ``top``: who they are, and what goes on.
+"""The titles of processes in ``ps`` and ``top``: the process, and what it is doing.
 
     gunicorn: master [app] rolling 2/4
     gunicorn: worker 2 [app] draining
 
-Set when something changes, never for a request.
+They are set when a state changes, never for a request.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ _DOING = {
     State.PARKED: "parked",
 }
 
-_who = ""
+#: The title of this worker without its state.
+_worker = ""
 
 
-def set_worker(who: str) -> None:
-    """This process is the worker ``who``, and boots. Called in the worker, after its fork."""
-    global _who
-    _who = who
-    _set(who, _DOING[State.BOOTING])
+def set_worker(title: str) -> None:
+    """Name this worker, which is booting. The worker calls this after its fork."""
+    global _worker
+    _worker = title
+    _set(title, _DOING[State.BOOTING])
 
 
 def show_state(state: State) -> None:
-    """Say what this worker does, unless the application has chosen a title of its own."""
-    if state in _DOING and _is_gunicorns():
-        _set(_who, _DOING[state])
+    """Show the state of this worker, unless the application has set a title of its own."""
+    if state in _DOING and _is_ours():
+        _set(_worker, _DOING[state])
 
 
 def show_roll(master: str, roll: Roll) -> None:
-    """Say how the roll stands. Called in the arbiter."""
+    """Show the state of the roll. The arbiter calls this."""
     doing = ""
     if roll.state is RollState.ROLLING:
         doing = f"rolling {roll.replaced}/{roll.total}"
@@ -47,12 +48,12 @@ def show_roll(master: str, roll: Roll) -> None:
     _set(master, doing)
 
 
-def _set(who: str, doing: str) -> None:
-    util._setproctitle(f"{who} {doing}".rstrip())
+def _set(title: str, doing: str) -> None:
+    util._setproctitle(f"{title} {doing}".rstrip())
 
 
-def _is_gunicorns() -> bool:
-    if sys.platform == "darwin":  # where gunicorn sets none, because it is not safe after a fork
+def _is_ours() -> bool:
+    if sys.platform == "darwin":  # gunicorn sets no titles there: it is not safe after a fork
         return False
     from setproctitle import getproctitle
 

@@ -1,10 +1,10 @@
-"""prometheus_client's files, one set for each seat instead of one for each process.
+"""prometheus_client's multiprocess files, one set per seat instead of one per process.
 
-With ``PROMETHEUS_MULTIPROC_DIR`` prometheus_client keeps what a process counts in files that
-are named by its pid, and sums up all files: every restart leaves some behind. A seat is held by
-one process at a time, so its files go from each process to the next, with what they have counted.
-(Not a slot: two processes of one slot write at once while one drains.) The master's pid is in the
-name, for two servers may share the directory (USR2).
+With ``PROMETHEUS_MULTIPROC_DIR`` prometheus_client keeps the metrics of a process in files that
+are named by its pid, and sums all files, so every restart leaves files behind. One process at a
+time holds a seat, so each process takes over the files of the one before it, with their counts.
+(Files per slot would not do: two processes of a slot write at once while one drains.) The names
+contain the master's pid, because two servers may share the directory (USR2).
 """
 
 from __future__ import annotations
@@ -18,50 +18,52 @@ from gunicorn_cluster_ext.runtime.import_hook import when_imported
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class _Seat(NamedTuple):
+class _Worker(NamedTuple):
+    """A worker: its pid, and the identifier in the names of its seat's files."""
+
     pid: int
-    name: str
+    identifier: str
 
 
-_mine = _Seat(0, "")
+_worker = _Worker(0, "")
 
 
 def watch() -> None:
-    """Have prometheus_client ask us. Called in the arbiter, before it loads an application."""
+    """Name the files by seat. The arbiter calls this before it loads an application."""
     when_imported("prometheus_client.values", _name_by_seat)
 
 
 def _name_by_seat(values: Any) -> None:
-    """Runs in the process that imports it, the arbiter or a worker."""
+    """Patch ``prometheus_client.values`` in the process that has imported it."""
     if DIRECTORY_VARIABLE in os.environ:
         values.ValueClass = values.MultiProcessValue(process_identifier=identifier)
 
 
 def join(master: int, seat: int) -> None:
-    """This process sits in ``seat``. Called in the worker, after its fork."""
-    global _mine
-    _mine = _Seat(os.getpid(), _name(master, seat))
+    """Use the files of ``seat`` from now on. The worker calls this after its fork."""
+    global _worker
+    _worker = _Worker(os.getpid(), _identifier(master, seat))
 
 
 def identifier() -> int | str:
-    """What this process's files are named by; asked for each time that something is counted.
+    """Return the identifier of this process's files. prometheus_client asks at each change.
 
-    A process that a worker has forked writes at the same time as the worker: it has its own.
+    A process that a worker has forked writes at the same time as the worker, so it has its own.
     """
     pid = os.getpid()
-    return _mine.name if pid == _mine.pid else pid
+    return _worker.identifier if pid == _worker.pid else pid
 
 
-def _name(master: int, seat: int) -> str:
+def _identifier(master: int, seat: int) -> str:
     return f"{master}-seat{seat}"
 
 
 def forget_live(master: int, seat: int) -> None:
-    """Remove the gauges that are to last as long as their process (``live...``).
+    """Remove the gauges that last as long as their process (``live...``).
 
-    Called in the arbiter, when the process in ``seat`` is gone. The others go on.
+    The arbiter calls this when the process in ``seat`` has exited. The other files stay.
     """
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
-        for path in Path(directory).glob(f"gauge_live*_{_name(master, seat)}.db"):
+        for path in Path(directory).glob(f"gauge_live*_{_identifier(master, seat)}.db"):
             path.unlink(missing_ok=True)

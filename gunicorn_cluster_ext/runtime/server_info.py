@@ -1,7 +1,7 @@
-"""What a server is: versions, addresses, application, settings. A file in its directory.
+"""Facts about a server: versions, addresses, application, settings. A file in its directory.
 
-Written by the arbiter when it begins and after each reload; the command line reads it. What only
-the arbiter needs is imported there, because ``status`` is to be quick.
+The arbiter writes it at the start and after each reload; the command line reads it. Functions of
+the arbiter import what they need themselves, so that ``status`` starts quickly.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ if TYPE_CHECKING:
     from gunicorn_cluster_ext.settings import Settings
 
 SERVER_INFO_FILE = "server.json"
+_GUNICORN_SETTINGS = (
+    *("workers", "threads", "timeout", "graceful_timeout"),
+    *("max_requests", "preload_app"),
+)
 
 
 class ServerInfo(NamedTuple):
-    """``started`` is the wall clock's time when the server began, in seconds. ``settings`` are
-    those of this pack that somebody has set, and what of gunicorn's own goes with them."""
+    """The facts. ``started`` is the wall clock's time of the start, in seconds.
+
+    ``settings`` are the settings of this pack that differ from their defaults, and related
+    settings of gunicorn.
+    """
 
     pack: str
     gunicorn: str
@@ -38,11 +45,16 @@ class ServerInfo(NamedTuple):
     settings: dict[str, Any]
 
 
-def of(arbiter: Any, settings: Settings) -> ServerInfo:
-    """What the arbiter's configuration says now."""
+def collect(arbiter: Any, settings: Settings) -> ServerInfo:
+    """Return the facts about the arbiter's server now."""
     from gunicorn import __version__ as gunicorn_version
 
-    cfg = arbiter.cfg
+    cfg, defaults = arbiter.cfg, vars(type(settings)())
+    changed = {
+        f"cluster_{name}": _without_secret(value) if isinstance(value, str) else value
+        for name, value in vars(settings).items()
+        if value != defaults[name]
+    }
     return ServerInfo(
         pack=__version__,
         gunicorn=gunicorn_version,
@@ -53,43 +65,28 @@ def of(arbiter: Any, settings: Settings) -> ServerInfo:
         worker_class=cfg.worker_class_str,
         store=_without_secret(settings.store),
         restart_limit=settings.restart_limit,
-        settings=_of_gunicorn(cfg) | _changed(settings),
+        settings={name: getattr(cfg, name) for name in _GUNICORN_SETTINGS} | changed,
     )
 
 
-def _of_gunicorn(cfg: Any) -> dict[str, Any]:
-    names = ("workers", "threads", "timeout", "graceful_timeout", "max_requests", "preload_app")
-    return {name: getattr(cfg, name) for name in names}
-
-
-def _changed(settings: Settings) -> dict[str, Any]:
-    """Those that are not as they are by default."""
-    defaults = vars(type(settings)())
-    return {
-        f"cluster_{name}": _without_secret(value) if isinstance(value, str) else value
-        for name, value in vars(settings).items()
-        if value != defaults[name]
-    }
-
-
 def _without_secret(text: str) -> str:
-    """A URL less its user, password and query."""
+    """Return a URL without its user, password and query."""
     return re.sub(r"//[^/]*@", "//", text.partition("?")[0]) if "://" in text else text
 
 
-def write(directory: Path, description: ServerInfo) -> None:
-    """At once: who reads finds the old or the new. Raises OSError."""
+def write(directory: Path, info: ServerInfo) -> None:
+    """Write the file atomically: readers find the old or the new one. Raise OSError."""
     written = directory / f"{SERVER_INFO_FILE}.new"
     written.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(written, flags, 0o600), "w") as file:
         give_away(file.fileno(), directory)
-        json.dump(description._asdict(), file, default=str)
+        json.dump(info._asdict(), file, default=str)
     written.replace(directory / SERVER_INFO_FILE)
 
 
 def read(directory: Path) -> ServerInfo | None:
-    """None if there is none that can be read: the directory was full, or is of another version."""
+    """Return the facts, or None if they cannot be read (a full disk, another version)."""
     try:
         return ServerInfo(**json.loads((directory / SERVER_INFO_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):

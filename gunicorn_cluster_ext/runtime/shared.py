@@ -1,4 +1,4 @@
-"""What the arbiter makes before its first fork, and all workers use."""
+"""The objects that the arbiter makes before its first fork and all workers share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gunicorn_cluster_ext.settings import Settings
 
 
 class Shared:
-    """Board, inboxes, learned sessions and private directory of one server.
+    """The board, inboxes, learned sessions and private directory of one server.
 
-    ``capacity`` counts slots. ``directory`` is None where none can be made: then the board is
-    anonymous. Raises OSError when the board or an inbox cannot be made.
+    ``capacity`` is the number of slots. ``directory`` is None if none can be made: then the board
+    is anonymous. Raise OSError if the board or an inbox cannot be made.
     """
 
-    #: What the learn rules remember, once there is one. A worker has what was there at its fork.
+    #: None until there is a learn rule. A worker keeps what there was when it was forked.
     learned: LearnedSessions | None = None
 
     def __init__(self, settings: Settings, capacity: int, directory: Path | None) -> None:

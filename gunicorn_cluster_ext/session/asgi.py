@@ -1,11 +1,19 @@
-"""TODO session.asgi."""
+"""Sessions for ASGI applications."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.routing.asgi import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    cookie_header,
+    text_headers,
+)
 from gunicorn_cluster_ext.session.middleware import (
     UNAVAILABLE,
     UNAVAILABLE_HEADERS,
@@ -16,27 +24,19 @@ from gunicorn_cluster_ext.session.session import Session, SessionAway
 from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.handles import Stores
 
-Message = dict[str, Any]
-
-
-Receive = Callable[[], Awaitable[Message]]
-
-
-Send = Callable[[Message], Awaitable[None]]
-
 
 class ASGISessionMiddleware:
-    """Around an ASGI application, HTTP and WebSocket.
+    """Middleware around an ASGI application, for HTTP and WebSocket.
 
     ``scope["session"]`` is used without ``await``. The embedded store answers in microseconds and
-    is asked when the session is first touched. Any other is asked before the application runs, if
-    the request has a session cookie, so that the event loop never waits for a network;
-    ``prefetch=False`` leaves that to the application: ``await request.session.aload()``.
+    is asked when the session is first used. Any other store is asked before the application runs,
+    if the request has a session cookie, so that the event loop never waits for a network. With
+    ``prefetch=False`` the application does that: ``await request.session.aload()``.
     """
 
     def __init__(
         self,
-        app: Callable[..., Awaitable[None]],
+        app: App,
         *,
         prefetch: bool = True,
         stores: Stores = handles.default,
@@ -46,36 +46,28 @@ class ASGISessionMiddleware:
         self.prefetch = prefetch
         self.sessions = Sessions(stores, overrides)
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        session = scope["session"] = self.sessions.open(_cookies(scope))
+        session = scope["session"] = self.sessions.open(cookie_header(scope))
         if not self.sessions.stores.is_local:
             await session.prepare(load=self.prefetch)
-        answer = _AsyncAnswer(self.sessions, session, scope, send)
+        response = _Response(self.sessions, session, scope, send)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, response.send)
         except SessionAway:
-            if answer.begun:
+            if response.begun:
                 raise
-            await answer.refuse()
-        if scope["type"] == "websocket" and not answer.refused:
-            await answer.save_late()
+            await response.refuse()
+        if scope["type"] == "websocket" and not response.refused:
+            await response.save_late()
 
 
-def _cookies(scope: dict[str, Any]) -> str:
-    """HTTP/2 may split the header."""
-    values = [value for name, value in scope["headers"] if name == b"cookie"]
-    return b"; ".join(values).decode("latin-1")
+class _Response:
+    """One response or WebSocket: the application's ``send``, and a refusal in its place."""
 
-
-class _AsyncAnswer:
-    """One response, or one WebSocket: its ``send``, and what to send instead."""
-
-    def __init__(
-        self, sessions: Sessions, session: Session, scope: dict[str, Any], send: Send
-    ) -> None:
+    def __init__(self, sessions: Sessions, session: Session, scope: Scope, send: Send) -> None:
         self.begun = False
         self.refused = False
         self._sessions = sessions
@@ -88,25 +80,20 @@ class _AsyncAnswer:
         if self.refused:
             return
         if message["type"] in ("http.response.start", "websocket.accept"):
-            message = await self._begin(message)
-        if not self.refused:
-            await self._send(message)
-
-    async def _begin(self, message: Message) -> Message:
-        if self._session.failed and message.get("status", 200) >= 500:
-            await self.refuse()
-            return message
-        self.begun = True
-        headers = list(message.get("headers", ()))
-        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        try:
-            saved = await self._session.asave(last=self._scope["type"] == "http")
-        except SessionAway:
-            await self.refuse()
-            return message
-        scheme = self._scope.get("scheme", "http")
-        ours = self._sessions.headers(self._session, saved, scheme, given)
-        return {**message, "headers": [*headers, *_encoded(ours)]}
+            if self._session.failed and message.get("status", 200) >= 500:
+                await self.refuse()
+                return
+            self.begun = True
+            try:
+                saved = await self._session.asave(last=self._scope["type"] == "http")
+            except SessionAway:
+                await self.refuse()
+                return
+            headers = list(message.get("headers", ()))
+            scheme = self._scope.get("scheme", "http")
+            ours = self._sessions.headers(self._session, saved, scheme, text_headers(headers))
+            message = {**message, "headers": [*headers, *_encoded(ours)]}
+        await self._send(message)
 
     async def refuse(self) -> None:
         self.begun = self.refused = True
@@ -119,11 +106,11 @@ class _AsyncAnswer:
         await self._send({"type": "http.response.body", "body": body})
 
     async def save_late(self) -> None:
-        """What was changed since a WebSocket was accepted."""
+        """Save what was changed since a WebSocket was accepted."""
         try:
             await self._session.asave()
         except SessionAway as error:
-            log.warning("What a WebSocket changed in its session is lost: %s", error)
+            log.warning("The changes that a WebSocket made to its session are lost: %s", error)
 
 
 def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:

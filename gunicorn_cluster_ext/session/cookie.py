@@ -1,4 +1,4 @@
-"""The session's cookie: found in a request, and written into a response."""
+"""The session cookie: found in a request, and written into a response."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from gunicorn_cluster_ext.logs import ThrottledLog
 from gunicorn_cluster_ext.settings import SettingError, Settings
 
-#: Of a client's: said, but not with each request, for anybody can send one.
+#: Logs a bad cookie, but not with each request: any client can send one.
 complain_of_cookie = ThrottledLog(logging.INFO)
 
-#: 256 random bits.
+#: 256 random bits, in base64.
 _ID = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -23,13 +23,16 @@ def new_id() -> str:
 
 
 def is_id(value: str | None) -> bool:
-    """Whether it has the form of one. Nothing else is ever looked up."""
+    """Return whether ``value`` has the form of an id. Nothing else is ever looked up."""
     return value is not None and _ID.fullmatch(value) is not None
 
 
 @dataclass(frozen=True)
 class SessionCookie:
-    """``max_age`` None: it goes with the browser. Raises SettingError for what browsers refuse."""
+    """The attributes of the cookie. Raises SettingError for what browsers refuse.
+
+    ``max_age`` is in seconds; with None the cookie ends with the browser.
+    """
 
     name: str
     max_age: int | None
@@ -63,22 +66,23 @@ class SessionCookie:
         return re.compile(rf"(?:^|;)[ \t]*{re.escape(self.name)}[ \t]*=([^;]*)")
 
     def find(self, header: str) -> str | None:
-        """The session id in a ``Cookie`` header; the first, if there are several."""
+        """Return the first session id in a ``Cookie`` header."""
         values: list[str] = self._values.findall(header)
         for value in values:
             if is_id(stripped := value.strip(" \t")):
                 return stripped
         if values:
             size = len(values[0])
-            complain_of_cookie(f"A session cookie that we cannot have set: {size} characters")
+            complain_of_cookie(f"A session cookie is malformed: {size} characters")
         return None
 
     def put(self, sid: str, scheme: str) -> str:
-        """The value of a ``Set-Cookie`` header."""
+        """Return the value of the ``Set-Cookie`` header that sets the cookie."""
         age = "" if self.max_age is None else f"; Max-Age={self.max_age}"
         return f"{self.name}={sid}{age}{self._attributes(scheme)}"
 
     def remove(self, scheme: str) -> str:
+        """Return the value of the ``Set-Cookie`` header that deletes the cookie."""
         expired = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
         return f"{self.name}={expired}{self._attributes(scheme)}"
 

@@ -1,4 +1,4 @@
-"""Named values over stored bytes, that know which of them were changed, also deep inside."""
+"""Named values over stored bytes, which know their changes, also those inside a value."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from uuid import UUID
 
 from gunicorn_cluster_ext import codec
 
-#: Values that cannot change in place, so they need not be compared.
-_FIXED = frozenset(
+#: The types of values that cannot change in place, so they need not be compared.
+_IMMUTABLE = frozenset(
     {type(None), bool, int, float, str, bytes, frozenset}
     | {datetime, date, time, timedelta, Decimal, UUID}
 )
 
 
 class Changes(NamedTuple):
+    """Fields to put and to remove."""
+
     put: dict[bytes, bytes]
     remove: list[bytes]
 
@@ -27,9 +29,11 @@ class Changes(NamedTuple):
 
 
 class Fields(MutableMapping[str, Any]):
-    """A dictionary over a store's field map. Values are encoded when they are set, so that one
-    that cannot be stored is refused there, and once more in ``changes`` if they can change in
-    place and somebody has had them in hand. Raises CorruptValue when it is made."""
+    """A dictionary over a store's field map. Raises CorruptValue.
+
+    A value is encoded when it is set, so that one that cannot be stored is refused there. If it is
+    mutable and was read, it is encoded once more in ``changes``, and compared.
+    """
 
     def __init__(self, stored: Mapping[bytes, bytes]) -> None:
         try:
@@ -40,30 +44,30 @@ class Fields(MutableMapping[str, Any]):
             raise codec.CorruptValue("the name of a field") from None
         self._values = {name: codec.decode(data) for name, data in self._stored.items()}
         self._fixed: dict[str, bytes] = {}
-        self._in_hand: set[str] = set()
+        self._was_read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
-        if type(value) not in _FIXED:
-            self._in_hand.add(name)
+        if type(value) not in _IMMUTABLE:
+            self._was_read.add(name)
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
         if not isinstance(name, str) or name.startswith("\0"):
-            raise TypeError(f"{name!r} is no name for a value: a string is")
+            raise TypeError(f"{name!r} is no name for a value: it must be a string")
         data = codec.encode(value, name)
         self._values[name] = value
         self._fixed.pop(name, None)
-        self._in_hand.discard(name)
-        if type(value) in _FIXED:
+        self._was_read.discard(name)
+        if type(value) in _IMMUTABLE:
             self._fixed[name] = data
         else:
-            self._in_hand.add(name)
+            self._was_read.add(name)
 
     def __delitem__(self, name: str) -> None:
         del self._values[name]
         self._fixed.pop(name, None)
-        self._in_hand.discard(name)
+        self._was_read.discard(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -79,8 +83,8 @@ class Fields(MutableMapping[str, Any]):
         return self
 
     def changes(self) -> Changes:
-        """What differs from what was stored. Raises UnknownType."""
-        now = {name: codec.encode(self._values[name], name) for name in self._in_hand}
+        """Return the differences from the stored fields. Raises UnknownType."""
+        now = {name: codec.encode(self._values[name], name) for name in self._was_read}
         put = {
             _key(name): data
             for name, data in (*self._fixed.items(), *now.items())
@@ -89,7 +93,7 @@ class Fields(MutableMapping[str, Any]):
         return Changes(put, [_key(name) for name in self._stored if name not in self._values])
 
     def stored(self, changes: Changes) -> None:
-        """The changes have been stored; from now on only others count."""
+        """Note that the changes were stored, so that only later ones are differences."""
         self._stored |= {_name(key): data for key, data in changes.put.items()}
         for key in changes.remove:
             self._stored.pop(_name(key), None)

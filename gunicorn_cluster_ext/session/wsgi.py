@@ -1,4 +1,4 @@
-"""TODO session.wsgi."""
+"""Sessions for WSGI applications."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gunicorn_cluster_ext.session.middleware import (
-    KEY,
+    ENVIRON_KEY,
     UNAVAILABLE,
     UNAVAILABLE_HEADERS,
     Headers,
@@ -18,7 +18,7 @@ from gunicorn_cluster_ext.stores.handles import Stores
 
 
 class SessionMiddleware:
-    """Around a WSGI application."""
+    """Middleware around a WSGI application."""
 
     def __init__(
         self,
@@ -31,19 +31,19 @@ class SessionMiddleware:
         self.sessions = Sessions(stores, overrides)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        session = environ[KEY] = self.sessions.open(environ.get("HTTP_COOKIE", ""))
-        answer = _Answer(self.sessions, session, environ, start_response)
+        session = environ[ENVIRON_KEY] = self.sessions.open(environ.get("HTTP_COOKIE", ""))
+        response = _Response(self.sessions, session, environ, start_response)
         try:
-            body = self.app(environ, answer.start)
+            body = self.app(environ, response.start)
         except SessionAway:
-            if answer.begun:
+            if response.begun:
                 raise
-            return answer.refuse()
-        return body if answer.begun and not answer.refused else answer.rest(body)
+            return response.refuse()
+        return body if response.begun and not response.refused else response.rest(body)
 
 
-class _Answer:
-    """One response: its ``start_response``, and what to send instead."""
+class _Response:
+    """One response: the ``start_response`` of the application, and a 503 in its place."""
 
     def __init__(
         self, sessions: Sessions, session: Session, environ: dict[str, Any], start_response: Any
@@ -61,19 +61,15 @@ class _Answer:
         self.begun = True
         if self._session.failed and status >= "5":
             return self._refuse(exc_info)
-        try:
-            ours = self._save(headers)
-        except SessionAway:
-            return self._refuse(exc_info)
-        return self._start(status, [*headers, *ours], exc_info)
-
-    def _save(self, headers: Headers) -> Headers:
-        """Once; an application that begins anew after an error gets the same cookie."""
         if self._headers is None:
+            # Once: an application that starts again after an error gets the same cookie.
+            try:
+                saved = self._session.save()
+            except SessionAway:
+                return self._refuse(exc_info)
             scheme = self._environ.get("wsgi.url_scheme", "http")
-            saved = self._session.save()
             self._headers = self._sessions.headers(self._session, saved, scheme, headers)
-        return self._headers
+        return self._start(status, [*headers, *self._headers], exc_info)
 
     def _start(self, status: str, headers: Headers, exc_info: Any) -> Any:
         if exc_info is None:
@@ -81,7 +77,7 @@ class _Answer:
         return self._start_response(status, headers, exc_info)
 
     def _refuse(self, exc_info: Any = None) -> Callable[[bytes], None]:
-        """Start a 503; what the application writes is dropped."""
+        """Start a response 503, and drop what the application writes."""
         self.begun = self.refused = True
         self._start("503 Service Unavailable", list(UNAVAILABLE_HEADERS), exc_info)
         return lambda data: None
@@ -91,10 +87,12 @@ class _Answer:
         return [] if self._environ.get("REQUEST_METHOD") == "HEAD" else [UNAVAILABLE]
 
     def rest(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """The body of an application that is refused, or that begins only when it is iterated."""
+        """Yield the body of an application that is refused, or starts only when it is iterated."""
         try:
-            if not self.refused:
-                yield from self._chunks(body)
+            for chunk in () if self.refused else body:
+                if self.refused:
+                    break
+                yield chunk
         except SessionAway:
             if self.begun:
                 raise
@@ -105,9 +103,3 @@ class _Answer:
                 close()
         if self.refused and self._environ.get("REQUEST_METHOD") != "HEAD":
             yield UNAVAILABLE
-
-    def _chunks(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        for chunk in body:
-            if self.refused:
-                return
-            yield chunk

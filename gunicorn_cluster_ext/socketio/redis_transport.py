@@ -33,8 +33,8 @@ try:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from gunicorn_cluster_ext.stores.redis.blocking_client import sentinel_options
-    from gunicorn_cluster_ext.stores.redis.url import parse
+    from gunicorn_cluster_ext.stores.redis.options import sentinel_options
+    from gunicorn_cluster_ext.stores.redis.url import Topology, parse
 except ImportError as error:
     raise StoreError(f"cluster_store names a Redis, which needs redis-py >= 5.1: {error}") from None
 
@@ -92,9 +92,9 @@ class _RedisTransport:
 
     def _client(self, **changes: Any) -> Any:
         options = {**self._address.options(self._is_async), **changes}
-        if self._address.way == "sentinel":
+        if self._address.topology is Topology.SENTINEL:
             return self._master(options)
-        if self._address.way == "cluster":
+        if self._address.topology is Topology.CLUSTER:
             # A message published at one node reaches all. If this one does not answer, the next
             # attempt takes another.
             options["host"], options["port"] = next(self._nodes)

@@ -1,8 +1,8 @@
 """Stores: bytes under keys with a time to live, shared by all workers.
 
-A store knows nothing of codecs, sessions or caches. All of them pass one conformance suite
-(``tests/stores``). What a store holds is opened after the fork, in the process that uses it,
-when it is first used.
+A store knows nothing of codecs, sessions or caches. Each kind of store passes one conformance
+suite (``tests/stores``), and is written once, as coroutines (``sync_async``). A process opens a
+store when it first uses it, so always after the fork.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores.contract import AsyncStore, Store
+    from gunicorn_cluster_ext.stores.contract import AsyncStore
+    from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 
 
-def open_store(settings: Settings) -> Store:
-    """What ``cluster_store`` names. Nothing is opened or asked yet, except where its files are.
+def open_store(settings: Settings) -> BlockingStore:
+    """Return the store that ``cluster_store`` names. No server is connected to, and no file opened.
 
-    Raises StoreError if that store cannot be: no client library, no directory.
+    Raises StoreError if the store cannot be used: no client library, no directory.
     """
     if settings.store == "embedded":
-        from gunicorn_cluster_ext.stores.embedded.store import EmbeddedStore, open_environment
+        from gunicorn_cluster_ext.stores.embedded import store as embedded
 
-        return EmbeddedStore(open_environment(settings))
-    from gunicorn_cluster_ext.stores.redis.store import RedisStore
+        return embedded.open_store(settings)
+    from gunicorn_cluster_ext.stores.redis import store as redis
 
-    return RedisStore(settings)
+    return redis.open_store(settings)
 
 
 def open_async_store(settings: Settings) -> AsyncStore:
-    """The same for an event loop."""
+    """Return the store that ``cluster_store`` names, for an event loop. See ``open_store``."""
     if settings.store == "embedded":
-        from gunicorn_cluster_ext.stores.embedded.store import AsyncEmbeddedStore, open_environment
+        from gunicorn_cluster_ext.stores.embedded import store as embedded
 
-        return AsyncEmbeddedStore(open_environment(settings))
-    from gunicorn_cluster_ext.stores.redis.store import AsyncRedisStore
+        return embedded.open_async_store(settings)
+    from gunicorn_cluster_ext.stores.redis import store as redis
 
-    return AsyncRedisStore(settings)
+    return redis.open_async_store(settings)

@@ -1,12 +1,10 @@
-"""When a store is not even asked any more. No I/O; the caller passes ``now``.
+"""A circuit breaker: calls to a store that does not answer fail at once. No I/O.
 
-How it goes::
-
-    CLOSED  --- some calls in a row fail --->  OPEN: every call fails at once
-      ^                                          |  after a pause
-      |                                          v
-      `------- it succeeds ----------------  one call probes; the others still fail at once
-                                             (it fails: OPEN again)
+CLOSED  --- several calls in a row fail --->  OPEN: every call fails at once
+  ^                                             |  after a pause
+  |                                             v
+  `------- it succeeds ----------------------  one call is the probe; the others still fail
+                                               (it fails: OPEN again)
 """
 
 from __future__ import annotations
@@ -16,12 +14,16 @@ from dataclasses import dataclass
 
 @dataclass
 class Breaker:
-    """``failures`` in a row open it, for ``pause`` seconds. A probe that gives no sign of life
-    for ``patience`` seconds (its task was cancelled, its thread killed) makes way for another."""
+    """Opens after ``failures`` failures in a row, for ``pause_s`` seconds.
+
+    A probe that has neither succeeded nor failed after ``probe_timeout_s`` seconds (its task was
+    cancelled, its thread killed) is given up, and another call becomes the probe. The defaults
+    bound what an outage costs: three slow calls, then one probe in half a second.
+    """
 
     failures: int = 3
-    pause: float = 0.5
-    patience: float = 5.0
+    pause_s: float = 0.5
+    probe_timeout_s: float = 5.0
     _failed: int = 0
     _retry_at: float = 0.0
 
@@ -30,18 +32,19 @@ class Breaker:
         return self._failed < self.failures
 
     def admits(self, now: float) -> bool:
-        """Whether this call may be made. While open, whoever is told so makes the probe."""
+        """Return whether this call may be made. While open, an admitted call is the probe."""
         if self.is_closed:
             return True
         if now < self._retry_at:
             return False
-        self._retry_at = now + self.patience
+        self._retry_at = now + self.probe_timeout_s
         return True
 
     def succeeded(self) -> None:
+        """Close, because a call was answered."""
         self._failed = 0
 
     def failed(self, now: float) -> None:
-        """A call was not answered."""
+        """Count a call that was not answered."""
         self._failed = min(self._failed + 1, self.failures)
-        self._retry_at = now + self.pause
+        self._retry_at = now + self.pause_s

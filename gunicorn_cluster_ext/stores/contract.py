@@ -1,111 +1,79 @@
-"""TODO stores.contract."""
+"""What a store can do, and the errors that it raises."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    pass
+from typing import Protocol
 
 
 class StoreError(Exception):
-    """A store could not do what was asked; the message says which, and why."""
+    """A store could not do what was asked. The message says which store, and why."""
 
 
 class StoreAway(StoreError):
     """The store cannot be reached, or did not answer in time. Try again later.
 
-    What was asked may have been done all the same, if the answer is what was lost.
+    If only the answer was lost, the operation may have been carried out all the same.
     """
 
 
 class NotANumber(StoreError, TypeError):
-    """``incr`` of a value that is no integer of 64 bits, or a sum that would be none."""
+    """``incr`` of a value that is no 64-bit integer, or whose sum would be none."""
 
 
-class Store(Protocol):
-    """The contract. ``ttl`` is in seconds, more than 0; None: for ever. A key has at least one
-    byte, and holds a value or a field map; to ask for the other kind is a StoreError. Every method
-    may raise StoreError, and StoreAway within ``cluster_store_timeout``.
+class AsyncStore(Protocol):
+    """Bytes under keys. ``ttl`` is in seconds, more than 0; None means for ever.
 
-    An ``AsyncStore`` has the same methods, to be awaited.
+    A key has at least one byte, and holds a value or a field map; to ask for the other kind raises
+    StoreError. Every method may raise StoreError, and raises StoreAway within
+    ``cluster_store_timeout``. An AsyncStore belongs to the event loop in which it is first used; a
+    ``BlockingStore`` has the same methods for threads.
     """
 
     # --- values -------------------------------------------------------------------------
 
-    def get(self, key: bytes) -> bytes | None: ...
+    async def get(self, key: bytes) -> bytes | None: ...
 
-    def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The values in the order of ``keys``; None also for a field map."""
+    async def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """Return the values in the order of ``keys``; None also for a field map."""
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None:
-        """Whatever was there, and its time to live, is gone."""
+    async def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None:
+        """Replace whatever the key holds, and its time to live."""
 
-    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None:
-        """One ``set`` after the other, in fewer round trips."""
+    async def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None:
+        """Set one after the other, in fewer round trips."""
 
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        """Set unless there is something, atomically with its time to live. Whether it was set."""
+    async def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        """Set unless the key exists, atomically with the time to live. Return whether it was
+        set."""
 
-    def touch(self, key: bytes, ttl: float | None) -> bool:
-        """Give a value, or a field map, a new time to live. Whether there is one."""
+    async def touch(self, key: bytes, ttl: float | None) -> bool:
+        """Give a value or a field map a new time to live. Return whether the key exists."""
 
-    def delete(self, keys: Iterable[bytes]) -> int:
-        """How many there were, values and field maps alike."""
+    async def delete(self, keys: Iterable[bytes]) -> int:
+        """Delete values and field maps. Return how many there were."""
 
-    def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int:
-        """Add to the number under ``key`` (decimal, 64 bits, as Redis has it; 0 if there is
-        nothing), atomically. ``ttl`` counts only for a number that is made. Returns the sum.
+    async def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int:
+        """Add to the number under ``key`` atomically, and return the sum.
+
+        The number is decimal and has 64 bits, as in Redis, and 0 if the key does not exist. ``ttl``
+        counts only for a number that is created. Raises NotANumber.
         """
 
-    def compare_and_delete(self, key: bytes, value: bytes) -> bool:
-        """Delete what is under ``key`` if it is ``value``. Whether it was. For locks."""
+    async def compare_and_delete(self, key: bytes, value: bytes) -> bool:
+        """Delete the key if it holds ``value``. Return whether it did. Used by locks."""
 
-    def clear(self, prefix: bytes) -> int:
-        """Delete all keys that begin so, values and field maps. About how many there were.
+    async def clear(self, prefix: bytes) -> int:
+        """Delete every key with this prefix. Return about how many there were.
 
-        This may take longer than the limit, in steps that do not.
+        This may take longer than ``cluster_store_timeout``, in steps that do not.
         """
 
     # --- field maps: small dictionaries under one key --------------------------------------
 
-    def fields(self, key: bytes) -> dict[bytes, bytes]:
-        """All fields; empty if there is nothing. A map without fields is nothing."""
+    async def fields(self, key: bytes) -> dict[bytes, bytes]:
+        """Return all fields; none if the key does not exist. A map without fields does not."""
 
-    def change(
-        self,
-        key: bytes,
-        put: Mapping[bytes, bytes],
-        remove: Iterable[bytes] = (),
-        *,
-        ttl: float | None = None,
-        must_exist: bool = False,
-    ) -> bool:
-        """Remove and put fields (one that is in both is put) and set the time to live of the map,
-        all or nothing.
-
-        With ``must_exist`` nothing is done if there is no map (any more), and that is False.
-        """
-
-    def close(self) -> None:
-        """Give back what is open. A store that is used again opens again."""
-
-
-class AsyncStore(Protocol):
-    """See Store. It belongs to the event loop in which it is first used."""
-
-    async def get(self, key: bytes) -> bytes | None: ...
-    async def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]: ...
-    async def set(self, key: bytes, value: bytes, ttl: float | None = None) -> None: ...
-    async def set_many(self, items: Mapping[bytes, bytes], ttl: float | None = None) -> None: ...
-    async def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool: ...
-    async def touch(self, key: bytes, ttl: float | None) -> bool: ...
-    async def delete(self, keys: Iterable[bytes]) -> int: ...
-    async def incr(self, key: bytes, by: int = 1, ttl: float | None = None) -> int: ...
-    async def compare_and_delete(self, key: bytes, value: bytes) -> bool: ...
-    async def clear(self, prefix: bytes) -> int: ...
-    async def fields(self, key: bytes) -> dict[bytes, bytes]: ...
     async def change(
         self,
         key: bytes,
@@ -114,5 +82,12 @@ class AsyncStore(Protocol):
         *,
         ttl: float | None = None,
         must_exist: bool = False,
-    ) -> bool: ...
-    async def close(self) -> None: ...
+    ) -> bool:
+        """Remove and put fields and set the time to live of the map, all or nothing.
+
+        A field that is removed and put is put. With ``must_exist``, do nothing and return False if
+        there is no map.
+        """
+
+    async def close(self) -> None:
+        """Close connections and files. A store that is used again opens them again."""

@@ -1,21 +1,22 @@
 """The stores that this process has opened.
 
-A store is opened when it is first used, by the process that uses it: nothing of it may cross a
-fork. To share a server's embedded store, a process outside its workers gives it the same name or
-path (``cluster_store_name``, ``cluster_store_path``) as the server does.
+A process opens a store when it first uses it: nothing of a store may cross a fork. To share a
+server's embedded store, a process outside its workers gives it the same name or path
+(``cluster_store_name``, ``cluster_store_path``) as the server does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from gunicorn_cluster_ext import stores
 from gunicorn_cluster_ext.runtime import context, forks
 from gunicorn_cluster_ext.settings import Settings
-from gunicorn_cluster_ext.stores.contract import Store
+from gunicorn_cluster_ext.stores.contract import AsyncStore
+from gunicorn_cluster_ext.stores.sync_async import AsyncIO, BlockingIO, BlockingStore
 
 
 class Stores:
@@ -23,17 +24,21 @@ class Stores:
 
     def __init__(self, settings: Callable[[], Settings] = context.settings) -> None:
         self._settings = settings
+        self.blocking_io = BlockingIO(self)
+        self.async_io = AsyncIO(self)
         self.forget()
         forks.register(self)
 
     def forget(self) -> None:
         """Hold no open store, in a forked child."""
         self._lock = threading.Lock()
-        self._store: Store | None = None
-        self._asynchronous: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._store: BlockingStore | None = None
+        self._asynchronous: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncStore] = (
+            WeakKeyDictionary()
+        )
 
     @property
-    def store(self) -> Store:
+    def store(self) -> BlockingStore:
         """The blocking store. Raises StoreError when it cannot be opened."""
         if self._store is None:
             with self._lock:
@@ -47,11 +52,8 @@ class Stores:
         return self._settings().store == "embedded"
 
     @property
-    def async_store(self) -> Any:
+    def async_store(self) -> AsyncStore:
         """The store of the running event loop. Raises StoreError when it cannot be opened."""
-        # Imported here, because a gevent worker must be able to patch before asyncio is imported.
-        import asyncio
-
         loop = asyncio.get_running_loop()
         store = self._asynchronous.get(loop)
         if store is None:

@@ -1,40 +1,36 @@
-"""Why a process ended, in words, and whether that was to be expected. No I/O."""
+"""Why a process exited, in words, and whether that was expected. No I/O."""
 
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from gunicorn_cluster_ext.runtime.board.layout import State
+from gunicorn_cluster_ext.runtime.board.layout import Cause, State
+from gunicorn_cluster_ext.supervisor.slots import Process
 
-if TYPE_CHECKING:
-    from gunicorn_cluster_ext.supervisor.slots import Process
-from gunicorn_cluster_ext.runtime.board.layout import Cause
-
-#: What gunicorn's workers exit with when they cannot boot, and when the application cannot load.
+#: The exit codes of gunicorn's workers that cannot boot, or cannot load the application.
 BOOT_ERROR = 3
 LOAD_ERROR = 4
 
-#: Why processes are told to finish. Any other reason is one to recycle it.
+#: The reasons for which processes are retired. Any other reason is one to recycle a process.
 ROLL = "the reload replaced it"
 ANOTHER_ROLL = "another roll began"
 ROLL_FAILED = "the roll failed"
-ASKED = "somebody asked it to"
+SIGNALLED = "it received a signal"
 REPLACED = "it was replaced"
 RESTART = "gunicorn-cluster restart"
 FEWER = "fewer workers are wanted"
-SERVER_ENDS = "the server ends"
-
+SERVER_STOPS = "the server is stopping"
 
 _CAUSES = {
     ROLL: Cause.ROLL,
     ANOTHER_ROLL: Cause.ROLL,
     ROLL_FAILED: Cause.ROLL,
     REPLACED: Cause.ROLL,
-    ASKED: Cause.REQUEST,
+    SIGNALLED: Cause.REQUEST,
     RESTART: Cause.REQUEST,
     FEWER: Cause.REQUEST,
-    SERVER_ENDS: Cause.REQUEST,
+    SERVER_STOPS: Cause.REQUEST,
 }
 
 
@@ -46,7 +42,7 @@ class Exit(NamedTuple):
 
     @classmethod
     def of_code(cls, code: int) -> Exit:
-        """From what ``os.waitstatus_to_exitcode`` made of a status: below 0 it is a signal."""
+        """Convert the result of ``os.waitstatus_to_exitcode``: below 0 it is a signal."""
         return cls(None, -code) if code < 0 else cls(code, None)
 
     @property
@@ -61,42 +57,42 @@ class Exit(NamedTuple):
         return self.code in (BOOT_ERROR, LOAD_ERROR)
 
     def is_expected(self, process: Process) -> bool:
-        """Whether somebody wanted it: the arbiter, or an operator who sent the worker a signal.
+        """Return whether the exit was asked for, by the arbiter or by an operator's signal.
 
-        A worker that was asked to finish says so on the board.
+        A worker that receives a signal to finish publishes DRAINING before it exits.
         """
-        if process.blamed:
+        if process.kill_reason:
             return False
-        asked = process.state in (State.DRAINING, State.GONE) and self.code == 0
-        return process.told is not None or asked or self.signal == signal.SIGTERM
+        drained = process.state in (State.DRAINING, State.GONE) and self.code == 0
+        return process.retired_at is not None or drained or self.signal == signal.SIGTERM
 
     def cause(self, process: Process) -> Cause:
-        if process.blamed:
+        """Return the kind of exit, as the board counts it."""
+        if process.kill_reason:
             return Cause.FORCE
         if not self.is_expected(process):
-            return Cause.BOOT if process.ready is None else Cause.CRASH
-        return _CAUSES.get(process.why or ASKED, Cause.RECYCLE)
+            return Cause.BOOT if process.ready_at is None else Cause.CRASH
+        return _CAUSES.get(process.retire_reason or SIGNALLED, Cause.RECYCLE)
 
     def words(self, process: Process, now: float) -> str:
-        """Why it ended, and when, as one phrase."""
-        return f"{self.reason(process)} {_when(process, now)}"
+        """Return why and when the process exited, as one phrase."""
+        if process.ready_at is None:
+            when = f"before it was ready, {now - process.forked_at:.1f} s after its start"
+        else:
+            when = f"after serving for {now - process.ready_at:.1f} s"
+        return f"{self.reason(process)} {when}"
 
     def reason(self, process: Process) -> str:
-        """Why it ended, as one phrase."""
-        if process.blamed:
-            return process.blamed
-        if process.told is not None:
-            return f"finished ({process.why})" if self.code == 0 else f"ended ({process.why})"
+        """Return why the process exited, as one phrase. The board has room for 56 bytes of it."""
+        if process.kill_reason:
+            return process.kill_reason
+        if process.retired_at is not None:
+            verb = "finished" if self.code == 0 else "ended"
+            return f"{verb} ({process.retire_reason})"
         if self.is_expected(process):
-            return "was told from outside to finish"
+            return f"finished ({SIGNALLED})" if self.code == 0 else f"ended ({SIGNALLED})"
         if self.signal is not None:
             return f"was ended by {self.signal_name}"
-        if self.code == LOAD_ERROR or (self.code == BOOT_ERROR and process.ready is None):
+        if self.code == LOAD_ERROR or (self.code == BOOT_ERROR and process.ready_at is None):
             return f"could not load the application (exit code {self.code})"
         return f"exited by itself with code {self.code}"
-
-
-def _when(process: Process, now: float) -> str:
-    if process.ready is None:
-        return f"before it was ready, {now - process.forked:.1f} s after its start"
-    return f"after serving for {now - process.ready:.1f} s"

@@ -10,7 +10,7 @@ from gunicorn import sock
 
 
 class _Only:
-    """A configuration that listens at ``address`` only."""
+    """The configuration ``cfg``, but with other listening addresses."""
 
     def __init__(self, cfg: Any, address: list[Any]) -> None:
         self._cfg = cfg
@@ -21,10 +21,11 @@ class _Only:
 
 
 def renewed(listeners: list[Any], old: Any, new: Any, log: Any) -> list[Any]:
-    """The listeners for the configuration ``new``; those of addresses that stay are kept.
+    """Return the listeners for the configuration ``new``; addresses that ``old`` has too keep
+    theirs.
 
-    Gunicorn's own reload closes and binds them all, which ends the server if any address stays:
-    its workers still listen there. Raises OSError when an address cannot be had.
+    Gunicorn's own reload closes and binds them all, which ends the server if it keeps any address:
+    its workers still listen there. Raises OSError when an address cannot be bound.
     """
     kept = dict(zip(old.address, listeners, strict=False))
     added = [address for address in new.address if address not in kept]
@@ -36,7 +37,7 @@ def renewed(listeners: list[Any], old: Any, new: Any, log: Any) -> list[Any]:
 
 
 def _check_free(address: Any) -> None:
-    """Raise OSError if a TCP address cannot be bound: gunicorn would block, and try for 5 s."""
+    """Raise OSError if a TCP address cannot be bound. Gunicorn would retry, and block, for 5 s."""
     if not isinstance(address, tuple):
         return
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -50,7 +51,7 @@ def _check_free(address: Any) -> None:
 
 
 def close(listeners: list[Any], kept: list[Any]) -> None:
-    """Close those that are not ``kept`` as well; a Unix socket's file goes too."""
+    """Close the listeners that are not among ``kept``, and remove their Unix sockets' files."""
     for listener in listeners:
         if listener not in kept:
             name = listener.getsockname()

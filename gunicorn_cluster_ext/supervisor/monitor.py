@@ -1,4 +1,4 @@
-"""How the workers that serve are: health, requests, age, memory. Runs in the arbiter."""
+"""Watches the workers that serve: health, requests, age, memory. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -11,104 +11,87 @@ from gunicorn_cluster_ext.runtime.procfs import resident_memory
 from gunicorn_cluster_ext.supervisor.actions import Action
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.health import Prober
-from gunicorn_cluster_ext.supervisor.recycling import SAMPLE_INTERVAL, Recycler
-from gunicorn_cluster_ext.supervisor.slots import Process
+from gunicorn_cluster_ext.supervisor.recycling import Recycler
+
+#: Time between two samples of the workers' memory.
+MEMORY_INTERVAL_S = 2.0
+#: Time over which requests are counted for a rate.
+RATE_INTERVAL_S = 5.0
 
 
-class Checkup:
-    """Looks at each worker, tells the supervisor, and yields what is to be done at once."""
+class Monitor:
+    """Looks at each worker and reports to the life cycle. A turn yields what is to be done."""
 
     def __init__(self, cluster: Cluster, log: Any) -> None:
         self._cluster, self._log = cluster, log
+        self._lifecycle, self._board = cluster.lifecycle, cluster.board
         self._prober = Prober(cluster.shared.inboxes)
-        self._sampled = 0.0
         self._rates = Rates()
+        self._sampled_at = 0.0
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a worker's answer is awaited."""
+        """Return whether a worker has yet to answer a health check."""
         return self._prober.is_waiting
 
     def close(self) -> None:
-        """Forget what is under way. Also called in each worker, which inherits it."""
+        """Drop the checks that are under way. Each worker, which inherits them, calls it too."""
         self._prober.close()
 
     def turn(
         self, pids: Mapping[int, int], address: Any, *, probing: bool, now: float
     ) -> Iterator[Action]:
-        """``pids`` by the processes' keys; ``address`` is where the server listens."""
-        table = self._cluster.supervisor.table
-        serving = [each for each in table if each.serves and not each.blamed]
+        """Look at the workers once.
+
+        ``pids`` are by process key; ``address`` is where the server listens; ``probing``: health
+        is checked.
+        """
+        settings = self._cluster.settings
+        recycler = Recycler(settings, random.random)
+        serving = [each for each in self._lifecycle if each.serves and not each.kill_reason]
         if probing:
-            yield from self._check_health(serving, address, now)
-        self._check_age(serving, now)
-        if self._rates.is_due(now):
-            self._publish_rates(now)
-        settings = self._cluster.settings
-        if (settings.max_memory or settings.max_memory_hard) and now >= self._sampled:
-            self._sampled = now + SAMPLE_INTERVAL
-            yield from self._check_memory(serving, pids, now)
-
-    def _check_health(self, serving: list[Process], address: Any, now: float) -> Iterator[Action]:
-        settings = self._cluster.settings
-        for process, reason in self._prober.turn(serving, settings, _plain(address), now):
-            self._log.error("Worker %s %s", process.place.slot, reason)
-            yield from self._cluster.supervisor.unhealthy(process, reason, now)
-
-    @property
-    def _recycler(self) -> Recycler:
-        return Recycler(self._cluster.settings, random.random)
-
-    def _check_age(self, serving: list[Process], now: float) -> None:
-        board, recycler = self._cluster.board, self._recycler
+            # As a message can carry it: abstract Unix names are bytes.
+            address = address.decode("latin-1") if isinstance(address, bytes) else address
+            for process, reason in self._prober.turn(serving, settings, address, now):
+                self._log.error("Worker %s %s", process.place.slot, reason)
+                yield from self._lifecycle.unhealthy(process, reason, now)
         for process in serving:
-            seat = process.place.seat
-            requests, limit = board.get(seat, Word.REQUESTS), board.get(seat, Word.MAX_REQUESTS)
-            why = recycler.served(requests, limit) or recycler.age(process, now)
-            if why:
-                self._cluster.supervisor.recycle(process, why, now)
+            requests = self._board.get(process.place.seat, Word.REQUESTS)
+            limit = self._board.get(process.place.seat, Word.MAX_REQUESTS)
+            if reason := recycler.served(requests, limit) or recycler.age(process, now):
+                self._lifecycle.recycle(process, reason, now)
+        self._publish_rates(now)
+        limited = settings.max_memory or settings.max_memory_hard
+        if limited and now - self._sampled_at >= MEMORY_INTERVAL_S:
+            self._sampled_at = now
+            for process in serving:
+                size = resident_memory(pids.get(process.key))
+                if reason := recycler.hard_memory(size):
+                    yield from self._lifecycle.kill(process, reason, now)
+                elif reason := recycler.memory(process, size):
+                    self._lifecycle.recycle(process, reason, now)
 
     def _publish_rates(self, now: float) -> None:
-        board = self._cluster.board
-        seats = {each.key: each.place.seat for each in self._cluster.supervisor.table}
-        requests = {key: board.get(seat, Word.REQUESTS) for key, seat in seats.items()}
-        for key, rate in self._rates.turn(requests, now).items():
-            board.set(seats[key], Word.RATE, int(rate * 1000))
-
-    def _check_memory(
-        self, serving: list[Process], pids: Mapping[int, int], now: float
-    ) -> Iterator[Action]:
-        supervisor, recycler = self._cluster.supervisor, self._recycler
-        for process in serving:
-            size = resident_memory(pids.get(process.key))
-            reason, why = recycler.hard_memory(size), recycler.memory(process, size)
-            if reason:
-                yield from supervisor.kill(process, reason, now)
-            elif why:
-                supervisor.recycle(process, why, now)
-
-
-def _plain(address: Any) -> Any:
-    """An address as a message can carry it: abstract Unix names are bytes."""
-    return address.decode("latin-1") if isinstance(address, bytes) else address
-
-
-#: Seconds over which they are counted.
-INTERVAL = 5.0
+        if not self._rates.is_due(now):
+            return
+        seats = {each.key: each.place.seat for each in self._lifecycle}
+        requests = {key: self._board.get(seat, Word.REQUESTS) for key, seat in seats.items()}
+        for key, rate in self._rates.count(requests, now).items():
+            self._board.set(seats[key], Word.RATE, int(rate * 1000))
 
 
 class Rates:
-    """Counts again every INTERVAL seconds. The caller passes ``now``, and keys for processes."""
+    """Requests per second by process key, counted every RATE_INTERVAL_S."""
 
     def __init__(self) -> None:
-        self._counted = 0.0
+        self._counted_at = 0.0
         self._before: Mapping[int, int] = {}
 
     def is_due(self, now: float) -> bool:
-        return now - self._counted >= INTERVAL
+        return now - self._counted_at >= RATE_INTERVAL_S
 
-    def turn(self, requests: Mapping[int, int], now: float) -> dict[int, float]:
-        """Requests per second, of each."""
-        passed, self._counted = now - self._counted, now
+    def count(self, requests: Mapping[int, int], now: float) -> dict[int, float]:
+        """Return each process's rate since the last count, given its ``requests`` so far."""
+        passed, self._counted_at = now - self._counted_at, now
         before, self._before = self._before, requests
         return {key: (count - before.get(key, 0)) / passed for key, count in requests.items()}

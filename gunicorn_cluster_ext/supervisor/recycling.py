@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.slots import Process
 
-#: Seconds between two samples of memory, and how many in a row must be too large: a peak may pass.
-SAMPLE_INTERVAL = 2.0
-SAMPLES = 3
-#: The share of a lifetime that is taken off at random.
+#: How many samples in a row must be too large: a peak may pass.
+MEMORY_SAMPLES = 3
+#: The share of a lifetime that is taken off at random, or all workers would expire together.
 LIFETIME_JITTER = 0.1
 
 
 @dataclass
 class Recycler:
-    """What makes a worker due. Each method answers why, or "". ``random`` is uniform in [0, 1)."""
+    """Decides which workers are due to be replaced. ``random`` is uniform in [0, 1).
+
+    Each method returns the reason, or "" if there is none.
+    """
 
     settings: Settings
     random: Callable[[], float]
@@ -27,28 +29,30 @@ class Recycler:
 
     def age(self, process: Process, now: float) -> str:
         lifetime = self.settings.max_lifetime
-        if not lifetime or process.ready is None:
+        if not lifetime or process.ready_at is None:
             return ""
-        if process.expires is None:
-            process.expires = process.forked + lifetime * (1 - LIFETIME_JITTER * self.random())
-        if now < process.expires:
+        if process.expires_at is None:
+            share = 1 - LIFETIME_JITTER * self.random()
+            process.expires_at = process.forked_at + lifetime * share
+        if now < process.expires_at:
             return ""
-        return f"cluster_max_lifetime: it is {now - process.forked:.0f} s old"
+        return f"cluster_max_lifetime: it is {now - process.forked_at:.0f} s old"
 
     def memory(self, process: Process, size: int) -> str:
-        """``size`` in bytes, a new sample."""
+        """Take a new sample of the memory of ``process``: ``size`` bytes."""
         limit = self.settings.max_memory
         process.oversized = process.oversized + 1 if limit and size > limit else 0
-        if process.oversized < SAMPLES:
+        if process.oversized < MEMORY_SAMPLES:
             return ""
-        return f"cluster_max_memory: it uses {megabytes(size)}"
+        return f"cluster_max_memory: it uses {_megabytes(size)}"
 
     def hard_memory(self, size: int) -> str:
+        """Return why a process that uses ``size`` bytes is to be killed at once."""
         limit = self.settings.max_memory_hard
         if not limit or size <= limit:
             return ""
-        return f"used {megabytes(size)} (cluster_max_memory_hard)"
+        return f"used {_megabytes(size)} (cluster_max_memory_hard)"
 
 
-def megabytes(size: int) -> str:
+def _megabytes(size: int) -> str:
     return f"{size / (1 << 20):.0f} MB"

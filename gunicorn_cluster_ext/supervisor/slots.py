@@ -1,15 +1,15 @@
 """Which process holds which slot, and in what role. No I/O; used in the arbiter only.
 
-    CURRENT   has the slot: it boots, or serves
-    NEXT      boots to take over from CURRENT (or comes back from PARKED to do so)
-    PARKED    was replaced by a roll that may still fail; it is kept, and serves nobody new
-    LEAVING   was told to finish
+    CURRENT   has the slot: it is booting or serving
+    NEXT      is to take over from CURRENT: it is booting, or being resumed after PARKED
+    PARKED    was replaced by a roll that may still fail; it is kept and takes no new requests
+    RETIRED   was asked to finish
 
 A slot has two *seats*, so two processes at most. The rules:
 
-* a new process takes the seat that the slot's last CURRENT had, if that is free: what was
-  queued in the inbox of a killed process is then read by its replacement;
-* when CURRENT is gone or leaves, NEXT is CURRENT;
+* a new process takes the seat that the slot's last CURRENT had, if that seat is free: what is
+  still queued in the inbox of a killed process is then read by its replacement;
+* when CURRENT exits or loses its role, NEXT becomes CURRENT;
 * the generation counts the processes that have held the slot.
 """
 
@@ -26,40 +26,43 @@ class Role(enum.Enum):
     CURRENT = enum.auto()
     NEXT = enum.auto()
     PARKED = enum.auto()
-    LEAVING = enum.auto()
+    RETIRED = enum.auto()
 
 
 @dataclass(eq=False)
 class Process:
-    """A worker process, from its fork until it is reaped, as the arbiter knows it.
+    """What the arbiter knows of a worker process, from its fork until it is reaped.
 
-    ``key`` is chosen by the caller (gunicorn's worker age). ``version`` counts the
-    configurations: processes of one roll have the same. Times are monotonic, in seconds.
+    ``key`` is chosen by the caller (gunicorn's worker age). ``version`` counts the rolls: the
+    processes that one roll has started have its version. Times are monotonic, in seconds.
     """
 
     key: int
     place: Place
     version: int
-    forked: float
+    forked_at: float
     role: Role
     state: State = State.BOOTING
     can_park: bool = False
-    ready: float | None = None  # since when it serves
+    ready_at: float | None = None
     healthy: bool = False  # it has passed a health check
-    due: str = ""  # why it is to be replaced,
+    replace_reason: str = ""  # set while the process is due to be replaced
     due_since: float = 0.0
-    told: float | None = None  # when it was told to finish,
-    why: str = ""  # and why
-    told_early: bool = False  # it booted then, and may not have heard it
-    blamed: str = ""  # what it did, if the arbiter ends it by force
+    retired_at: float | None = None  # when it was asked, or forced, to finish
+    retire_reason: str = ""
+    retired_while_booting: bool = False  # so it may not have had its signal handlers yet
+    kill_reason: str = ""  # set when the arbiter ends it by force
     killed: bool = False
-    oversized: int = 0  # samples in a row of more memory than it may have
-    expires: float | None = None  # when its lifetime ends
+    oversized: int = 0  # samples in a row above cluster_max_memory
+    expires_at: float | None = None  # when its lifetime ends
 
     @property
     def serves(self) -> bool:
-        """Whether it can be relied upon: one that is ended by force may still say READY."""
-        in_service = self.told is None and self.role in (Role.CURRENT, Role.NEXT)
+        """Return whether the process can be relied upon to serve.
+
+        A process that is being ended by force may still publish READY.
+        """
+        in_service = self.retired_at is None and self.role in (Role.CURRENT, Role.NEXT)
         return in_service and self.state is State.READY
 
     def __repr__(self) -> str:
@@ -79,7 +82,7 @@ class _Slot:
                 return seat
         return None
 
-    def one(self, role: Role) -> Process | None:
+    def holder(self, role: Role) -> Process | None:
         return next((each for each in self.seats.values() if each.role is role), None)
 
 
@@ -94,7 +97,7 @@ class SlotTable:
         return f"<SlotTable {list(self)}>"
 
     def __iter__(self) -> Iterator[Process]:
-        """Every process, in slot order."""
+        """Iterate over the processes, in slot order."""
         return (each for slot in self._slots for each in slot.seats.values())
 
     @property
@@ -105,62 +108,59 @@ class SlotTable:
         return self._processes.get(key)
 
     def current(self, slot: int) -> Process | None:
-        return self._slots[slot].one(Role.CURRENT)
+        return self._slots[slot].holder(Role.CURRENT)
 
     def next(self, slot: int) -> Process | None:
-        return self._slots[slot].one(Role.NEXT)
+        return self._slots[slot].holder(Role.NEXT)
 
-    def has_seat(self, slot: int) -> bool:
+    def has_free_seat(self, slot: int) -> bool:
         return self._slots[slot].free_seat() is not None
 
     def count(self, *roles: Role) -> int:
         return sum(each.role in roles for each in self)
 
     def serving(self) -> int:
-        """In how many slots a process serves."""
+        """Return the number of slots in which a process serves."""
         return len({each.place.slot for each in self if each.serves})
 
-    def seat(self, key: int, slot: int, version: int, now: float) -> Process:
+    def add(self, key: int, slot: int, version: int, now: float) -> Process:
         """Give the process ``key``, about to be forked, a seat in ``slot``.
 
-        Raises LookupError when that has none, or somebody sits there to take over already.
+        Raises LookupError when ``slot`` has no free seat, or has a NEXT process already.
         """
         there = self._slots[slot]
         seat = there.free_seat()
-        if seat is None or there.one(Role.NEXT):
+        if seat is None or there.holder(Role.NEXT):
             raise LookupError(f"no seat is free in slot {slot}: {list(there.seats.values())}")
         there.generation += 1
         place = Place(slot, slot * SEATS_PER_SLOT + seat, there.generation)
-        role = Role.NEXT if there.one(Role.CURRENT) else Role.CURRENT
+        role = Role.NEXT if there.holder(Role.CURRENT) else Role.CURRENT
         process = Process(key, place, version, now, role)
         there.seats[seat] = self._processes[key] = process
         return process
 
-    def saw(self, process: Process, state: State, now: float) -> None:
-        """``process`` says that its state is ``state``."""
+    def note_state(self, process: Process, state: State, now: float) -> None:
+        """Record the state that ``process`` has published."""
         process.state = state
-        # A turn may have missed that it was ready.
-        if state in (State.READY, State.DRAINING, State.PARKED) and process.ready is None:
-            process.ready = now
+        # The arbiter looks once per turn, so it may have missed READY.
+        if state in (State.READY, State.DRAINING, State.PARKED) and process.ready_at is None:
+            process.ready_at = now
 
-    def change(self, process: Process, role: Role) -> None:
-        """Give ``process`` another role. A slot that loses its CURRENT so has NEXT instead."""
+    def set_role(self, process: Process, role: Role) -> None:
+        """Give ``process`` another role. If its slot thereby has no CURRENT, NEXT becomes it."""
         slot = self._slots[process.place.slot]
         if process.role is Role.CURRENT:
             slot.last_seat = process.place.seat % SEATS_PER_SLOT
         process.role = role
-        self._promote(slot)
+        successor = slot.holder(Role.NEXT)
+        if successor is not None and slot.holder(Role.CURRENT) is None:
+            successor.role = Role.CURRENT
 
-    def leave(self, key: int) -> Process | None:
-        """The process is gone. Returns what was known of it."""
+    def remove(self, key: int) -> Process | None:
+        """Remove a process that has exited. Return what was known of it, or None."""
         process = self._processes.pop(key, None)
         if process is not None:
-            self.change(process, Role.LEAVING)
+            self.set_role(process, Role.RETIRED)
             slot = self._slots[process.place.slot]
             del slot.seats[process.place.seat % SEATS_PER_SLOT]
         return process
-
-    def _promote(self, slot: _Slot) -> None:
-        successor = slot.one(Role.NEXT)
-        if successor is not None and slot.one(Role.CURRENT) is None:
-            successor.role = Role.CURRENT

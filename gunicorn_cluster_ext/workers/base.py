@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -267,8 +266,3 @@ class StickyWorker:
         if owner is None or owner.seat == self.place.seat:
             return Way.HERE
         return Way.SENT if self.post.hand_over(conn, owner.seat) else Way.HERE
-
-    @staticmethod
-    def arguments(cfg: Any) -> list[str]:
-        """The words of gunicorn's command line and of GUNICORN_CMD_ARGS."""
-        return [*sys.argv[1:], *cfg.get_cmd_args_from_env()]

@@ -1,6 +1,5 @@
 """Requests that wait in their middle until the test lets them go on."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 
@@ -16,6 +15,8 @@ def wait(query: Mapping[str, str]) -> None:
 
 
 async def await_(query: Mapping[str, str]) -> None:
+    import asyncio  # as in wsgi_and_asgi
+
     if "meet" in query:
         await cache.aincr("met")
         while not await cache.aget("go on"):

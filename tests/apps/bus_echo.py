@@ -41,7 +41,7 @@ def tell(query: Query) -> Any:
 
     def run(thread: int) -> None:
         sent[thread] = [
-            bus.publish("gossip", message(thread, number, sizes[number % len(sizes)]))
+            bus.publish("echo", message(thread, number, sizes[number % len(sizes)]))
             for number in range(count)
         ]
 
@@ -58,7 +58,7 @@ def tell(query: Query) -> Any:
 
 def listen(query: Query) -> Any:
     if not ends:
-        ends.append(bus.subscribe("gossip", hear))
+        ends.append(bus.subscribe("echo", hear))
         ends.append(bus.subscribe("slow", lambda data: time.sleep(float(data))))
     return True
 
@@ -127,7 +127,7 @@ def chatter() -> None:
         time.sleep(0.005)
 
 
-match os.environ.get("GOSSIP"):
+match os.environ.get("BUS_ECHO"):
     case "listen":
         listen({})
     case "chatter":

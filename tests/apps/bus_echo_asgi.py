@@ -20,7 +20,7 @@ async def tell(query: Query) -> Any:
 
     async def run(thread: int) -> None:
         sent[thread] = [
-            await bus.apublish("gossip", message(thread, number, sizes[number % len(sizes)]))
+            await bus.apublish("echo", message(thread, number, sizes[number % len(sizes)]))
             for number in range(count)
         ]
 
@@ -45,7 +45,7 @@ async def chatter() -> None:
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await receive()
-        what = os.environ.get("GOSSIP_ASGI")
+        what = os.environ.get("BUS_ECHO_ASGI")
         if what == "listen":
             bus_echo.listen({})
         task = asyncio.create_task(chatter()) if what == "chatter" else None

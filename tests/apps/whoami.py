@@ -5,7 +5,6 @@ takes until it has gone; ?header=Name:Value (repeatable) adds to the answer's he
 ?status=CODE answers so.
 """
 
-import asyncio
 import json
 import os
 import time
@@ -33,6 +32,8 @@ def wsgi(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+    import asyncio  # as in wsgi_and_asgi
+
     if scope["type"] != "http":
         raise ValueError(f"nothing is here for {scope['type']}")
     query = parse_qs(scope["query_string"].decode())

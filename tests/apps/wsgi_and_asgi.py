@@ -2,14 +2,21 @@
 
 app = Both(app)                 a WSGI application
 app = Both(app, asgi_app)       with one that is written for asgi
+
+asyncio is imported where it is used: workers for WSGI import the application after the fork, and
+this would be a third of what that costs each of them.
 """
 
-import asyncio
+from __future__ import annotations
+
 import io
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 Environ = dict[str, Any]
 Scope = dict[str, Any]
@@ -41,6 +48,8 @@ class _Call:
 
     def __init__(self, app: WSGI, request: Environ, send: Send) -> None:
         self._app, self._request, self._send = app, request, send
+        import asyncio
+
         self._loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[None] = self._loop.create_future()
         Thread(target=self._run, daemon=True).start()
@@ -61,6 +70,8 @@ class _Call:
         self._tell({"type": "http.response.start", "status": int(status[:3]), "headers": encoded})
 
     def _tell(self, message: Message) -> None:
+        import asyncio
+
         asyncio.run_coroutine_threadsafe(self._sent(message), self._loop).result()
 
     async def _sent(self, message: Message) -> None:

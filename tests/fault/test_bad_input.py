@@ -14,8 +14,8 @@ from typing import Any
 import gunicorn
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import Answer, Connection, request_bytes
+from tests.harness.closing import Closing
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import EVERY_KIND, PATIENCE_S, View
 from tests.harness.waiting import wait_until
@@ -142,7 +143,7 @@ class Try:
     error: str | None = None
 
 
-class Crowd:
+class Crowd(Closing):
     """Clients that ask all the time, each for one worker, on a new connection each time."""
 
     def __init__(self, server: Gunicorn, clients: int, slots: int) -> None:
@@ -159,7 +160,7 @@ class Crowd:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()

@@ -14,7 +14,8 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_async_store, open_store
-from gunicorn_cluster_ext.stores.contract import Store, StoreAway, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.process import Process
 from tests.harness.store_conformance import in_threads
 from tests.harness.store_program import SIZE
@@ -40,12 +41,12 @@ def settings(new_directory: Callable[[], Path], limit: float) -> Settings:
 
 
 @pytest.fixture
-def store(settings: Settings) -> Store:
+def store(settings: Settings) -> BlockingStore:
     return open_store(settings)
 
 
 @pytest.fixture(autouse=True)
-def closed(store: Store):  # type: ignore[no-untyped-def]
+def closed(store: BlockingStore):  # type: ignore[no-untyped-def]
     yield
     store.close()
 
@@ -85,7 +86,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-def test_no_count_is_lost(store: Store, start: Start) -> None:
+def test_no_count_is_lost(store: BlockingStore, start: Start) -> None:
     """4 processes x 8 threads x 1,000."""
     counting = [start("count", "8", "1000") for _ in range(4)]
     for process in counting:
@@ -98,7 +99,9 @@ def wait_writing(writer: Process, numbers: int = 20) -> None:
 
 
 @brief
-def test_writers_that_are_killed_lose_the_last_write_at_most(store: Store, start: Start) -> None:
+def test_writers_that_are_killed_lose_the_last_write_at_most(
+    store: BlockingStore, start: Start
+) -> None:
     for turn in range(8):
         writer = start("write", "w")
         wait_writing(writer)
@@ -113,7 +116,7 @@ def test_writers_that_are_killed_lose_the_last_write_at_most(store: Store, start
         assert said <= mapped and mapped in (found - 1, found)
 
 
-def test_one_that_is_killed_while_another_writes(store: Store, start: Start) -> None:
+def test_one_that_is_killed_while_another_writes(store: BlockingStore, start: Start) -> None:
     steady = start("write", "steady")
     for _ in range(5):
         killed = start("write", "killed")
@@ -128,7 +131,9 @@ def has_said(writer: Process, numbers: int) -> bool:
 
 
 @brief
-def test_a_writer_that_is_killed_in_the_middle_blocks_nobody(store: Store, start: Start) -> None:
+def test_a_writer_that_is_killed_in_the_middle_blocks_nobody(
+    store: BlockingStore, start: Start
+) -> None:
     writer = start("hold")
     wait_ready(writer)
     crash(writer)
@@ -137,7 +142,7 @@ def test_a_writer_that_is_killed_in_the_middle_blocks_nobody(store: Store, start
 
 
 @brief
-def test_a_writer_that_is_stopped_in_the_middle(store: Store, start: Start) -> None:
+def test_a_writer_that_is_stopped_in_the_middle(store: BlockingStore, start: Start) -> None:
     """Reads go on; writes fail in time, then at once; when it goes on, or goes, so do they."""
     store.set(b"a", b"1")
     writer = start("hold")
@@ -157,7 +162,7 @@ def test_a_writer_that_is_stopped_in_the_middle(store: Store, start: Start) -> N
     wait_until(lambda: is_written(store), 2, "a write")
 
 
-def is_written(store: Store) -> bool:
+def is_written(store: BlockingStore) -> bool:
     try:
         store.set(b"a", b"3")
     except StoreAway:
@@ -167,7 +172,7 @@ def is_written(store: Store) -> bool:
 
 @brief
 def test_an_event_loop_goes_on_while_others_write(
-    store: Store, settings: Settings, start: Start
+    store: BlockingStore, settings: Settings, start: Start
 ) -> None:
     store.get(b"a")  # so that it is open
     writer = start("hold")
@@ -202,7 +207,7 @@ def test_a_task_that_is_cancelled_leaves_no_lock(settings: Settings, start: Star
     asyncio.run(cancelled())
 
 
-def test_readers_that_are_killed_do_not_fill_it(store: Store, start: Start) -> None:
+def test_readers_that_are_killed_do_not_fill_it(store: BlockingStore, start: Start) -> None:
     readers = [start("read") for _ in range(3)]
     for reader in readers:
         wait_ready(reader)
@@ -212,7 +217,7 @@ def test_readers_that_are_killed_do_not_fill_it(store: Store, start: Start) -> N
     assert store.get(b"1499") is not None
 
 
-def test_a_reader_that_is_stopped_is_named(store: Store, start: Start) -> None:
+def test_a_reader_that_is_stopped_is_named(store: BlockingStore, start: Start) -> None:
     """Nothing can be done about it; but it is one that somebody has stopped just then."""
     reader = start("read")
     wait_ready(reader)
@@ -224,13 +229,15 @@ def test_a_reader_that_is_stopped_is_named(store: Store, start: Start) -> None:
     assert store.get(b"a") == b"1"
 
 
-def test_what_another_process_writes_is_seen_at_once(store: Store, start: Start) -> None:
+def test_what_another_process_writes_is_seen_at_once(store: BlockingStore, start: Start) -> None:
     store.set(b"a", b"1")
     assert start("put", "a", "2").wait_exit(20) == 0
     assert store.get(b"a") == b"2"
 
 
-def test_everybody_killed_nothing_lost(store: Store, settings: Settings, start: Start) -> None:
+def test_everybody_killed_nothing_lost(
+    store: BlockingStore, settings: Settings, start: Start
+) -> None:
     writer = start("write", "w")
     writer.wait_for(lambda: len(writer.log_text().split()) > 20, 20, "writing")
     crash(writer)
@@ -238,7 +245,7 @@ def test_everybody_killed_nothing_lost(store: Store, settings: Settings, start: 
     assert int(store.get(b"w") or 0) in (said, said + 1)
 
 
-def test_a_fork_while_threads_use_it(store: Store) -> None:
+def test_a_fork_while_threads_use_it(store: BlockingStore) -> None:
     """The child opens its own, and the parent's goes on."""
     stop = threading.Event()
     store.set(b"a", b"1")

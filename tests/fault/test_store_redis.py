@@ -1,4 +1,4 @@
-"""Redis that hangs, dies, comes back, is full, fails over. Both faces of the store."""
+"""A Redis that hangs, dies, comes back, is full, fails over: blocking and asynchronous."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
-from tests.conftest import StartRedis
 from tests.harness.process import Process
+from tests.harness.programs import StartRedis
 from tests.harness.servers.redis import Redis
 from tests.harness.servers.redis_cluster import Cluster
 from tests.harness.servers.redis_sentinel import SERVICE, Watched, is_master
-from tests.harness.store_conformance import Awaited, open_face
+from tests.harness.store_conformance import Awaited, open_in_mode
 from tests.harness.waiting import wait_until
 
 PROGRAM = "tests.harness.store_program"
@@ -44,9 +44,9 @@ def no_thread_is_left() -> Iterator[None]:
 def opened(request: pytest.FixtureRequest, no_thread_is_left: None) -> Iterator[OpenFace]:
     with contextlib.ExitStack() as stack:
 
-        def open_url(url: str, face: str = request.param, **options: Any) -> Any:
+        def open_url(url: str, mode: str = request.param, **options: Any) -> Any:
             settings = Settings(store=url, **{"store_timeout": LIMIT, **options})
-            store = open_face(face, settings)
+            store = open_in_mode(mode, settings)
             stack.callback(store.close)
             return store
 
@@ -262,7 +262,7 @@ def test_a_sentinel_that_does_not_answer(watched: Watched, opened: OpenFace) -> 
 
 def test_no_more_connections_than_allowed(redis: StartRedis) -> None:
     server = redis()
-    store = open_face("sync", Settings(store=server.url, store_connections=3))
+    store = open_in_mode("sync", Settings(store=server.url, store_connections=3))
     threads = [
         threading.Thread(target=lambda: [store.incr(b"n") for _ in range(200)]) for _ in range(12)
     ]
@@ -299,7 +299,9 @@ def test_no_count_is_lost(
 def test_a_hang_under_load(redis: StartRedis) -> None:
     """Twelve threads: what they wait for together is no more than each alone."""
     server = redis()
-    store = open_face("sync", Settings(store=server.url, store_timeout=LIMIT, store_connections=4))
+    store = open_in_mode(
+        "sync", Settings(store=server.url, store_timeout=LIMIT, store_connections=4)
+    )
     store.set(b"a", b"1")
     stop, tries = threading.Event(), []
 

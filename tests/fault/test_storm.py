@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.load import Failure, Load
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S, STICKY
 from tests.harness.waiting import wait_until

@@ -1,4 +1,4 @@
-"""How crowded the machine is, so that limits of time can allow for it."""
+"""How busy the machine is, so that time limits can allow for it."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ _LOADAVG = Path("/proc/loadavg")
 
 
 class Crowding:
-    """Threads that run or could run, per processor, on average of all looks; at least 1.
+    """The average number of runnable threads per processor, at least 1.
 
     With twice as many as there are processors, what takes a second alone takes two.
     """

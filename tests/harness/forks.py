@@ -2,23 +2,25 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
 def fork() -> int:
-    """As os.fork(). That pytest-xdist has threads does no harm to the children made here."""
+    """Call os.fork(). The threads of pytest-xdist do no harm to the children made here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def spawn(work: Callable[[], Any]) -> int:
-    """Start a forked process that does `work` and ends; returns its pid."""
+    """Fork a process that does `work` and ends; return its pid."""
     pid = fork()
     if pid:
         return pid
@@ -33,7 +35,7 @@ def spawn(work: Callable[[], Any]) -> int:
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What `work` answers in a forked process, as JSON has it."""
+    """Return the result of `work` in a forked process, passed back as JSON."""
     reader, writer = os.pipe()
 
     def answer() -> None:
@@ -49,14 +51,30 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 
 def status_of(pid: int) -> int:
-    """Wait for a child: its exit status, or the negative of the signal that ended it."""
+    """Wait for a child; return its exit status, or the negative of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def in_fresh_interpreter(code: str) -> str:
-    """What `code` prints in an interpreter that has imported nothing yet."""
+    """Return what `code` prints in a new interpreter that has imported nothing yet."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@contextmanager
+def repeated(work: Callable[[], Any]) -> Iterator[int]:
+    """Do `work` over and over in a child process, whose pid this yields."""
+
+    def repeat() -> None:
+        while True:
+            work()
+
+    pid = spawn(repeat)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)

@@ -8,7 +8,7 @@ _WATCHED = re.compile(r"^tfd:.* ino:(\w+)", re.MULTILINE)
 
 
 def listener_inode(port: int) -> int:
-    """The inode of the socket that listens on 127.0.0.1 (or on all addresses) at `port`."""
+    """Return the inode of the socket that listens on 127.0.0.1 (or on all addresses) at `port`."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
@@ -17,7 +17,7 @@ def listener_inode(port: int) -> int:
 
 
 def polls(pid: int, inode: int) -> bool:
-    """Whether the process has the socket in an epoll set, as a worker has when it accepts."""
+    """True if the process has the socket in an epoll set, as a worker that accepts has."""
     return any(inode in _polled(descriptor) for descriptor in _fds(pid))
 
 

@@ -8,7 +8,7 @@ _RANGE = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    """A port that was free a moment ago: random, since parallel tests ask at the same time."""
+    """Return a port that was just free, at random because parallel tests ask at once."""
     while True:
         port = random.choice(_RANGE)
         with socket.socket() as probe:

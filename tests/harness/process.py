@@ -1,15 +1,24 @@
 """A child process in a session of its own, so that all it ever forks can be found."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 
-from tests.harness.process_session import describe, kill_session, session
+from tests.harness.processes import describe, kill_session, session
 from tests.harness.waiting import wait_until
 
 # Orphans are ended by the kernel and by init, after their parent.
 _SETTLE_S = 3
+
+
+def find_program(name: str) -> str:
+    """Return the path. Servers live in /usr/sbin, which an ordinary user's PATH may lack."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    assert found, f"{name} is not installed: run tests/install-system-packages"
+    return found
 
 
 class Process:
@@ -51,14 +60,14 @@ class Process:
         self._child.send_signal(number)
 
     def wait_exit(self, timeout: float) -> int:
-        """The exit status, as subprocess has it: negative for a signal."""
+        """Return the exit status, negative for a signal; fail after `timeout` seconds."""
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.report(f"did not exit in {timeout:g} s")) from None
 
     def wait_for(self, ready: Callable[[], object], timeout: float, what: str) -> None:
-        """Wait for a sign of life; a process that has died gives none."""
+        """Wait until `ready` is true; fail at once if the process ends before."""
 
         def ready_or_dead() -> object:
             return ready() or not self.running()
@@ -70,7 +79,7 @@ class Process:
         assert self.running(), self.report(f"exited with {self._child.returncode} before: {what}")
 
     def stop(self, number: int = SIGTERM, timeout: float = 40) -> None:
-        """Stop it and check that nobody is left. Does nothing if it was stopped before."""
+        """Stop the process and check that none of its session is left. May be repeated."""
         try:
             if self.running():
                 self.signal(number)

@@ -1,4 +1,4 @@
-"""What gunicorn itself makes of bytes: the judge of the scanner."""
+"""What gunicorn's own parser makes of bytes, as a reference for the head scanner."""
 
 import socket
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Accepted:
     environ: dict[str, Any]
 
     def header(self, name: bytes) -> bytes | None:
-        """The header `name` (lower case) as the application finds it."""
+        """Return the header `name` (lower case) as the application finds it."""
         key = name.decode().upper().replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"
@@ -35,7 +35,7 @@ class Accepted:
         return None if value is None else value.encode("latin-1")
 
     def cookies(self, name: bytes) -> list[bytes]:
-        """Every value of the cookie `name`: split at ";", then at the first "=", and strip."""
+        """Return every value of the cookie `name`: split at ";" and at the first "=", stripped."""
         found = []
         for pair in (self.header(b"cookie") or b"").split(b";"):
             key, equals, value = pair.partition(b"=")
@@ -44,7 +44,7 @@ class Accepted:
         return found
 
     def parameters(self, name: bytes) -> list[bytes]:
-        """Every value of the query parameter `name`, with its escapes; "" if it has none."""
+        """Return every value of the query parameter `name`, with its escapes; "" if it has none."""
         found = []
         for pair in self.environ["QUERY_STRING"].encode("latin-1").split(b"&"):
             key, _, value = pair.partition(b"=")
@@ -69,7 +69,7 @@ Verdict = Accepted | Incomplete | Refused
 
 
 def judge(data: bytes, cfg: Config) -> Verdict:
-    """What gunicorn makes of `data`, as the first bytes of a connection."""
+    """Return what gunicorn makes of `data`, as the first bytes of a connection."""
     try:
         request = next(get_parser(cfg, iter([data]), CLIENT))
     except (NoMoreData, StopIteration):
@@ -86,7 +86,7 @@ def judge(data: bytes, cfg: Config) -> Verdict:
 
 
 def would_wait(data: bytes, cfg: Config, client: Any, requests: int) -> bool:
-    """Whether gunicorn reads on, on a real connection that has brought `data` bit by bit."""
+    """True if gunicorn waits for more, on a real connection that has sent `data` in pieces."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         size = len(data) // 50 + 1

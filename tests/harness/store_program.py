@@ -1,4 +1,4 @@
-"""What other processes do with a store: python -m tests.harness.store_program WHAT ..."""
+"""A process that uses a store: python -m tests.harness.store_program WHAT WHERE ..."""
 
 import sys
 import time
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
-from gunicorn_cluster_ext.stores.contract import Store
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.store_conformance import in_threads
 
-#: Of an embedded store.
+#: The size of an embedded store.
 SIZE = "4M"
 
 
-def count(store: Store, threads: str, times: str) -> None:
+def count(store: BlockingStore, threads: str, times: str) -> None:
     def work(number: int) -> None:
         for _ in range(int(times)):
             store.incr(b"count")
@@ -21,8 +21,8 @@ def count(store: Store, threads: str, times: str) -> None:
     in_threads(int(threads), work)
 
 
-def write(store: Store, name: str) -> None:
-    """Until it is killed: say each number when it has been written, in three places at once."""
+def write(store: BlockingStore, name: str) -> None:
+    """Write numbers until it is killed, each in three places; print each that was written."""
     number = int(store.get(name.encode()) or 0)
     while True:
         number += 1
@@ -32,27 +32,27 @@ def write(store: Store, name: str) -> None:
         print(number, flush=True)
 
 
-def hold(store: Store) -> None:
-    """Be in the middle of a write until somebody ends this."""
+def hold(store: BlockingStore) -> None:
+    """Stay in the middle of a write until the process is ended."""
     store.set(b"held", b"1")
-    with store._environment.lock:  # type: ignore[attr-defined]
-        state = store._environment.enter()  # type: ignore[attr-defined]
-        with store._environment.opened()[0].begin(write=True) as transaction:  # type: ignore[attr-defined]
+    with store.coroutines._environment.lock:  # type: ignore[attr-defined]
+        state = store.coroutines._environment.enter()  # type: ignore[attr-defined]
+        with store.coroutines._environment.opened()[0].begin(write=True) as transaction:  # type: ignore[attr-defined]
             transaction.put(b"kheld", b"2")
             print("ready", flush=True)
             time.sleep(60)
         state.leave()
 
 
-def read(store: Store) -> None:
-    """Be in the middle of a read until somebody ends this."""
+def read(store: BlockingStore) -> None:
+    """Stay in the middle of a read until the process is ended."""
     store.set(b"read", b"1")
-    with store._environment.opened()[0].begin():  # type: ignore[attr-defined]
+    with store.coroutines._environment.opened()[0].begin():  # type: ignore[attr-defined]
         print("ready", flush=True)
         time.sleep(60)
 
 
-def put(store: Store, key: str, value: str) -> None:
+def put(store: BlockingStore, key: str, value: str) -> None:
     store.set(key.encode(), value.encode())
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from gunicorn_cluster_ext.routing.balance import Load
@@ -11,6 +10,7 @@ from gunicorn_cluster_ext.runtime.board import ledger
 from gunicorn_cluster_ext.runtime.board.board import Board, Row
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, State
 from gunicorn_cluster_ext.runtime.directory import directories
+from tests.harness.processes import children
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.waiting import wait_until
 from tests.harness.watcher import Watcher
@@ -33,7 +33,7 @@ EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=name_of)
 
 
 class View:
-    """The board of a running server. Its directory is where the harness wants it.
+    """The board of a running server, which the harness has put into the server's directory.
 
     `master` is the server's pid where that is not the process that was started (USR2).
     """
@@ -86,19 +86,19 @@ class View:
         return self._board.slowest_turn / 1e9
 
     def loads(self) -> dict[int, Load]:
-        """What the workers take each other to be busy with, by seat."""
+        """Return the load of each worker as the others see it, by seat."""
         return self._board.loads()
 
     def total(self, word: str) -> int:
-        """The sum of a word, such as "handed_in", over all workers."""
+        """Return the sum of a word, such as "handed_in", over all workers."""
         return sum(row.words[word] for row in self.rows)
 
     def counted(self, word: int) -> int:
-        """What all processes have counted since the server's start."""
+        """Return what all processes have counted since the server's start."""
         return sum(counted[word] for counted in ledger.totals(self._board))
 
     def slots(self) -> dict[int, Row]:
-        """The workers that serve, by slot."""
+        """Return the rows of the workers that serve, by slot."""
         return {row.slot: row for row in self.rows if row.state is State.READY}
 
     def pids(self) -> dict[int, int]:
@@ -108,14 +108,14 @@ class View:
         return {slot: row.words["generation"] for slot, row in self.slots().items()}
 
     def wait_slots(self, count: int, generation: int | None = None) -> dict[int, int]:
-        """Wait until the slots 0 to count-1 serve and nobody else is there; the pids by slot."""
+        """Wait until exactly the slots 0 to count-1 serve; return the pids by slot."""
 
         def complete() -> bool:
             pids = self.pids()
             return (
                 len(self.rows) == count
                 and sorted(pids) == list(range(count))
-                and sorted(pids.values()) == self._children()
+                and sorted(pids.values()) == children(self._master)
                 and (generation is None or set(self.generations().values()) == {generation})
             )
 
@@ -129,7 +129,7 @@ class View:
         return self.pids()
 
     def wait_roll(self, number: int, state: RollState = RollState.COMMITTED) -> Roll:
-        """Wait until the roll with that number has come so far."""
+        """Wait until the roll with that number is in that state."""
 
         def there() -> bool:
             return self.roll[:2] == (state, number)
@@ -141,20 +141,13 @@ class View:
         return self.roll
 
     def wait_generation(self, slot: int, generation: int) -> int:
-        """Wait until at least that generation serves the slot; its pid."""
+        """Wait until at least that generation serves the slot; return its pid."""
 
         def there() -> bool:
             return self.generations().get(slot, 0) >= generation
 
         self._server.wait_for(there, PATIENCE_S, f"generation {generation} of slot {slot}")
         return self.pids()[slot]
-
-    def _children(self) -> list[int]:
-        try:
-            children = psutil.Process(self._master).children()
-            return sorted(c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:  # one ended while it was asked for its state
-            return []
 
     def wait_total(self, word: str, least: int) -> int:
         wait_until(lambda: self.total(word) >= least, PATIENCE_S, f"{least} {word}")
@@ -167,7 +160,7 @@ class View:
 
 
 class Watch(Watcher):
-    """Looks at the board all the time, in a thread, and keeps the extremes that it saw."""
+    """Samples the board all the time, in a thread, and keeps the extremes that it saw."""
 
     interval = 0.005
 
@@ -186,7 +179,7 @@ class Watch(Watcher):
         self._note(self._steady())
 
     def _steady(self) -> list[tuple[int, State]]:
-        """What stood there twice: a slot may change hands between the reads of its two seats."""
+        """Return what was read twice: a slot may change seats between two reads."""
         last = None
         while True:
             seen = [(row.slot, row.state) for row in self._view.rows]

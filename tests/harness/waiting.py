@@ -1,4 +1,4 @@
-"""Waiting for what another process does: ask again until a deadline."""
+"""Polling for what another process does, with a deadline."""
 
 import time
 from collections.abc import Callable

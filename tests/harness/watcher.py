@@ -1,11 +1,12 @@
-"""Looking at something all the time, while a test goes on."""
+"""Sampling something in the background of a test."""
 
 from threading import Event, Thread
-from types import TracebackType
 from typing import Any
 
+from tests.harness.closing import Closing
 
-class Watcher:
+
+class Watcher(Closing):
     """Calls ``look`` every ``interval`` seconds in a thread, from enter to exit."""
 
     interval = 0.01
@@ -16,12 +17,7 @@ class Watcher:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._over.set()
         self._thread.join()
 

@@ -22,8 +22,8 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import Connection, request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import StartSite

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import aiohttp
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -59,6 +59,7 @@ def who_serves_behind(server: Gunicorn, view: View) -> set[int]:
         return {connection.answer().json()["worker"] for connection in others}
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize(
     "args",
     [

@@ -8,7 +8,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.conftest import StartBrowser, StartGunicorn, StartRedis
+from tests.harness.programs import StartBrowser, StartGunicorn, StartRedis
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn

@@ -1,6 +1,5 @@
 """The bus between real workers of every class."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,16 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext import bus
-from tests.conftest import StartGunicorn
-from tests.harness.servers.bus_site import Gossip, Start, StartGossip, in_order, read_chatter
+from tests.harness.programs import StartGunicorn
+from tests.harness.servers.bus_site import (
+    BusSite,
+    Start,
+    StartBusSite,
+    in_order,
+    links,
+    memory_files,
+    read_chatter,
+)
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import StartSite
 from tests.harness.view import KINDS, PATIENCE_S, STICKY, View
@@ -26,55 +33,39 @@ SIZES = (0, 300_000, 1, 60_000, 1_000, 70_000, 20)
 
 @pytest.fixture
 def start(site: StartSite) -> Start:
-    return StartGossip(site)
+    return StartBusSite(site)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *STOCK])
 def test_every_message_comes_to_every_other_worker_once_and_in_order(
     start: Start, kind: str
 ) -> None:
-    gossip = start(kind, workers=4)
+    bus_site = start(kind, workers=4)
     sizes, threads = ",".join(map(str, SIZES)), 3
-    for pid in gossip.pids:
-        told = gossip.ask(pid, "tell", sizes=sizes, threads=threads, count=70)
+    for pid in bus_site.pids:
+        told = bus_site.ask(pid, "tell", sizes=sizes, threads=threads, count=70)
         assert {count for sent in told["sent"].values() for count in sent} == {3}
-    for pid in gossip.pids:
-        heard = gossip.wait_heard(pid, 3 * threads * 70)
+    for pid in bus_site.pids:
+        heard = bus_site.wait_heard(pid, 3 * threads * 70)
         assert all(message.whole for message in heard)
         assert {message.size for message in heard} == set(SIZES)
-        others = {(other, n) for other in gossip.pids if other != pid for n in range(threads)}
+        others = {(other, n) for other in bus_site.pids if other != pid for n in range(threads)}
         assert in_order(heard) == {sender: list(range(70)) for sender in others}
-    assert gossip.view.total("bus_sent") == gossip.view.total("bus_received") == 4 * 9 * 70
-    assert gossip.view.total("bus_lost") == 0
+    assert bus_site.view.total("bus_sent") == bus_site.view.total("bus_received") == 4 * 9 * 70
+    assert bus_site.view.total("bus_lost") == 0
 
 
 @pytest.mark.parametrize("kind", [STICKY, "gevent", "asgi"])
 def test_20_mb_in_one_message(start: Start, kind: str) -> None:
-    gossip = start(kind)
-    teller, *others = gossip.pids
-    gossip.ask(teller, "tell", sizes="20000000,1,20000000", threads=1)
+    bus_site = start(kind)
+    teller, *others = bus_site.pids
+    bus_site.ask(teller, "tell", sizes="20000000,1,20000000", threads=1)
     for pid in others:
-        heard = gossip.wait_heard(pid, 3)
+        heard = bus_site.wait_heard(pid, 3)
         assert [message.size for message in heard] == [20_000_000, 1, 20_000_000]
         assert all(message.whole for message in heard)
         wait_until(lambda pid=pid: memory_files(pid) == 0, PATIENCE_S, "an end of all files")
     wait_until(lambda: memory_files(teller) == 0, PATIENCE_S, "an end of all files")
-
-
-def memory_files(pid: int) -> int:
-    """How many large messages a process has open."""
-    return sum("gunicorn-cluster-bus" in link for link in links(pid))
-
-
-def links(pid: int) -> list[str]:
-    """What a process has open."""
-    found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(os.readlink(path))
-        except FileNotFoundError:  # closed just now
-            continue
-    return found
 
 
 # --- rolls --------------------------------------------------------------------------------------
@@ -82,17 +73,17 @@ def links(pid: int) -> list[str]:
 
 @pytest.mark.parametrize("kind", [*KINDS, "gevent"])
 def test_in_a_roll_old_and_new_hear_each_other_and_lose_nothing(start: Start, kind: str) -> None:
-    gossip = start(kind, "chatter")
-    old = gossip.pids
-    wait_talking(gossip, old)
-    gossip.site.roll()
-    new = sorted(gossip.view.wait_slots(3, generation=2).values())
-    gossip.wait_listening(3)
-    wait_talking(gossip, new)
-    lost = gossip.view.total("bus_lost")
-    gossip.server.stop()
+    bus_site = start(kind, "chatter")
+    old = bus_site.pids
+    bus_site.wait_talking(old)
+    bus_site.site.roll()
+    new = sorted(bus_site.view.wait_slots(3, generation=2).values())
+    bus_site.wait_listening(3)
+    bus_site.wait_talking(new)
+    lost = bus_site.view.total("bus_lost")
+    bus_site.server.stop()
 
-    told = read_chatter(gossip.site.directory)
+    told = read_chatter(bus_site.site.directory)
     assert set(told) == {*old, *new}
     for pid, chatter in told.items():
         for sender, numbers in chatter.heard.items():
@@ -106,25 +97,7 @@ def test_in_a_roll_old_and_new_hear_each_other_and_lose_nothing(start: Start, ki
         assert pid not in chatter.heard
     assert any(set(told[pid].heard) & set(new) for pid in old)
     assert lost == 0
-    assert not list(gossip.site.directory.glob("gunicorn-cluster-*"))
-
-
-def wait_talking(gossip: Gossip, pids: list[int], count: int = 50) -> None:
-    """Until each has heard so much from each other."""
-
-    def complete() -> bool:
-        try:
-            told = read_chatter(gossip.site.directory)
-        except (KeyError, ValueError):  # one has not begun yet
-            return False
-        return all(
-            len(told[pid].heard.get(other, ())) >= count
-            for pid in pids
-            for other in pids
-            if pid in told and pid != other
-        )
-
-    gossip.server.wait_for(complete, PATIENCE_S, f"{count} messages of each to each")
+    assert not list(bus_site.site.directory.glob("gunicorn-cluster-*"))
 
 
 # --- what it costs, and where it runs -----------------------------------------------------------
@@ -132,72 +105,72 @@ def wait_talking(gossip: Gossip, pids: list[int], count: int = 50) -> None:
 
 def test_who_does_not_use_it_has_no_thread_no_socket_and_no_file(start: Start) -> None:
     """The application has imported it, and even published something that nobody hears."""
-    gossip = start(what="", threads=2)
-    before = {pid: sorted(links(pid)) for pid in gossip.pids}
-    for pid in gossip.pids:
-        assert gossip.ask(pid, "publish", channel="gossip", message="x") == 0
-        assert not any("bus" in name for name in gossip.ask(pid, "threads"))
+    bus_site = start(what="", threads=2)
+    before = {pid: sorted(links(pid)) for pid in bus_site.pids}
+    for pid in bus_site.pids:
+        assert bus_site.ask(pid, "publish", channel="echo", message="x") == 0
+        assert not any("bus" in name for name in bus_site.ask(pid, "threads"))
     # Connections of requests that were just answered may be open still.
     wait_until(
-        lambda: {pid: sorted(links(pid)) for pid in gossip.pids} == before, PATIENCE_S, "no more"
+        lambda: {pid: sorted(links(pid)) for pid in bus_site.pids} == before, PATIENCE_S, "no more"
     )
-    (directory,) = gossip.site.directory.glob("gunicorn-cluster-*")
+    (directory,) = bus_site.site.directory.glob("gunicorn-cluster-*")
     assert not list(directory.glob("bus*"))
 
 
 def test_a_gevent_worker_reads_it_in_a_greenlet(start: Start) -> None:
     """A thread would call subscribers beside the hub."""
-    gossip = start("gevent")
-    teller, *others = gossip.pids
-    gossip.ask(teller, "tell", sizes="10,300000", threads=1)
+    bus_site = start("gevent")
+    teller, *others = bus_site.pids
+    bus_site.ask(teller, "tell", sizes="10,300000", threads=1)
     for pid in others:
-        gossip.wait_heard(pid, 2)
-    assert [psutil.Process(pid).num_threads() for pid in gossip.pids] == [1, 1, 1]
+        bus_site.wait_heard(pid, 2)
+    assert [psutil.Process(pid).num_threads() for pid in bus_site.pids] == [1, 1, 1]
 
 
 def test_an_asgi_worker_reads_it_in_its_loop(start: Start) -> None:
-    gossip = start("asgi")
-    teller, *others = gossip.pids
-    gossip.ask(teller, "tell", sizes="10,300000", threads=1)
+    bus_site = start("asgi")
+    teller, *others = bus_site.pids
+    bus_site.ask(teller, "tell", sizes="10,300000", threads=1)
     for pid in others:
-        gossip.wait_heard(pid, 2)
-        assert gossip.ask(pid, "threads") == ["MainThread"]
+        bus_site.wait_heard(pid, 2)
+        assert bus_site.ask(pid, "threads") == ["MainThread"]
 
 
 def test_a_preloaded_application_subscribes_in_a_hook(site: StartSite) -> None:
     hooks = "def post_worker_init(worker):\n    import bus_echo\n    bus_echo.listen({})\n"
-    gossip = Gossip(site("bus_echo:app", hooks=hooks, preload_app=True))
-    gossip.wait_listening(3)
-    teller, *others = gossip.pids
-    gossip.ask(teller, "tell", sizes="10", threads=1)
+    bus_site = BusSite(site("bus_echo:app", hooks=hooks, preload_app=True))
+    bus_site.wait_listening(3)
+    teller, *others = bus_site.pids
+    bus_site.ask(teller, "tell", sizes="10", threads=1)
     for pid in others:
-        gossip.wait_heard(pid, 1)
+        bus_site.wait_heard(pid, 1)
 
 
 def test_who_has_ended_its_subscriptions_is_sent_nothing(start: Start) -> None:
-    gossip = start()
-    teller, deaf, _ = gossip.pids
-    gossip.ask(deaf, "end")
-    assert gossip.ask(teller, "publish", channel="gossip", message="x" * 200) == 1
-    gossip.ask(deaf, "listen")
-    assert gossip.ask(teller, "publish", channel="other", message="x") == 2
+    bus_site = start()
+    teller, deaf, _ = bus_site.pids
+    bus_site.ask(deaf, "end")
+    assert bus_site.ask(teller, "publish", channel="echo", message="x" * 200) == 1
+    bus_site.ask(deaf, "listen")
+    assert bus_site.ask(teller, "publish", channel="other", message="x") == 2
 
 
 def test_a_request_is_handed_over_at_once_while_the_bus_is_stuck(start: Start) -> None:
     """Its owner's subscriber sleeps, and megabytes wait behind that."""
-    gossip = start(workers=2)
-    slots = gossip.view.pids()
-    gossip.ask(slots[0], "publish", channel="slow", message="5")
-    gossip.ask(slots[0], "tell", sizes=",".join(["60000"] * 100), threads=1)
+    bus_site = start(workers=2)
+    slots = bus_site.view.pids()
+    bus_site.ask(slots[0], "publish", channel="slow", message="5")
+    bus_site.ask(slots[0], "tell", sizes=",".join(["60000"] * 100), threads=1)
     begun, times = time.monotonic(), []
-    handed = gossip.view.total("handed_in")
-    while gossip.view.total("handed_in") - handed < 20:
+    handed = bus_site.view.total("handed_in")
+    while bus_site.view.total("handed_in") - handed < 20:
         asked = time.monotonic()
-        answer = gossip.server.get("/", cookie="gunicorn_worker=1")
+        answer = bus_site.server.get("/", cookie="gunicorn_worker=1")
         times.append(time.monotonic() - asked)
         assert answer.json()["pid"] == slots[1]
     assert time.monotonic() - begun < 4, "the subscriber has slept"
-    assert gossip.view.slots()[1].words["bus_received"] < 10
+    assert bus_site.view.slots()[1].words["bus_received"] < 10
     assert max(times) < 0.5
 
 
@@ -215,14 +188,14 @@ def outside() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", [STICKY, "asgi"])
 def test_a_process_that_is_no_worker_publishes_to_all(start: Start, kind: str) -> None:
-    gossip = start(kind)
+    bus_site = start(kind)
     message = b'[0, 0, 0, "d41d8cd98f00b204e9800998ecf8427e"]'.ljust(100)
     with outside():
-        bus.connect(directory=str(gossip.site.directory))
-        assert bus.publish("gossip", message) == 3
-        assert bus.publish("gossip", message + bytes(300_000)) == 3
-    for pid in gossip.pids:
-        assert [each.size for each in gossip.wait_heard(pid, 2)] == [0, 300_000]
+        bus.connect(directory=str(bus_site.site.directory))
+        assert bus.publish("echo", message) == 3
+        assert bus.publish("echo", message + bytes(300_000)) == 3
+    for pid in bus_site.pids:
+        assert [each.size for each in bus_site.wait_heard(pid, 2)] == [0, 300_000]
 
 
 def listening(view: View) -> int:
@@ -236,7 +209,7 @@ def test_it_finds_the_server_that_was_started_anew(
 
     def start() -> Gunicorn:
         args = ("-k", STICKY, "-w", "2", "--pid", "pid")
-        env = {"GOSSIP": "listen"}
+        env = {"BUS_ECHO": "listen"}
         server = gunicorn("bus_echo:app", *args, directory=directory, env=env, wait=False)
         view = View(server)
         wait_until(lambda: listening(view) == 2, PATIENCE_S, "two that listen")
@@ -245,12 +218,12 @@ def test_it_finds_the_server_that_was_started_anew(
     first = start()
     with outside():
         bus.connect(pidfile=str(directory / "pid"), directory=str(directory))
-        assert bus.publish("gossip", b"x") == 2
+        assert bus.publish("echo", b"x") == 2
         first.stop()
         with pytest.raises(bus.BusError, match="no pid in the pid file"):
-            bus.publish("gossip", b"x")
+            bus.publish("echo", b"x")
         start()
-        assert bus.publish("gossip", b"x") == 2
+        assert bus.publish("echo", b"x") == 2
 
 
 def test_it_says_so_when_several_servers_run(
@@ -260,11 +233,11 @@ def test_it_says_so_when_several_servers_run(
     config = f"cluster_dir = {str(shared)!r}"
     args = ("-k", STICKY, "-w", "1")
     servers = [
-        gunicorn("bus_echo:app", *args, config=config, env={"GOSSIP": "listen"}) for _ in range(2)
+        gunicorn("bus_echo:app", *args, config=config, env={"BUS_ECHO": "listen"}) for _ in range(2)
     ]
     one, other = sorted(server.master_pid for server in servers)
     with outside():
         with pytest.raises(bus.BusError, match=f"2 servers run: {one}, {other}; say which"):
             bus.connect(directory=str(shared))
         bus.connect(pid=one, directory=str(shared))
-        assert bus.publish("gossip", b"x") == 1
+        assert bus.publish("echo", b"x") == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import StartRedis
 from tests.harness.clients.command import Done, run_command
 from tests.harness.ports import free_port
+from tests.harness.programs import StartRedis
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn
@@ -128,7 +128,7 @@ def _is_dead(pid: int) -> bool:
         ("worker_class = 'nowhere.Class'\n", "nowhere"),
         ("workers = 'many'\n", "many"),
         ("cluster_session_cookie = '__Host-s'\ncluster_session_domain = 'a.b'\n", "__Host-"),
-        ("bind = ['127.0.0.1:8000', ':8000']\n", "0.0.0.0:8000 is 127.0.0.1:8000 as well"),
+        ("bind = ['127.0.0.1:8000', ':8000']\n", "0.0.0.0:8000 includes 127.0.0.1:8000"),
     ],
 )
 def test_a_configuration_that_cannot_be_used(check: Check, config: str, words: str) -> None:

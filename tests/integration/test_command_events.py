@@ -4,11 +4,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,18 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from gunicorn_cluster_ext.runtime.event_log import EVENTS_FILE
-from tests.harness.clients.command import run_command
+from tests.harness.clients.command import Running
+from tests.harness.servers.bad_deploys import REFUSED
 from tests.harness.servers.deploy import GOOD
-from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll_failures import REFUSED
 
 pytestmark = pytest.mark.one_gunicorn
 
 
 def lines(of: Site, *arguments: str) -> list[str]:
-    choice = ["--pid", str(of.server.pid)]
-    done = run_command("events", *choice, *arguments, directory=of.directory)
+    done = of.command("events", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -43,8 +39,8 @@ def wait_event(of: Site, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, 
     return wait_until(lambda: next(filter(wanted, events(of)), None) or {}, PATIENCE_S, "an event")
 
 
-def test_the_start(site: StartSite) -> None:
-    told = site()
+def test_the_start(shared_site: StartSite) -> None:
+    told = shared_site()
     wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
     found = events(told)
     assert found[0]["event"] == "start" and found[0]["text"] == "3 workers are wanted"
@@ -75,11 +71,11 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     told.hup()
     told.view.wait_roll(3, RollState.FAILED)
     told.view.wait_slots(3)
-    run_command("scale", "4", "--pid", str(told.server.pid), directory=told.directory)
+    told.command("scale", "4")
     seen = {each["event"]: each.get("text", "") for each in events(told)}
     assert re.fullmatch(r"replaced 3 workers in \d+\.\d s", seen["roll committed"])
     assert "could not load the application" in seen["roll failed"]
-    assert "every worker serves on as before" in seen["roll failed"]
+    assert "the previous workers keep serving" in seen["roll failed"]
     assert seen["reload refused"] == "RuntimeError: not today"
     assert seen["workers"] == "4 are wanted instead of 3"
     assert seen["control"] == "4 workers instead of 3"
@@ -87,8 +83,8 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     assert causes["roll"] == 3 and causes["boot"] == 1
 
 
-def test_for_people(site: StartSite) -> None:
-    told = site()
+def test_for_people(shared_site: StartSite) -> None:
+    told = shared_site()
     wait_until(lambda: len(events(told)) == 7, PATIENCE_S, "events of the start")
     first, *_ = lines(told)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d start: 3 workers are wanted", first)
@@ -99,24 +95,11 @@ def test_for_people(site: StartSite) -> None:
     assert lines(told, "-n", "0") == []
 
 
-@contextmanager
-def following(of: Site) -> Iterator["subprocess.Popen[str]"]:
-    command = ["events", "--follow", "--json", "--pid", str(of.server.pid)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn_cluster_ext", *command],
-        env=environment(of.directory, None),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def following(of: Site) -> AbstractContextManager[Running]:
+    return of.running_command("events", "--follow", "--json")
 
 
-def follow(process: "subprocess.Popen[str]", event: str) -> dict[str, Any]:
+def follow(process: Running, event: str) -> dict[str, Any]:
     """Read until that comes."""
     assert process.stdout is not None
     while line := process.stdout.readline():

@@ -11,9 +11,9 @@ import pytest
 
 from gunicorn_cluster_ext.runtime import discovery
 from gunicorn_cluster_ext.runtime.board.board import Board
-from tests.conftest import StartGunicorn
 from tests.harness.clients.command import Done, run_command
 from tests.harness.forks import in_child
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import READY_MADE, StartSite
 from tests.harness.view import PATIENCE_S, STICKY
@@ -54,6 +54,14 @@ def test_by_directory_pid_or_pid_file(site: StartSite, new_directory: Callable[[
         done = run_command("status", *choice, directory=elsewhere)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"master {found.server.pid}, " in done.stdout
+
+
+def test_the_only_one(shared_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says which. Other servers of this user may run, so only one place is looked at."""
+    only = shared_site()
+    places = "gunicorn_cluster_ext.runtime.directory._places"
+    monkeypatch.setattr(places, lambda: [str(only.directory)])
+    assert discovery.find(None, None, None).pid == only.server.pid
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

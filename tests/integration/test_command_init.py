@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.settings import Settings, read
-from tests.conftest import StartGunicorn
 from tests.harness.clients.command import run_command
+from tests.harness.programs import StartGunicorn
 from tests.harness.view import View
 
 pytestmark = pytest.mark.one_gunicorn

@@ -14,22 +14,23 @@ pytestmark = pytest.mark.one_gunicorn
 
 
 def ask(site: Site, *arguments: str) -> str:
-    done = run_command("metrics", *arguments, directory=site.directory)
+    done = site.command("metrics", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
-def test_it_prints_them(site: StartSite) -> None:
-    measured = site()
+def test_it_prints_them(shared_site: StartSite) -> None:
+    measured = shared_site()
     measured.server.get("/", Cookie="gunicorn_worker=1")
     seen = Scrape(ask(measured))
     assert seen.by("gunicorn_cluster_workers", "state")["ready"] == 3
     assert seen.by("gunicorn_cluster_worker_threads", "worker") == {"0": 8, "1": 8, "2": 8}
-    assert Scrape(ask(measured, "--pid", str(measured.server.pid))).samples.keys()
+    choice = ("--pid", str(measured.server.pid))
+    assert Scrape(ask(measured, *choice)).samples.keys() == seen.samples.keys()
 
 
-def test_it_writes_them_for_a_textfile_collector(site: StartSite) -> None:
-    measured = site()
+def test_it_writes_them_for_a_textfile_collector(shared_site: StartSite) -> None:
+    measured = shared_site()
     path = measured.directory / "gunicorn.prom"
     path.write_text("what was there before")
     assert ask(measured, "--output", str(path)) == ""
@@ -37,12 +38,11 @@ def test_it_writes_them_for_a_textfile_collector(site: StartSite) -> None:
     assert not list(measured.directory.glob("gunicorn.prom?*")), "what it wrote at first is gone"
 
 
-def test_it_says_what_is_wrong(site: StartSite, new_directory: Callable[[], Path]) -> None:
-    done = run_command("metrics", directory=new_directory())
+def test_it_says_what_is_wrong(shared_site: StartSite, tmp_path: Path) -> None:
+    done = run_command("metrics", "--dir", str(tmp_path), directory=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("gunicorn-cluster: no server found (")
-    measured = site(workers=1)
-    done = run_command("metrics", "--output", "/no/where.prom", directory=measured.directory)
+    done = shared_site().command("metrics", "--output", "/no/where.prom")
     assert done.returncode == 1
     assert done.stderr == (
         "gunicorn-cluster: cannot write /no/where.prom: No such file or directory\n"

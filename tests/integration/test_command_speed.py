@@ -10,7 +10,6 @@ import pytest
 
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite, for_each
-from tests.integration.test_roll import wait_more
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -33,7 +32,7 @@ def test_status_of_32_workers_under_load(site: StartSite) -> None:
     """Less than 100 ms beside Python's own start. In turn, so that both suffer the same."""
     watched = site(workers=32, threads=4)
     with watched.load(request=for_each(32), connections=32, pause=0.05) as load:
-        wait_more(load)
+        load.wait_more()
         status = [*STATUS, str(watched.server.pid)]
         extra = [seconds(watched, status) - seconds(watched, START) for _ in range(ROUNDS)]
         assert len({pid for pid in load.report.pids}) == 32

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
 from tests.harness.clients.command import Done, run_command
 from tests.harness.clients.connection import Connection
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.deploy import APP, GOOD, deploy, slow
 from tests.harness.servers.gunicorn import environment
 from tests.harness.view import STICKY, View

@@ -1,12 +1,11 @@
 """Commands in a terminal of a certain width: what fits, colours, a progress bar."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.harness.clients.command import run_command
+from tests.harness.clients.command import command_line
 from tests.harness.clients.terminal import Terminal
 from tests.harness.servers.deploy import slow
 from tests.harness.servers.gunicorn import environment
@@ -19,10 +18,8 @@ GREEN = "\x1b[32m"
 
 def shown(of: Site, *command: str, columns: int = 200, **env: str) -> Terminal:
     """A command that has ended."""
-    arguments = [sys.executable, "-m", "gunicorn_cluster_ext", *command]
-    choice = ["--pid", str(of.server.pid)]
-    variables = environment(of.directory, env)
-    with Terminal([*arguments, *choice], of.directory, variables, columns) as terminal:
+    line = command_line(*command, "--pid", str(of.server.pid))
+    with Terminal(line, of.directory, environment(of.directory, env), columns) as terminal:
         terminal.wait_exit()
     return terminal
 
@@ -51,10 +48,15 @@ def without_rich(directory: Path) -> dict[str, str]:
     ],
 )
 def test_columns_fit(
-    site: StartSite, columns: int, there: list[str], dropped: list[str], rich: bool
+    shared_site: StartSite,
+    tmp_path: Path,
+    columns: int,
+    there: list[str],
+    dropped: list[str],
+    rich: bool,
 ) -> None:
-    watched = site()
-    env = {} if rich else without_rich(watched.directory)
+    watched = shared_site()
+    env = {} if rich else without_rich(tmp_path)
     terminal = shown(watched, "status", columns=columns, **env)
     titles, *workers = rows(terminal.text)
     assert terminal.status == 0
@@ -64,13 +66,12 @@ def test_columns_fit(
     assert max(map(len, [titles, *workers])) <= columns
 
 
-def test_colours_are_for_terminals(site: StartSite) -> None:
-    watched = site()
+def test_colours_are_for_terminals(shared_site: StartSite, tmp_path: Path) -> None:
+    watched = shared_site()
     assert GREEN in shown(watched, "status").raw
     assert GREEN not in shown(watched, "status", NO_COLOR="1").raw
-    assert "\x1b" not in shown(watched, "status", **without_rich(watched.directory)).raw
-    done = run_command("status", "--pid", str(watched.server.pid), directory=watched.directory)
-    assert "\x1b" not in done.stdout
+    assert "\x1b" not in shown(watched, "status", **without_rich(tmp_path)).raw
+    assert "\x1b" not in watched.command("status").stdout
 
 
 def test_a_roll_has_a_bar(site: StartSite) -> None:

@@ -2,25 +2,23 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
+from tests.harness.clients.command import command_line
 from tests.harness.clients.terminal import Terminal
 from tests.harness.servers.gunicorn import environment
 from tests.harness.servers.site import Site, StartSite, for_each
-from tests.integration.test_roll import wait_more
 
 pytestmark = pytest.mark.one_gunicorn
 
 # What a terminal is told: another screen and back, and the cursor that can be seen again.
 ENTER, LEAVE, SHOW_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
-TOP = [sys.executable, "-W", "error", "-m", "gunicorn_cluster_ext", "top", "--interval", "0.2"]
+TOP = ("top", "--interval", "0.2")
 
 
 def top(of: Site, columns: int = 160) -> Terminal:
-    command = [*TOP, "--pid", str(of.server.pid)]
+    command = command_line(*TOP, "--pid", str(of.server.pid))
     return Terminal(command, of.directory, environment(of.directory, None), columns)
 
 
@@ -35,7 +33,7 @@ def check_left(shown: Terminal, before: object) -> None:
 def test_what_it_shows(site: StartSite) -> None:
     watched = site()
     with watched.load(request=for_each(3)) as load, top(watched) as shown:
-        wait_more(load)
+        load.wait_more()
         for words in (f"master {watched.server.pid}", "HISTORY", "█", "3 of 3 workers serve"):
             shown.wait_for(words)
         for pid in watched.pids.values():
@@ -53,7 +51,7 @@ def test_it_is_sorted(site: StartSite) -> None:
     """All the load is on worker 2."""
     watched = site()
     with watched.load(request=for_each(3)[2:]) as load, top(watched) as shown:
-        wait_more(load)
+        load.wait_more()
         shown.wait_for("sorted by id")
         shown.type("r")
         shown.wait_for("sorted by rate")
@@ -96,15 +94,7 @@ def test_the_server_ends(site: StartSite) -> None:
 
 def test_without_a_terminal_one_table_follows_the_other(site: StartSite) -> None:
     watched = site()
-    command = subprocess.Popen(
-        [*TOP, "--pid", str(watched.server.pid)],
-        env=environment(watched.directory, None),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with command:
+    with watched.running_command(*TOP) as command:
         assert command.stdout is not None and command.stderr is not None
         seen = 0
         while seen < 3:

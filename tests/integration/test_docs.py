@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartGunicorn, StartHaproxy, StartNginx
+from tests.harness.programs import StartGunicorn, StartHaproxy, StartNginx
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.haproxy import Haproxy
 from tests.harness.servers.nginx import Nginx

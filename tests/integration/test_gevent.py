@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.callers import run_callers
 from tests.harness.clients.connection import request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.site import StartSite
 from tests.harness.view import GEVENT, PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartGunicorn, StartHaproxy, StartNginx, StartRedis
 from tests.harness.process import Process
-from tests.harness.process_session import session
+from tests.harness.processes import session
+from tests.harness.programs import StartGunicorn, StartHaproxy, StartNginx, StartRedis
 from tests.harness.servers.haproxy import Haproxy
 from tests.harness.servers.nginx import Nginx
 from tests.harness.waiting import wait_until

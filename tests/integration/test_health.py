@@ -11,10 +11,10 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import State
 from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.load import NOTICED_S
 from tests.harness.servers.site import StartSite
 from tests.harness.view import EVERY_KIND, PATIENCE_S, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S, wait_more
 
 pytestmark = pytest.mark.one_gunicorn
 
@@ -42,7 +42,7 @@ def test_a_worker_whose_threads_are_all_stuck(site: StartSite) -> None:
             stuck.send(request_bytes("GET", "/?sleep=3600", cookie(1)))
         assert asked.view.wait_generation(1, 2) != asked.pids[1]
         wait_until(lambda: not psutil.pid_exists(asked.pids[1]), PATIENCE_S, "its end")
-        wait_more(load)
+        load.wait_more()
         pids = asked.view.wait_slots(3)
     assert (pids[0], pids[2]) == (asked.pids[0], asked.pids[2])
     assert load.report.complaints(NOTICED_S) == []
@@ -54,11 +54,11 @@ def test_a_worker_whose_threads_are_all_stuck(site: StartSite) -> None:
 def test_a_worker_that_says_that_it_is_ill(site: StartSite) -> None:
     asked = site("unhealthy:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
-        wait_more(load)
+        load.wait_more()
         (asked.directory / "ill").write_text(str(asked.pids[1]))
         asked.view.wait_generation(1, 2)
         pids = asked.view.wait_slots(3)
-        wait_more(load)
+        load.wait_more()
     assert (pids[0], pids[2]) == (asked.pids[0], asked.pids[2])
     assert load.report.complaints(NOTICED_S) == []
     assert watch.fewest_serving == 3
@@ -69,19 +69,19 @@ def test_a_site_that_is_ill_altogether_goes_on(site: StartSite) -> None:
     """What is asked at /health may be a database: no new worker is better, so the old ones stay."""
     asked = site("unhealthy:app", **HEALTH)
     with asked.load() as load, Watch(asked.view) as watch:
-        wait_more(load)
+        load.wait_more()
         (asked.directory / "ill").write_text("all")
         wait_until(
             lambda: len(asked.lines("Booting worker with pid")) >= 5,
             PATIENCE_S,
             "some that are no better",
         )
-        wait_more(load)
+        load.wait_more()
         serving = {row.words["pid"] for row in asked.view.rows if row.state is State.READY}
         assert serving >= set(asked.pids.values())
         (asked.directory / "ill").unlink()
         asked.view.wait_slots(3)
-        wait_more(load)
+        load.wait_more()
     assert load.report.complaints(NOTICED_S) == []
     assert watch.fewest_serving == 3
 

@@ -16,8 +16,8 @@ import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from gunicorn_cluster_ext.runtime.board.layout import State
-from tests.conftest import StartGunicorn
 from tests.harness.clients.upgraded import Upgraded
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import ASGI, GEVENT, PATIENCE_S, STICKY, View

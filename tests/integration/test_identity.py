@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

@@ -11,11 +11,10 @@ import pytest
 
 from tests.harness.clients.connection import Answer
 from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.shared_site import STICKY, Shared, shared
+from tests.harness.servers.store_site import STICKY, StoreSite
 
 pytestmark = pytest.mark.one_gunicorn
 
-__all__ = ["shared"]
 
 EXAMPLES = {
     "flask": ("login_flask:app", STICKY),
@@ -61,10 +60,10 @@ class Browser:
 
 
 @pytest.fixture(params=EXAMPLES)
-def server(request: Any, shared: Shared) -> Gunicorn:
+def server(request: Any, shared_store_site: StoreSite) -> Gunicorn:
     app, kind = EXAMPLES[request.param]
     threads = [] if kind == "asgi" else ["--threads", "8"]
-    return shared.start(app, "-k", kind, *threads)
+    return shared_store_site.start(app, "-k", kind, *threads)
 
 
 def at_once(times: int, ask: Callable[[], Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -142,7 +142,7 @@ def test_a_broken_deploy(booted: Site) -> None:
         "[ERROR] Worker (pid:N) exited with code N. Worker N (pid:N) could not load the "
         "application (exit code N) before it was ready, N s after its start.",
         "[ERROR] Roll failed: worker N could not load the application (exit code N) before it "
-        "was ready, N s after its start; every worker serves on as before.",
+        "was ready, N s after its start; the previous workers keep serving.",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_stop(booted: Site) -> None:
         {
             "Handling signal: term": 1,
             "Worker exiting (pid: N)": 3,
-            "Worker N (pid:N) finished (the server ends) after serving for N s.": 3,
+            "Worker N (pid:N) finished (the server is stopping) after serving for N s.": 3,
             "Shutting down: Master": 1,
         }
     )

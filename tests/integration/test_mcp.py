@@ -14,7 +14,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import View
 

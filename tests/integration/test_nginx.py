@@ -2,29 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.conftest import StartGunicorn, StartNginx
 from tests.harness.clients.jars import fill_jars
-from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.nginx import Nginx
+from tests.harness.programs import StartGunicorn, StartNginx
+from tests.harness.servers.nginx import in_front_of
 
 JARS = 12
 ROUNDS = 10
-
-
-def in_front_of(nginx: StartNginx, server: Gunicorn, keepalive: int) -> Nginx:
-    return nginx(
-        f"""
-        upstream workers {{ server 127.0.0.1:{server.port}; keepalive {keepalive}; }}
-        server {{
-            LISTEN
-            location / {{
-                proxy_pass http://workers;
-                proxy_http_version 1.1;
-                proxy_set_header Connection "";
-            }}
-        }}
-        """
-    )
 
 
 def test_jars_in_turn_share_one_upstream_connection(
@@ -32,7 +15,7 @@ def test_jars_in_turn_share_one_upstream_connection(
 ) -> None:
     server = gunicorn("whoami:app", "-k", "gunicorn_cluster_ext.Sticky", "-w", "4", serving=4)
     jars = fill_jars(server.connect, JARS, workers=3)
-    proxy = in_front_of(nginx, server, keepalive=16)
+    proxy = nginx(in_front_of(server.port, keepalive=16))
     upstream: set[str] = set()
     for _ in range(ROUNDS):
         for worker, cookie in jars:
@@ -48,7 +31,7 @@ def test_jars_in_turn_share_one_upstream_connection(
 def test_jars_at_once_share_kept_connections(gunicorn: StartGunicorn, nginx: StartNginx) -> None:
     server = gunicorn("whoami:app", "-k", "gunicorn_cluster_ext.Sticky", "-w", "4", serving=4)
     jars = fill_jars(server.connect, JARS, workers=3)
-    proxy = in_front_of(nginx, server, keepalive=16)
+    proxy = nginx(in_front_of(server.port, keepalive=16))
 
     def browse(jar: tuple[int, str]) -> set[str]:
         worker, cookie = jar
@@ -71,7 +54,7 @@ def test_a_new_browser_through_nginx_keeps_its_worker(
     gunicorn: StartGunicorn, nginx: StartNginx
 ) -> None:
     server = gunicorn("whoami:app", "-k", "gunicorn_cluster_ext.Sticky", "-w", "4", serving=4)
-    proxy = in_front_of(nginx, server, keepalive=4)
+    proxy = nginx(in_front_of(server.port, keepalive=4))
     with proxy.connect() as browser:
         first = browser.get("/")
         jar = "; ".join(f"{name}={value}" for name, value in first.cookies().items())

@@ -4,10 +4,10 @@ import psutil
 import pytest
 
 from tests.harness.clients.connection import request_bytes
+from tests.harness.clients.load import NOTICED_S
 from tests.harness.servers.site import Site, StartSite, failures, for_each
 from tests.harness.view import KINDS, PATIENCE_S, Watch, name_of
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S
 
 MEGABYTE = 1_000_000
 
@@ -37,6 +37,7 @@ def test_max_requests(site: StartSite, kind: str) -> None:
     assert watch.most_active <= 5
 
 
+@pytest.mark.one_gunicorn
 def test_max_lifetime(site: StartSite) -> None:
     recycled = site(cluster_max_lifetime=2)
     with recycled.load() as load, Watch(recycled.view) as watch:
@@ -57,6 +58,7 @@ def limit(recycled: Site, name: str) -> None:
     recycled.pids = recycled.view.wait_slots(len(recycled.pids), generation=2)
 
 
+@pytest.mark.one_gunicorn
 def test_max_memory(site: StartSite) -> None:
     """A megabyte leaks with every request."""
     recycled = site("leaky:app", workers=2)
@@ -71,6 +73,7 @@ def test_max_memory(site: StartSite) -> None:
     wait_until(lambda: recycled.lines(reason), PATIENCE_S, "the reason in the log")
 
 
+@pytest.mark.one_gunicorn
 def test_max_memory_hard(site: StartSite) -> None:
     recycled = site("leaky:app", workers=2)
     limit(recycled, "cluster_max_memory_hard")

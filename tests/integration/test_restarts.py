@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.deploy import APP, GOOD, slow
 from tests.harness.servers.site import READY_MADE, Site, StartSite, failures, for_each
 from tests.harness.view import PATIENCE_S, STICKY, View, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import wait_more
 
 KINDS = pytest.mark.parametrize(
     "kind", [STICKY, "gthread", "sync"], ids=["Sticky", "gthread", "sync"]
@@ -89,7 +88,7 @@ def test_exits_are_logged_in_words(site: StartSite) -> None:
     (line,) = mended.lines("SIGKILL")
     assert str(pid) in line and "worker 0" in line.lower()
     pid = kill(mended, 1, signal.SIGTERM)
-    reason = f"Worker 1 (pid:{pid}) was told from outside to finish"
+    reason = f"Worker 1 (pid:{pid}) finished (it received a signal)"
     wait_until(lambda: mended.lines(reason), PATIENCE_S, "the reason in the log")
 
 
@@ -152,7 +151,7 @@ def test_workers_that_die_when_they_are_ready(site: StartSite) -> None:
     mended = site("crashing:app", workers=4)
     healthy = [request_bytes("GET", "/", {"Cookie": "gunicorn_worker=3"})]
     with mended.load(connections=8, request=healthy) as load:
-        wait_more(load, 100)
+        load.wait_more(100)
         before = boots(mended)
         (mended.directory / "doomed").write_text("0 1 2")
         wait_until(lambda: boots(mended) > before, PATIENCE_S, "the first replacement")
@@ -216,7 +215,7 @@ def test_a_recycled_worker_that_cannot_boot(site: StartSite, kind: str) -> None:
         mended.deploy(GOOD)
         for slot in mended.pids:
             mended.view.wait_generation(slot, 2)
-        wait_more(load, 50)
+        load.wait_more(50)
     assert watch.fewest_serving == 2
     assert failures(load.report, kind) == []
     assert set(load.report.statuses) == {200}

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
-from tests.conftest import StartGunicorn
 from tests.harness.clients.callers import Caller, new_client, note
 from tests.harness.clients.connection import request_bytes
-from tests.harness.clients.load import Load
+from tests.harness.clients.load import NOTICED_S, Load
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.deploy import APP, GOOD, deploy, slow
 from tests.harness.servers.site import Site, StartSite, failures
 from tests.harness.view import EVERY_KIND, PATIENCE_S, STICKY, View, Watch
@@ -23,24 +23,6 @@ from tests.harness.waiting import wait_until
 
 # A request may take no longer while workers are replaced.
 SLOWEST_S = 0.5
-# Elsewhere: on a busy machine some take longer than that, but nobody may wait for the end of a
-# second's sleep, which is what a wake-up that was forgotten would cost.
-NOTICED_S = 0.9
-
-
-def wait_more(load: Load, answers: int = 200) -> None:
-    """Let the load go on for a while."""
-    enough = load.report.answers + answers
-    wait_until(lambda: load.report.answers >= enough, PATIENCE_S, f"{answers} more answers")
-
-
-def check_renewed(site: Site, before: dict[int, int], generation: int | None = None) -> None:
-    """Every slot has a new process, and nothing is left of the old ones."""
-    pids = site.view.wait_slots(len(before), generation=generation)
-    assert not set(pids.values()) & set(before.values())
-    # They say on the board that they are gone; to be reaped takes a moment more.
-    for pid in before.values():
-        wait_until(lambda pid=pid: not psutil.pid_exists(pid), PATIENCE_S, f"the end of {pid}")
 
 
 def roll_with_a_slow_import(site: StartSite) -> float:
@@ -52,11 +34,11 @@ def roll_with_a_slow_import(site: StartSite) -> float:
     requests = [request_bytes("GET", "/", {"Cookie": f"gunicorn_worker={n}"}) for n in range(3)]
     load = rolled.load(connections=16, request=[anybodys, *requests])
     with load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         assert set(load.report.pids) == set(rolled.pids.values())
         roll = rolled.roll()
-        wait_more(load)
-        check_renewed(rolled, rolled.pids, generation=2)
+        load.wait_more()
+        rolled.check_renewed(rolled.pids, generation=2)
     assert (roll.replaced, roll.total, roll.reason) == (3, 3, "")
     assert load.report.complaints() == []
     assert load.report.connections == 16
@@ -93,10 +75,10 @@ def test_ten_rolls_in_a_row(site: StartSite) -> None:
     rolled = site("echo:app")
     with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
         for _ in range(10):
-            wait_more(load, 50)
+            load.wait_more(50)
             rolled.roll()
-        wait_more(load)
-        check_renewed(rolled, rolled.pids, generation=11)
+        load.wait_more()
+        rolled.check_renewed(rolled.pids, generation=11)
     assert load.report.complaints(NOTICED_S) == []
     assert load.report.connections == 20
     assert len(load.report.pids) > 20
@@ -127,7 +109,7 @@ def test_surge(
     rolled.deploy(slow(1))
     with rolled.load() as load, Watch(rolled.view) as watch:
         rolled.roll()
-        check_renewed(rolled, rolled.pids, generation=2)
+        rolled.check_renewed(rolled.pids, generation=2)
     assert load.report.complaints(NOTICED_S) == []
     assert fewest <= watch.fewest_serving <= workers
     assert watch.most_booting >= min(2, most - workers)
@@ -142,9 +124,9 @@ def test_without_surge(site: StartSite, unavailable: int | str, fewest: int) -> 
     """For tight memory: never more processes than workers, those that drain included."""
     rolled = site(cluster_roll_surge=0, cluster_roll_unavailable=unavailable)
     with rolled.load() as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         rolled.roll()
-        check_renewed(rolled, rolled.pids, generation=2)
+        rolled.check_renewed(rolled.pids, generation=2)
     assert load.report.complaints() == []
     assert watch.fewest_serving == fewest
     assert watch.most_processes == 3
@@ -158,7 +140,7 @@ def test_without_surge_a_process_that_drains_counts(site: StartSite) -> None:
         wait_until(lambda: rolled.view.total("busy") == 1, PATIENCE_S, "a busy worker")
         rolled.roll()
         assert busy.answer().json()["pid"] == rolled.pids[0]
-        check_renewed(rolled, rolled.pids, generation=2)
+        rolled.check_renewed(rolled.pids, generation=2)
     assert watch.fewest_serving == 2
     assert watch.most_processes == 3
 
@@ -169,10 +151,10 @@ def test_a_single_worker(site: StartSite) -> None:
     rolled = site(workers=1)
     rolled.deploy(slow(1))
     with rolled.load(connections=4) as load, Watch(rolled.view) as watch:
-        wait_more(load, 50)
+        load.wait_more(50)
         rolled.roll()
-        wait_more(load, 50)
-        check_renewed(rolled, rolled.pids, generation=2)
+        load.wait_more(50)
+        rolled.check_renewed(rolled.pids, generation=2)
     assert load.report.complaints(NOTICED_S) == []
     assert watch.fewest_serving == 1
 
@@ -182,12 +164,12 @@ def test_requests_in_progress_are_finished(site: StartSite) -> None:
     rolled = site()
     request = b"GET /?sleep=0.3 HTTP/1.1\r\nHost: x\r\n\r\n"
     with rolled.load(connections=12, request=[request]) as load:
-        wait_more(load, 24)
+        load.wait_more(24)
         rolled.roll()
-        wait_more(load, 24)
+        load.wait_more(24)
     assert load.report.complaints() == []
     assert load.report.connections == 12
-    check_renewed(rolled, rolled.pids, generation=2)
+    rolled.check_renewed(rolled.pids, generation=2)
 
 
 def test_observation(site: StartSite) -> None:
@@ -205,15 +187,15 @@ def test_observation(site: StartSite) -> None:
 def test_parked_until_the_roll_commits(site: StartSite) -> None:
     rolled = site(cluster_roll_rollback="full", cluster_roll_observe=1)
     with rolled.load() as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         rolled.hup()
         rolled.view.wait_roll(1, RollState.OBSERVING)
         # They wait for the case that they are needed, and answer nothing.
         assert all(psutil.pid_exists(pid) for pid in rolled.pids.values())
         wait_until(lambda: new_only(rolled, load), PATIENCE_S, "answers of new workers only")
         rolled.view.wait_roll(1, RollState.COMMITTED)
-        wait_more(load)
-        check_renewed(rolled, rolled.pids, generation=2)
+        load.wait_more()
+        rolled.check_renewed(rolled.pids, generation=2)
     assert watch.most_parked == 3
     assert watch.fewest_serving == 3
     assert load.report.complaints(NOTICED_S) == []
@@ -221,7 +203,7 @@ def test_parked_until_the_roll_commits(site: StartSite) -> None:
 
 def new_only(rolled: Site, load: Load) -> bool:
     before = dict(load.report.pids)
-    wait_more(load, 50)
+    load.wait_more(50)
     answered = {pid for pid, count in load.report.pids.items() if count > before.get(pid, 0)}
     return not answered & set(rolled.pids.values())
 
@@ -231,7 +213,7 @@ def test_preloaded_code_is_not_loaded_anew(site: StartSite) -> None:
     rolled = site(preload_app=True)
     rolled.deploy("raise RuntimeError('nobody loads this')\n")
     rolled.roll()
-    check_renewed(rolled, rolled.pids, generation=2)
+    rolled.check_renewed(rolled.pids, generation=2)
     (line,) = rolled.lines("preload_app")
     assert "[WARNING]" in line and "code" in line
     assert rolled.server.get("/").status == 200
@@ -244,7 +226,7 @@ def test_the_drain_timeout_ends_what_does_not_finish(site: StartSite) -> None:
         busy.send(b"GET /?sleep=600 HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: rolled.view.total("busy") == 1, PATIENCE_S, "a busy worker")
         rolled.roll()
-        check_renewed(rolled, rolled.pids, generation=2)
+        rolled.check_renewed(rolled.pids, generation=2)
         assert busy.closed_by_peer()
 
 
@@ -286,7 +268,7 @@ def test_socketio_clients_stay_with_their_process(site: StartSite, transport: st
     for caller in callers:
         (pid,) = set(caller.pids)
         assert pid in rolled.pids.values()
-    check_renewed(rolled, rolled.pids, generation=2)
+    rolled.check_renewed(rolled.pids, generation=2)
 
 
 def wait_answers(callers: list[Caller], count: int) -> None:
@@ -318,7 +300,7 @@ def test_an_old_worker_that_dies_meanwhile(site: StartSite) -> None:
     rolled.view.wait_roll(1, RollState.ROLLING)
     os.kill(rolled.pids[2], signal.SIGKILL)
     rolled.view.wait_roll(1)
-    check_renewed(rolled, rolled.pids)
+    rolled.check_renewed(rolled.pids)
     answer = rolled.server.get("/", cookie="gunicorn_worker=2").json()
     assert (answer["worker"], answer["release"]) == (2, "new")
 
@@ -330,10 +312,10 @@ def test_everything_at_once(site: StartSite) -> None:
     rolled = site("echo:app", max_requests=40, cluster_max_lifetime=2, cluster_roll_surge="100%")
     with rolled.load(connections=20, request=MIXED) as load, Watch(rolled.view) as watch:
         for _ in range(3):
-            wait_more(load, 300)
+            load.wait_more(300)
             rolled.server.signal(signal.SIGTTIN)
             rolled.roll()
-        wait_more(load, 300)
+        load.wait_more(300)
         rolled.server.wait_for(
             lambda: min(rolled.view.generations().values()) > 4, PATIENCE_S, "recycled workers"
         )
@@ -382,10 +364,10 @@ def test_gunicorns_own_workers_roll_too(site: StartSite, kind: str, app: str) ->
     rolled.configure(raw_env=["STARTUP_S=1"])
     rolled.deploy(slow(1))
     with rolled.load(connections=8) as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         rolled.roll()
-        wait_more(load)
-        check_renewed(rolled, rolled.pids, generation=2)
+        load.wait_more()
+        rolled.check_renewed(rolled.pids, generation=2)
     assert set(load.report.statuses) == {200}
     assert watch.fewest_serving == 3
     assert watch.most_active == 4

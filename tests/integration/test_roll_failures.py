@@ -2,60 +2,16 @@
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
-from tests.harness.clients.load import Load
-from tests.harness.servers.deploy import GOOD, only_in
+from tests.harness.clients.load import NOTICED_S, Load
+from tests.harness.servers.bad_deploys import BAD, CRASHES, HEALTH, ILL, REFUSED, THIRD_FAILS
+from tests.harness.servers.deploy import GOOD
 from tests.harness.servers.site import Site, StartSite, failures, for_each
 from tests.harness.view import PATIENCE_S, STICKY, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
-
-ILL = """
-import whoami
-
-def app(environ, start_response):
-    if environ["PATH_INFO"] != "/health":
-        return whoami.app(environ, start_response)
-    start_response("500 Ill", [("Content-Length", "0")])
-    return [b""]
-"""
-# It is ready some milliseconds after its import.
-CRASHES = f"import os, threading\nthreading.Timer(0.3, os._exit, (9,)).start()\n{GOOD}"
-HEALTH: dict[str, Any] = {
-    "cluster_health_path": "/health",
-    "cluster_health_interval": 0.2,
-    "cluster_health_timeout": 1,
-    "cluster_health_failures": 2,
-}
-
-
-@dataclass(frozen=True)
-class Deploy:
-    """Code that is no good, and a word of the reason that is given."""
-
-    code: str
-    word: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-BAD = {
-    "syntax error": Deploy("def app(:\n", "could not load"),
-    "import error": Deploy("import no_such_module\n", "could not load"),
-    "no application": Deploy("", "could not load"),
-    "error": Deploy("raise RuntimeError('not today')\n", "could not load"),
-    "exit": Deploy("import os\nos._exit(5)\n", "code 5"),
-    "sys.exit": Deploy("import sys\nsys.exit(0)\n", "code 0"),
-    "killed": Deploy("import os\nos.kill(os.getpid(), 9)\n", "SIGKILL"),
-    "hanging import": Deploy(
-        "import time\ntime.sleep(3600)\n", "ready within 1 s", {"cluster_startup_timeout": 1}
-    ),
-    "failing health": Deploy(ILL, "health", HEALTH),
-}
 
 
 def check_failed(failed: Site, roll: Roll, word: str) -> None:
@@ -70,20 +26,20 @@ def check_works_again(failed: Site, load: Load) -> None:
     before = failed.view.pids()
     failed.deploy(GOOD)
     assert failed.roll().reason == ""
-    wait_more(load, 50)
+    load.wait_more(50)
     pids = failed.view.wait_slots(len(before))
     assert not set(pids.values()) & set(before.values())
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_deploy(site: StartSite, name: str) -> None:
+def test_a_bad_deploy(reset_site: Callable[..., Site], name: str) -> None:
     bad = BAD[name]
-    failed = site(**bad.settings)
+    failed = reset_site(**bad.settings)
     failed.deploy(bad.code)
     with failed.load() as load, Watch(failed.view) as watch:
-        wait_more(load, 50)
+        load.wait_more(50)
         roll = failed.roll(RollState.FAILED)
-        wait_more(load)
+        load.wait_more()
         assert failed.view.wait_slots(3) == failed.pids
         check_failed(failed, roll, bad.word)
         check_works_again(failed, load)
@@ -100,9 +56,9 @@ def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name:
     failed = site(worker_class=kind, **bad.settings)
     failed.deploy(bad.code)
     with failed.load(connections=6) as load, Watch(failed.view) as watch:
-        wait_more(load, 50)
+        load.wait_more(50)
         roll = failed.roll(RollState.FAILED)
-        wait_more(load, 50)
+        load.wait_more(50)
         assert failed.view.wait_slots(3) == failed.pids
     check_failed(failed, roll, bad.word)
     assert failures(load.report, kind) == []
@@ -110,7 +66,7 @@ def test_a_bad_deploy_on_gunicorns_own_workers(site: StartSite, kind: str, name:
     assert watch.fewest_serving == 3
     failed.deploy(GOOD)
     failed.roll()
-    check_renewed(failed, failed.pids)
+    failed.check_renewed(failed.pids)
 
 
 def test_bad_deploys_one_after_the_other(site: StartSite) -> None:
@@ -126,16 +82,6 @@ def test_bad_deploys_one_after_the_other(site: StartSite) -> None:
 
 # --- some are replaced already ----------------------------------------------------------------
 
-THIRD_FAILS = {
-    "load": Deploy(only_in((2,), "raise RuntimeError('no third')"), "could not load"),
-    "hang": Deploy(
-        only_in((2,), "import time; time.sleep(3600)"),
-        "ready within",
-        {"cluster_startup_timeout": 2},
-    ),
-    "exit": Deploy(only_in((2,), "import os; os._exit(5)"), "code 5"),
-}
-
 
 @pytest.mark.one_gunicorn
 @pytest.mark.parametrize("name", THIRD_FAILS)
@@ -145,7 +91,7 @@ def test_full_rollback(site: StartSite, name: str) -> None:
     failed = site(workers=4, cluster_roll_rollback="full", **bad.settings)
     failed.deploy(bad.code)
     with failed.load(request=for_each(4)) as load, Watch(failed.view) as watch:
-        wait_more(load)
+        load.wait_more()
         roll = failed.roll(RollState.FAILED)
         assert failed.view.wait_slots(4) == failed.pids
         before = load.report.pids.copy()
@@ -154,7 +100,7 @@ def test_full_rollback(site: StartSite, name: str) -> None:
             PATIENCE_S,
             "answers of all old workers",
         )
-        wait_more(load)
+        load.wait_more()
         assert failed.view.wait_slots(4) == failed.pids
         check_failed(failed, roll, bad.word)
         check_works_again(failed, load)
@@ -169,9 +115,9 @@ def test_the_rollback_that_keeps(site: StartSite) -> None:
     failed = site(workers=4)
     failed.deploy(THIRD_FAILS["load"].code)
     with failed.load() as load, Watch(failed.view) as watch:
-        wait_more(load)
+        load.wait_more()
         roll = failed.roll(RollState.FAILED)
-        wait_more(load)
+        load.wait_more()
         pids = failed.view.wait_slots(4)
         check_failed(failed, roll, "could not load")
         check_works_again(failed, load)
@@ -186,9 +132,9 @@ def test_a_crash_after_ready(site: StartSite) -> None:
     failed = site(workers=4, cluster_roll_rollback="full", cluster_roll_observe=5)
     failed.deploy(CRASHES)
     with failed.load(pause=0.1) as load, Watch(failed.view) as watch:
-        wait_more(load, 100)
+        load.wait_more(100)
         roll = failed.roll(RollState.FAILED)
-        wait_more(load, 100)
+        load.wait_more(100)
         assert failed.view.wait_slots(4) == failed.pids
         check_failed(failed, roll, "code 9")
         check_works_again(failed, load)
@@ -206,7 +152,7 @@ def test_a_crash_after_ready_when_nothing_is_left_of_the_old(site: StartSite) ->
     check_failed(failed, roll, "code 9")
     failed.deploy(GOOD)
     failed.roll()
-    check_renewed(failed, failed.pids)
+    failed.check_renewed(failed.pids)
     assert failed.server.get("/").status == 200
 
 
@@ -221,7 +167,7 @@ def test_ill_after_ready(site: StartSite) -> None:
         failed.hup()
         failed.view.wait_roll(1, RollState.OBSERVING)
         roll = failed.view.wait_roll(1, RollState.FAILED)
-        wait_more(load)
+        load.wait_more()
         assert failed.view.wait_slots(3) == failed.pids
     assert (watch.fewest_serving, watch.most_parked) == (3, 3)
     check_failed(failed, roll, "health")
@@ -231,57 +177,31 @@ def test_ill_after_ready(site: StartSite) -> None:
 # --- what is refused before anything happens -----------------------------------------------------
 
 
-def append(line: str) -> Callable[[Site], None]:
-    def spoil(refused: Site) -> None:
-        path = refused.server.config_path
-        path.write_text(f"{path.read_text()}{line}\n")
-
-    return spoil
-
-
-def remove(refused: Site) -> None:
-    refused.server.config_path.unlink()
-
-
-REFUSED = {
-    "syntax error": append("workers = ("),
-    "error": append("raise RuntimeError('not today')"),
-    "import error": append("import no_such_module"),
-    "sys.exit": append("import sys; sys.exit(3)"),
-    "bad value": append("workers = 'many'"),
-    "bad hook": append("pre_fork = 5"),
-    "unknown setting": append("cluster_roll_surg = 1"),
-    "bad setting": append("cluster_roll_surge = -1"),
-    "no progress": append("cluster_roll_surge = cluster_roll_unavailable = 0"),
-    "no worker class": append("worker_class = 'no_such_module.Worker'"),
-    "gone": remove,
-}
-
-
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_broken_configuration(site: StartSite, name: str) -> None:
-    refused = site()
+def test_a_broken_configuration(reset_site: Callable[..., Site], name: str) -> None:
+    refused = reset_site()
+    number = refused.view.roll.number + 1
     REFUSED[name](refused)
     with refused.load() as load:
-        wait_more(load, 50)
+        load.wait_more(50)
         refused.hup()
-        check_refused(refused)
-        wait_more(load, 50)
+        check_refused(refused, number)
+        load.wait_more(50)
         refused.configure()
         refused.roll()
-        wait_more(load, 50)
-        check_renewed(refused, refused.pids, generation=2)
+        load.wait_more(50)
+        refused.check_renewed(refused.pids)
     assert load.report.complaints(NOTICED_S) == []
 
 
-def check_refused(refused: Site) -> None:
+def check_refused(refused: Site, number: int = 1) -> None:
     """One line and the board say so, and nothing else happens."""
     server = refused.server
     server.wait_for(lambda: refused.lines("Reload refused"), PATIENCE_S, "a refusal")
     (line,) = refused.lines("Reload refused")
     assert "[ERROR]" in line
-    assert refused.view.wait_slots(3, generation=1) == refused.pids
-    roll = refused.view.wait_roll(1, RollState.FAILED)
+    assert refused.view.wait_slots(3) == refused.pids
+    roll = refused.view.wait_roll(number, RollState.FAILED)
     reason = roll.reason.removeprefix("the reload was refused: ")
     assert reason != roll.reason and f"Reload refused: {reason}" in line
     assert roll.replaced == 0
@@ -307,6 +227,6 @@ def test_an_address_in_use(site: StartSite) -> None:
         with refused.load() as load:
             refused.hup()
             check_refused(refused)
-            wait_more(load)
+            load.wait_more()
         assert load.report.complaints() == []
         assert refused.server.get("/").status == 200

@@ -9,14 +9,13 @@ import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
 from tests.harness.clients.connection import Connection
-from tests.harness.clients.load import Load
+from tests.harness.clients.load import NOTICED_S, Load
 from tests.harness.ports import accepts, free_port
+from tests.harness.processes import has_ended
 from tests.harness.servers.deploy import only_in, slow
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S, STICKY, View, Watch
 from tests.harness.waiting import wait_until
-from tests.integration.test_roll import NOTICED_S, check_renewed, wait_more
-from tests.integration.test_slots import has_ended
 
 HANGS = "import time\ntime.sleep(3600)\n"
 
@@ -52,12 +51,12 @@ def test_a_second_hup(site: StartSite, replaced: int) -> None:
     """The roll begins anew, with the newest configuration."""
     rolled = site("release:app", raw_env=environment("first", 0))
     with rolled.load() as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         rolled.configure(raw_env=environment("second"))
         begin_roll(rolled, replaced)
         rolled.configure(raw_env=environment("third"))
         assert rolled.roll()[1:4] == (2, 3, 3)
-        wait_more(load)
+        load.wait_more()
         rolled.view.wait_slots(3)
         assert releases(rolled) == {"third"}
     assert load.report.complaints(NOTICED_S) == []
@@ -68,7 +67,7 @@ def test_many_hups(site: StartSite) -> None:
     rolled = site("release:app", raw_env=environment("0", 0))
     with rolled.load() as load, Watch(rolled.view) as watch:
         for release in range(1, 6):
-            wait_more(load, 50)
+            load.wait_more(50)
             rolled.configure(raw_env=environment(str(release), 0.2))
             rolled.hup()
         wait_until(lambda: rolled.view.roll.state is RollState.COMMITTED, PATIENCE_S, "the end")
@@ -102,7 +101,7 @@ def test_a_second_hup_instead_of_one_that_hangs(site: StartSite) -> None:
         begin_roll(rolled, replaced=0)
         rolled.deploy(slow(0.1))
         rolled.roll()
-        wait_more(load)
+        load.wait_more()
         rolled.view.wait_slots(3)
     assert load.report.complaints(NOTICED_S) == []
     assert not set(rolled.view.pids().values()) & set(rolled.pids.values())
@@ -117,8 +116,8 @@ def test_a_broken_configuration_during_a_roll(site: StartSite) -> None:
         rolled.server.config_path.write_text("workers = (\n")
         rolled.hup()
         rolled.view.wait_roll(1)
-        wait_more(load, 50)
-        check_renewed(rolled, rolled.pids, generation=2)
+        load.wait_more(50)
+        rolled.check_renewed(rolled.pids, generation=2)
         assert releases(rolled) == {"second"}
     assert len(rolled.lines("Reload refused")) == 1
     assert load.report.complaints(NOTICED_S) == []
@@ -136,12 +135,12 @@ def test_ttin_and_ttou(site: StartSite, number: int, workers: int) -> None:
     rolled = site("release:app", raw_env=environment("first", 0))
     rolled.configure(raw_env=environment("second", 0.5))
     with rolled.load() as load, Watch(rolled.view) as watch:
-        wait_more(load, 50)
+        load.wait_more(50)
         begin_roll(rolled)
         rolled.server.signal(number)
         rolled.view.wait_roll(1)
         pids = rolled.view.wait_slots(workers)
-        wait_more(load, 50)
+        load.wait_more(50)
     assert not set(pids.values()) & set(rolled.pids.values())
     assert releases(rolled) == {"second"}
     assert load.report.complaints(NOTICED_S) == []
@@ -161,17 +160,17 @@ def test_usr1(site: StartSite) -> None:
     log = rolled.directory / "access.log"
     rolled.deploy(slow(1))
     with rolled.load(connections=4) as load:
-        wait_more(load, 50)
+        load.wait_more(50)
         begin_roll(rolled)
         log.rename(rolled.directory / "old.log")
         rolled.server.signal(signal.SIGUSR1)
         rolled.view.wait_roll(1)
         wait_until(lambda: log.exists() and log.read_text(), PATIENCE_S, "a new log")
-        check_renewed(rolled, rolled.pids, generation=2)
+        rolled.check_renewed(rolled.pids, generation=2)
         # Who had no handler yet hears of it when it is ready.
         wait_until(lambda: not writers(rolled, "old.log"), PATIENCE_S, "nobody at the old log")
         size = (rolled.directory / "old.log").stat().st_size
-        wait_more(load)
+        load.wait_more()
     assert (rolled.directory / "old.log").stat().st_size == size
     assert load.report.complaints(NOTICED_S) == []
 
@@ -221,7 +220,7 @@ def test_usr2(site: StartSite) -> None:
         finally:
             os.kill(master, signal.SIGTERM)
         wait_until(lambda: has_ended(master), PATIENCE_S, "its end")
-        wait_more(load)
+        load.wait_more()
     assert load.report.failures == []
     assert set(load.report.statuses) == {200}
 
@@ -233,7 +232,7 @@ def check_both_serve(rolled: Site, load: Load, second: View) -> None:
     wait_until(
         lambda: set(rolled.view.generations().values()) == {2}, PATIENCE_S, "the end of the roll"
     )
-    wait_more(load)
+    load.wait_more()
     for pid in {*pids.values(), *rolled.view.pids().values()}:
         wait_until(lambda pid=pid: who(rolled) == pid, PATIENCE_S, f"an answer of {pid}")
 
@@ -253,10 +252,10 @@ def test_another_number_of_workers(site: StartSite, workers: int) -> None:
     rolled = site()
     rolled.configure(workers=workers)
     with rolled.load() as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         rolled.roll()
         pids = rolled.view.wait_slots(workers)
-        wait_more(load)
+        load.wait_more()
     assert not set(pids.values()) & set(rolled.pids.values())
     assert load.report.complaints(NOTICED_S) == []
     assert watch.fewest_serving == min(3, workers)
@@ -268,17 +267,17 @@ def test_another_address(site: StartSite) -> None:
     rolled = site(bind=[f"127.0.0.1:{first}"])
     rolled.configure(bind=[f"127.0.0.1:{first}", f"127.0.0.1:{second}"])
     with rolled.load() as load:
-        wait_more(load)
+        load.wait_more()
         rolled.roll()
-        wait_more(load)
+        load.wait_more()
         pids = rolled.view.wait_slots(3, generation=2)
         assert asked(first) in pids.values() and asked(second) in pids.values()
     assert load.report.complaints(NOTICED_S) == []
     rolled.configure(bind=[f"127.0.0.1:{second}"])
     with Load(("127.0.0.1", second)) as load:
-        wait_more(load)
+        load.wait_more()
         rolled.roll()
-        wait_more(load)
+        load.wait_more()
         rolled.view.wait_slots(3, generation=3)
         wait_until(lambda: not accepts(first), 10, "the end of the first address")
     assert load.report.complaints(NOTICED_S) == []
@@ -298,9 +297,9 @@ def test_another_address_with_code_that_fails(site: StartSite) -> None:
     rolled.configure(bind=[f"127.0.0.1:{first}", f"127.0.0.1:{second}"])
     rolled.deploy("import no_such_module\n")
     with rolled.load() as load:
-        wait_more(load)
+        load.wait_more()
         rolled.roll(RollState.FAILED)
-        wait_more(load)
+        load.wait_more()
         assert rolled.view.wait_slots(3) == rolled.pids
         assert asked(first) in rolled.pids.values()
     assert load.report.complaints(NOTICED_S) == []
@@ -310,11 +309,11 @@ def test_another_worker_class(site: StartSite) -> None:
     """From ours to gunicorn's and back. Its own cannot take connections over."""
     rolled = site()
     with rolled.load(connections=8) as load, Watch(rolled.view) as watch:
-        wait_more(load)
+        load.wait_more()
         for generation, kind in ((2, "gthread"), (3, STICKY)):
             rolled.configure(worker_class=kind)
             rolled.roll()
-            wait_more(load)
+            load.wait_more()
             rolled.view.wait_slots(3, generation=generation)
             answer = rolled.server.get("/")
             assert ("gunicorn_worker" in answer.cookies()) == (kind == STICKY)

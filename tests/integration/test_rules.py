@@ -9,8 +9,8 @@ import gunicorn
 import pytest
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import Answer
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import EVERY_KIND, GEVENT, PATIENCE_S, View
 from tests.harness.waiting import wait_until
@@ -69,8 +69,8 @@ def set_cookie(answer: Answer) -> list[str]:
     return answer.headers.get_all("Set-Cookie", [])
 
 
-def test_cookie_attributes(sticky: StartGunicorn, kind: str) -> None:
-    server = start(sticky)
+def test_cookie_attributes(shared_sticky: StartGunicorn, kind: str) -> None:
+    server = start(shared_sticky)
     answer = server.get("/")
     slot = answer.json()["worker"]
     assert set_cookie(answer) == [f"{COOKIE}={slot}; Path=/; HttpOnly; SameSite=Lax"]
@@ -88,8 +88,8 @@ def test_a_stranger_does_not_make_the_cookie_secure(sticky: StartGunicorn) -> No
     assert "Secure" not in cookie
 
 
-def test_cookie_where_it_is_set(sticky: StartGunicorn) -> None:
-    server = start(sticky)
+def test_cookie_where_it_is_set(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky)
     assert set_cookie(server.get("/?header=Cache-Control:public,max-age=60")) == []
     assert set_cookie(server.get("/?header=Cache-Control:s-maxage=60")) == []
     assert set_cookie(server.get("/?header=Cache-Control:max-age=60")) == []
@@ -106,8 +106,8 @@ def test_cookie_where_it_is_set(sticky: StartGunicorn) -> None:
         assert set_cookie(answer) == []
 
 
-def test_cookie_brings_every_request_to_its_worker(sticky: StartGunicorn) -> None:
-    server = start(sticky)
+def test_cookie_brings_every_request_to_its_worker(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky)
     view = View(server)
     slots = [slot for _ in range(5) for slot in SLOTS]
     requests = [("/", {"Cookie": f"a=1; {COOKIE}={slot}; b=2"}) for slot in slots]
@@ -147,6 +147,7 @@ def test_the_cookie_follows_the_slot(sticky: StartGunicorn) -> None:
     assert set_cookie(answer) == []
 
 
+@pytest.mark.one_gunicorn
 def test_a_cookie_by_another_name(sticky: StartGunicorn) -> None:
     server = start(sticky, config="cluster_cookie = 'home.of'\n")
     assert server.get("/").cookies().keys() == {"home.of"}
@@ -154,8 +155,9 @@ def test_a_cookie_by_another_name(sticky: StartGunicorn) -> None:
     assert workers_of(server, requests) == list(SLOTS)
 
 
-def test_no_cookie_without_the_rule(sticky: StartGunicorn) -> None:
-    server = start(sticky, "hash:ip")
+@pytest.mark.one_gunicorn
+def test_no_cookie_without_the_rule(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky, "hash:ip")
     assert set_cookie(server.get("/")) == []
 
 
@@ -166,8 +168,8 @@ def polling(sid: str) -> str:
     return f"/socket.io/?EIO=4&transport=polling&sid={sid}&t=1"
 
 
-def test_a_tagged_sid_goes_to_its_process(sticky: StartGunicorn) -> None:
-    server = start(sticky)
+def test_a_tagged_sid_goes_to_its_process(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky)
     view = View(server)
     slots = [slot for _ in range(3) for slot in SLOTS]
     before = view.total("handed_in")
@@ -176,14 +178,16 @@ def test_a_tagged_sid_goes_to_its_process(sticky: StartGunicorn) -> None:
     assert view.total("handed_in") - before >= len(slots) - 1
 
 
-def test_a_sid_of_an_unknown_generation_goes_to_the_slot(sticky: StartGunicorn) -> None:
-    server = start(sticky)
+@pytest.mark.one_gunicorn
+def test_a_sid_of_an_unknown_generation_goes_to_the_slot(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky)
     requests = [(polling(f"abc.{slot}.77"), {}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
 
 
-def test_the_sid_wins_over_the_cookie_by_default(sticky: StartGunicorn) -> None:
-    server = start(sticky)
+@pytest.mark.one_gunicorn
+def test_the_sid_wins_over_the_cookie_by_default(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky)
     requests = [(polling(f"abc.{slot}.1"), {"Cookie": f"{COOKIE}={3 - slot}"}) for slot in SLOTS]
     assert workers_of(server, requests) == list(SLOTS)
     # What carries no tag leaves the request to the cookie.
@@ -239,8 +243,8 @@ def test_new_sessions_go_to_the_emptiest_worker(sticky: StartGunicorn) -> None:
 CLIENTS = [f"203.0.113.{number}" for number in range(12)]
 
 
-def test_hash_ip_of_a_trusted_proxy(sticky: StartGunicorn) -> None:
-    server = start(sticky, "hash:ip")
+def test_hash_ip_of_a_trusted_proxy(shared_sticky: StartGunicorn) -> None:
+    server = start(shared_sticky, "hash:ip")
     check_spread(
         server,
         [("/", {"X-Forwarded-For": client}) for client in CLIENTS],
@@ -262,12 +266,14 @@ def test_hash_ip_of_a_stranger(sticky: StartGunicorn) -> None:
     assert server.get("/").json()["worker"] == owner(b"127.0.0.1")
 
 
+@pytest.mark.one_gunicorn
 def test_hash_header(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(12)]
     server = start(sticky, "hash:header:X-Tenant")
     check_spread(server, [("/", {"x-tenant": n}) for n in names], [n.encode() for n in names])
 
 
+@pytest.mark.one_gunicorn
 def test_hash_query(sticky: StartGunicorn) -> None:
     rooms = [f"room {number}" for number in range(12)]
     server = start(sticky, "hash:query:room")
@@ -279,6 +285,7 @@ def test_hash_query(sticky: StartGunicorn) -> None:
     assert workers_of(server, requests) == [owner(key) for key in keys]
 
 
+@pytest.mark.one_gunicorn
 def test_hash_cookie(sticky: StartGunicorn) -> None:
     sessions = [f"session{number}" for number in range(12)]
     server = start(sticky, "hash:cookie:sessionid")
@@ -286,6 +293,7 @@ def test_hash_cookie(sticky: StartGunicorn) -> None:
     check_spread(server, requests, [session.encode() for session in sessions])
 
 
+@pytest.mark.one_gunicorn
 def test_hash_path(sticky: StartGunicorn) -> None:
     documents = [f"doc{number}" for number in range(12)]
     server = start(sticky, r"hash:path:^/documents/(\w+)")
@@ -293,6 +301,7 @@ def test_hash_path(sticky: StartGunicorn) -> None:
     check_spread(server, requests, [document.encode() for document in documents])
 
 
+@pytest.mark.one_gunicorn
 def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
     names = [f"tenant-{number}" for number in range(16)]
     server = start(sticky, "hash:header:x-tenant")
@@ -308,6 +317,7 @@ def test_a_hash_moves_few_keys_when_a_slot_goes(sticky: StartGunicorn) -> None:
 # --- module:function -----------------------------------------------------------------------
 
 
+@pytest.mark.one_gunicorn
 def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     names = [f"tenant{number}" for number in range(12)]
     server = start(sticky, "key_functions:tenant", app="key_functions:app")
@@ -316,6 +326,7 @@ def test_a_function_of_the_application(sticky: StartGunicorn) -> None:
     assert server.get("/").status == 200  # None: anybody's
 
 
+@pytest.mark.one_gunicorn
 @pytest.mark.parametrize(
     ("tenant", "complaint"),
     [("raise", "RuntimeError('no such tenant')"), ("text", "bytes or None, not str")],
@@ -351,6 +362,7 @@ def test_a_function_that_is_not_there_fails_the_boot(sticky: StartGunicorn, rule
 # --- order ---------------------------------------------------------------------------------
 
 
+@pytest.mark.one_gunicorn
 def test_the_first_rule_that_finds_an_owner_wins(sticky: StartGunicorn) -> None:
     server = start(
         sticky,

@@ -9,12 +9,12 @@ import pytest
 
 from gunicorn_cluster_ext.cache import Cache
 from gunicorn_cluster_ext.session.session import store_key
-from tests.harness.servers.shared_site import COOKIE, STICKY, Client, Shared, shared
+from tests.harness.programs import Programs
+from tests.harness.servers.store_site import COOKIE, STICKY, Client, StoreSite
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn
 
-__all__ = ["shared"]
 
 APPS = {
     "flask": ("shared_state_flask:app", STICKY),
@@ -26,11 +26,15 @@ if gunicorn.version_info >= (26,):
     APPS["django-asgi"] = ("shared_state_django:asgi", "asgi")
 
 
-@pytest.fixture(params=APPS)
-def client(request: Any, shared: Shared) -> Client:
-    app, kind = APPS[request.param]
+def start(site: StoreSite, name: str) -> Client:
+    app, kind = APPS[name]
     threads = [] if kind == "asgi" else ["--threads", "16"]
-    return Client(shared.start(app, "-k", kind, *threads))
+    return Client(site.start(app, "-k", kind, *threads))
+
+
+@pytest.fixture(params=APPS)
+def client(request: Any, shared_store_site: StoreSite) -> Client:
+    return start(shared_store_site, request.param)
 
 
 def test_concurrent_requests_lose_nothing(client: Client) -> None:
@@ -48,9 +52,9 @@ def test_concurrent_requests_lose_nothing(client: Client) -> None:
     assert data == {f"k{n}.{i}": {"value": str(i)} for n in range(20) for i in range(8)}
 
 
-def test_a_logout_is_never_undone(client: Client, shared: Shared) -> None:
+def test_a_logout_is_never_undone(client: Client, shared_store_site: StoreSite) -> None:
     client.get("/put?key=user&value=me")
-    old, cache = client.cookie, Cache(stores=shared.stores)
+    old, cache = client.cookie, Cache(stores=shared_store_site.stores)
     with ThreadPoolExecutor(4) as crowd:
         slow = [crowd.submit(client.send, f"/put?key=k{i}&value=1&meet=") for i in range(4)]
         wait_until(lambda: cache.get("met") == 4, 20, "requests that have read the session")
@@ -58,17 +62,19 @@ def test_a_logout_is_never_undone(client: Client, shared: Shared) -> None:
         cache.set("go on", True)
     # Django says so with 400, the others drop the change.
     assert {answer.result().status for answer in slow} <= {200, 400}
-    assert shared.stores.store.fields(store_key(old)) == {}
+    assert shared_store_site.stores.store.fields(store_key(old)) == {}
     assert client.get("/read") == {}
 
 
-@pytest.mark.parametrize("shared", ["redis"], indirect=True)
-def test_without_redis_nobody_is_logged_out(client: Client, shared: Shared) -> None:
+@pytest.mark.parametrize("name", APPS)
+def test_without_redis_nobody_is_logged_out(programs: Programs, name: str) -> None:
+    store_site = StoreSite(programs, programs.redis())
+    client = start(store_site, name)
     client.get("/put?key=a&value=1")
     other = Client(client.server)
     other.get("/put?key=a&value=1")
-    assert shared.redis is not None
-    shared.redis.signal(signal.SIGSTOP)
+    assert store_site.redis is not None
+    store_site.redis.signal(signal.SIGSTOP)
     try:
         for who, target in (
             (client, "/read"),
@@ -80,7 +86,7 @@ def test_without_redis_nobody_is_logged_out(client: Client, shared: Shared) -> N
             assert COOKIE not in answer.cookies()
         assert client.send("/").status == 200
     finally:
-        shared.redis.signal(signal.SIGCONT)
+        store_site.redis.signal(signal.SIGCONT)
     assert client.get_when_served("/read")["a"] == {"value": "1"}
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.jars import fill_jars
+from tests.harness.programs import StartGunicorn
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import StartGunicorn
+from tests.harness.processes import has_ended
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until
@@ -244,14 +245,6 @@ def test_what_a_killed_server_left_behind_is_removed(
     second = gunicorn("whoami:app", "-k", STICKY, config=config)
     (made,) = Path(base).iterdir()
     assert made != left and str(second.pid) in made.name
-
-
-def has_ended(pid: int) -> bool:
-    """Also when nobody has waited for it, as for orphans in a container without an init."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_workers_end_when_their_server_is_killed(gunicorn: StartGunicorn) -> None:

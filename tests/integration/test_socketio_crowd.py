@@ -6,9 +6,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import StartGunicorn, StartNode, StartRedis
 from tests.harness.clients import crowd
 from tests.harness.clients.crowd import BOTH, SERVERS
+from tests.harness.programs import StartGunicorn, StartNode, StartRedis
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until

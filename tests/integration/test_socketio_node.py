@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartGunicorn, StartNode
+from tests.harness.programs import StartGunicorn, StartNode
 
 pytestmark = pytest.mark.one_gunicorn
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.clients.crowd import BOTH
 from tests.harness.clients.guests import Guest, Guests, hear_all
+from tests.harness.programs import StartGunicorn, StartRedis
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.site import StartSite
 from tests.harness.view import STICKY

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.conftest import StartGunicorn
 from tests.harness.clients.callers import Caller, run_callers
+from tests.harness.programs import StartGunicorn
 
 pytestmark = pytest.mark.one_gunicorn
 

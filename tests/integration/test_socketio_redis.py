@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.clients.crowd import SERVERS
 from tests.harness.clients.guests import Guest, Guests, hear_all, wait_introduced
+from tests.harness.programs import StartGunicorn, StartRedis
 from tests.harness.servers.redis_cluster import Cluster
 from tests.harness.servers.redis_sentinel import Watched
 

@@ -8,9 +8,9 @@ from threading import Event, Thread
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import State
-from tests.conftest import StartNode
 from tests.harness.clients.crowd import BOTH, SERVERS
 from tests.harness.clients.guests import Client
+from tests.harness.programs import StartNode
 from tests.harness.servers.site import Site, StartSite
 from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from gunicorn_cluster_ext.runtime.board.layout import State
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import View
 from tests.harness.waiting import wait_until

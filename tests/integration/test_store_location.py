@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gunicorn_cluster_ext.stores.embedded.shared_state import Word
-from tests.conftest import StartGunicorn
+from gunicorn_cluster_ext.stores.embedded.shared_state import Cell
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.servers.shared_site import STICKY, Client
+from tests.harness.servers.store_site import STICKY, Client
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.one_gunicorn
@@ -102,7 +102,7 @@ def test_sessions_outlive_a_killed_worker_and_a_reboot(start: Start, home: Path)
     reboot(stores(home)[0])
     client.server = start(bind=address)
     assert client.get("/read") == {"a": "1"}
-    assert "begins anew" not in client.server.log_text()
+    assert "starts empty" not in client.server.log_text()
 
 
 def test_without_that_a_power_cut_begins_anew(start: Start, home: Path) -> None:
@@ -118,11 +118,11 @@ def test_without_that_a_power_cut_begins_anew(start: Start, home: Path) -> None:
     reboot(stores(home)[0])
     client.server = start(bind=address)
     assert client.get("/read") == {}
-    assert "begins anew" in client.server.log_text()
+    assert "starts empty" in client.server.log_text()
 
 
 def reboot(directory: Path) -> None:
     """As if what was used was used during another boot."""
     with open(directory / "state", "r+b") as file:
-        file.seek(Word.BOOT * 8)
+        file.seek(Cell.BOOT * 8)
         file.write(b"another boot's  ")

@@ -11,10 +11,10 @@ import pytest
 
 from gunicorn_cluster_ext.cli import main
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
 from tests.harness.clients.command import run_command
 from tests.harness.clients.scrape import Scrape
 from tests.harness.forks import in_child
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

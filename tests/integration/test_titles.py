@@ -6,8 +6,8 @@ import psutil
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState
-from tests.conftest import StartGunicorn
 from tests.harness.clients.connection import request_bytes
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.deploy import slow
 from tests.harness.servers.site import READY_MADE, Site, StartSite
 from tests.harness.view import PATIENCE_S, STICKY, View

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.conftest import StartGunicorn
+from tests.harness.programs import StartGunicorn
 from tests.harness.servers.gunicorn import EXAMPLES, Gunicorn
 from tests.harness.view import PATIENCE_S, STICKY, View
 from tests.harness.waiting import wait_until

@@ -1,4 +1,4 @@
-"""Servers that are slow to start are started once for all tests of a runner."""
+"""Servers that are slow to start, started once for all tests of a process."""
 
 import shutil
 import tempfile

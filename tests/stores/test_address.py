@@ -1,6 +1,6 @@
 import pytest
 
-from gunicorn_cluster_ext.stores.redis.url import parse
+from gunicorn_cluster_ext.stores.redis.url import Topology, parse
 
 
 @pytest.mark.parametrize(
@@ -13,13 +13,13 @@ from gunicorn_cluster_ext.stores.redis.url import parse
 )
 def test_one_server(url: str, shown: str, options: dict[str, object]) -> None:
     address = parse(url)
-    assert (address.way, str(address)) == ("", shown)
+    assert (address.topology, str(address)) == (Topology.SINGLE, shown)
     assert address.options().items() >= options.items()
 
 
 def test_sentinels() -> None:
     address = parse("redis+sentinel://:secret@a:1,[::1]:2,c/main%20one/4?sentinel_password=x")
-    assert address.way == "sentinel"
+    assert address.topology is Topology.SENTINEL
     assert address.nodes == (("a", 1), ("::1", 2), ("c", 26379))
     assert address.service == "main one"
     options = address.options()
@@ -30,7 +30,7 @@ def test_sentinels() -> None:
 
 def test_cluster() -> None:
     address = parse("rediss+cluster://u:secret@a:1,b")
-    assert (address.way, address.nodes) == ("cluster", (("a", 1), ("b", 6379)))
+    assert (address.topology, address.nodes) == (Topology.CLUSTER, (("a", 1), ("b", 6379)))
     assert address.options()["connection_class"].__name__ == "SSLConnection"
     assert "secret" not in str(address)
 

@@ -2,8 +2,8 @@ from gunicorn_cluster_ext.stores.circuit_breaker import Breaker
 
 
 def broken() -> Breaker:
-    """One that three calls have opened, at 10 s."""
-    breaker = Breaker(failures=3, pause=0.5, patience=5)
+    """Return a breaker that three failures have opened, at 10 s."""
+    breaker = Breaker(failures=3, pause_s=0.5, probe_timeout_s=5)
     for _ in range(3):
         assert breaker.admits(10)
         breaker.failed(10)

@@ -1,4 +1,4 @@
-"""Copies of values in the client: where server and client can, found out by asking."""
+"""The cache in the client, used if server and client support it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,20 +8,20 @@ import redis
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
-from gunicorn_cluster_ext.stores.contract import Store
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.fakes.redis import FakeRedis
 from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
 
-Start = Callable[..., tuple[FakeRedis, Store]]
+Start = Callable[..., tuple[FakeRedis, BlockingStore]]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """A server that says it has some version, and a store on it."""
+    """Starts a server that reports a version, and a store on it."""
     with ExitStack() as stack:
 
-        def start(version: str, options: str = "") -> tuple[FakeRedis, Store]:
+        def start(version: str, options: str = "") -> tuple[FakeRedis, BlockingStore]:
             server = FakeRedis(version)
             stack.callback(server.stop)
             store = open_store(Settings(store=server.url + options))

@@ -12,8 +12,9 @@ import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import open_store
-from gunicorn_cluster_ext.stores.contract import Store, StoreError
+from gunicorn_cluster_ext.stores.contract import StoreError
 from gunicorn_cluster_ext.stores.embedded import environment, shared_state
+from gunicorn_cluster_ext.stores.sync_async import BlockingStore
 from tests.harness.store_conformance import Conformance
 
 MEGABYTE = 1 << 20
@@ -26,7 +27,7 @@ class TestEmbedded(Conformance):
 
 
 class Clock:
-    """The time since boot, as a test likes it."""
+    """A time since boot that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -47,15 +48,15 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-OpenStore = Callable[..., Store]
+OpenStore = Callable[..., BlockingStore]
 
 
 @pytest.fixture
 def opened(directory: Path) -> Iterator[OpenStore]:
-    """Opens the store as a process does that has never seen it."""
+    """Opens the store as a new process does."""
     with contextlib.ExitStack() as stack:
 
-        def open_anew(size: str = "4M", **options: object) -> Store:
+        def open_again(size: str = "4M", **options: object) -> BlockingStore:
             environment._environments.pop(str(directory), None)
             store = open_store(
                 Settings(store_path=str(directory), store_size=size, **options)  # type: ignore[arg-type]
@@ -63,7 +64,7 @@ def opened(directory: Path) -> Iterator[OpenStore]:
             stack.callback(store.close)
             return store
 
-        yield open_anew
+        yield open_again
 
 
 def data_file(directory: Path) -> Path:
@@ -87,7 +88,7 @@ def test_a_full_store_takes_everything(
     for key in keys:
         clock.now += 0.2
         store.set(key, b"x" * size, ttl=1e6)
-    with opened_lmdb(store) as transaction:  # to read the store would mark what was used
+    with opened_lmdb(store) as transaction:  # reading through the store would mark entries as used
         kept = [transaction.get(b"k" + key) is not None for key in keys]
     count = sum(kept)
     assert count * size > share * 4 * MEGABYTE
@@ -180,13 +181,13 @@ def test_reads_alone_mark_what_they_use(opened: OpenStore, clock: Clock) -> None
 
 
 @contextlib.contextmanager
-def opened_lmdb(store: Store) -> Iterator[lmdb.Transaction]:
-    with store._environment._lmdb.begin() as transaction:  # type: ignore[attr-defined]
+def opened_lmdb(store: BlockingStore) -> Iterator[lmdb.Transaction]:
+    with store.coroutines._environment._lmdb.begin() as transaction:  # type: ignore[attr-defined]
         yield transaction
 
 
-def last_transaction(store: Store) -> int:
-    return int(store._environment._lmdb.info()["last_txnid"])  # type: ignore[attr-defined]
+def last_transaction(store: BlockingStore) -> int:
+    return int(store.coroutines._environment._lmdb.info()["last_txnid"])  # type: ignore[attr-defined]
 
 
 # --- its clock --------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
 
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[], None]:
-    """Boots the machine: another id, and the clock begins anew."""
+    """Reboots the machine: another boot id, and a clock that starts again."""
     file = tmp_path / "boot_id"
     file.write_text("00000000-0000-0000-0000-000000000001\n")
     monkeypatch.setattr(shared_state, "_BOOT_ID", str(file))
@@ -305,15 +306,15 @@ def forked() -> int:
     return pid
 
 
-def crash(store: Store) -> None:
-    """End its use as SIGKILL does: nothing is closed in order, and the kernel forgets the locks."""
-    used = store._environment  # type: ignore[attr-defined]
+def crash(store: BlockingStore) -> None:
+    """End the use of a store as SIGKILL does: the kernel drops the locks, and nothing is closed."""
+    used = store.coroutines._environment  # type: ignore[attr-defined]
     used._lmdb.close()
     used.state.close()
     used._forget()
 
 
-def test_after_a_power_cut_it_begins_anew(
+def test_after_a_power_cut_it_starts_empty(
     opened: OpenStore, directory: Path, boot: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
@@ -324,7 +325,7 @@ def test_after_a_power_cut_it_begins_anew(
     assert store.get(b"a") is None
     store.set(b"a", b"2")
     assert store.get(b"a") == b"2"
-    assert messages(caplog) == ["begins anew: the machine went down while it was in use."]
+    assert messages(caplog) == ["starts empty: the machine went down while it was in use."]
     assert (directory / "broken.mdb").exists()
 
 
@@ -379,13 +380,13 @@ def test_a_crash_of_all_processes_loses_nothing(
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged, after the store's directory."""
+    """Return what was logged, after the store's directory."""
     assert all(each.levelno == logging.ERROR for each in caplog.records)
     return [each.split(" ", 5)[5] for each in caplog.messages]
 
 
 def foreign(file: Path) -> None:
-    """As LMDB 1.0 writes it, say: the version comes after the magic number."""
+    """Write a file as LMDB 1.0 might: the version comes after the magic number."""
     with file.open("r+b") as data:
         for page in (0, 4096):
             data.seek(page + 20)
@@ -439,17 +440,17 @@ def test_a_bad_state(
     assert store.get(b"a") == b"2"
 
 
-def test_what_breaks_in_use_begins_anew_for_all(
+def test_what_breaks_in_use_starts_empty_for_all(
     opened: OpenStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LMDB's verdict is put into its mouth: real damage may as well be a crash of the process."""
+    """LMDB's error is simulated: real damage may also crash the process."""
     store = opened()
     store.set(b"a", b"1")
-    transactions = store._transactions  # type: ignore[attr-defined]
+    transactions = store.coroutines._transactions  # type: ignore[attr-defined]
     monkeypatch.setattr(transactions, "_tidy", lambda *args: complain(monkeypatch, transactions))
     store.set(b"b", b"2")
     assert store.get_many([b"a", b"b"]) == [None, b"2"]
-    assert messages(caplog) == ["begins anew: page 7 is no page."]
+    assert messages(caplog) == ["starts empty: page 7 is no page."]
 
 
 def complain(monkeypatch: pytest.MonkeyPatch, transactions: object) -> None:
@@ -464,7 +465,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, transactions: object) -> None:
 def test_a_read_that_fails(
     opened: OpenStore, caplog: pytest.LogCaptureFixture, error: type[Exception], found: bytes
 ) -> None:
-    """The next one does not, or the file is broken: then there is nothing, and a write mends it."""
+    """The second attempt succeeds, or the file is broken: then it is empty until the next write."""
     store = opened()
     store.set(b"a", b"1")
     fail_reads(store, error("said LMDB"))
@@ -480,18 +481,18 @@ def test_a_read_that_cannot_be(opened: OpenStore) -> None:
         store.get(b"a")
 
 
-def fail_reads(store: Store, error: Exception) -> None:
+def fail_reads(store: BlockingStore, error: Exception) -> None:
     def begin() -> None:
         raise error
 
-    used = store._environment  # type: ignore[attr-defined]
+    used = store.coroutines._environment  # type: ignore[attr-defined]
     used.view = used.view._replace(begin=begin)
 
 
 def test_more_readers_than_there_are_places(opened: OpenStore) -> None:
     store = opened()
     store.set(b"a", b"1")
-    readers = [store._environment._lmdb.begin() for _ in range(1_024)]  # type: ignore[attr-defined]
+    readers = [store.coroutines._environment._lmdb.begin() for _ in range(1_024)]  # type: ignore[attr-defined]
     with pytest.raises(StoreError, match="READERS_FULL"):
         store.get(b"a")
     readers.clear()
@@ -518,4 +519,4 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
 def test_its_repr(opened: OpenStore, directory: Path) -> None:
     store = opened()
     assert repr(store) == f"<EmbeddedStore {directory}>"
-    assert repr(store._environment) == f"<Environment {directory} closed>"  # type: ignore[attr-defined]
+    assert repr(store.coroutines._environment) == f"<Environment {directory} closed>"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Any sequence of operations does to a store what it does to a dictionary."""
+"""Any sequence of operations has the same effect on a store as on a dictionary."""
 
 import contextlib
 import shutil
@@ -40,7 +40,7 @@ class WrongKind(Exception):
 
 
 class Model:
-    """A dictionary whose entries end."""
+    """A dictionary whose entries expire."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -77,7 +77,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """`open` makes an empty store, and says how its time is put forward, if it can be."""
+    """`open` creates an empty store, and returns how to advance its clock, or None."""
 
     open: Callable[
         [], contextlib.AbstractContextManager[tuple[Any, Callable[[float], None] | None]]
@@ -229,9 +229,9 @@ def opened_embedded() -> Iterator[tuple[Any, Callable[[float], None]]]:
 
 
 def check_places(store: Any) -> None:
-    """Each entry has its places in the orders, and nothing else is left in the file."""
+    """Check that each entry has its places in the orders, and that the file has no others."""
     store.get(b"x")
-    with store._environment._lmdb.begin() as transaction:
+    with store.coroutines._environment._lmdb.begin() as transaction:
         nodes = [bytes(key) for key, _ in transaction.cursor()]
     entries = {node[1:] for node in nodes if node[:1] == b"k"}
     uses = [node[9:] for node in nodes if node[:1] == b"u"]
@@ -247,7 +247,7 @@ def test_the_embedded_store() -> None:
 def test_redis(shared_redis: Redis) -> None:
     @contextlib.contextmanager
     def opened() -> Iterator[tuple[Any, None]]:
-        """Its time cannot be put forward, so nothing may end by itself meanwhile."""
+        """Redis's clock cannot be advanced, so no entry may expire by itself during the test."""
         with contextlib.closing(open_store(Settings(store=shared_redis.url))) as store:
             store.clear(b"")
             yield Longer(store), None
@@ -256,7 +256,7 @@ def test_redis(shared_redis: Redis) -> None:
 
 
 class Longer:
-    """A store in which a second is an hour."""
+    """A store whose times to live are hours in place of seconds."""
 
     def __init__(self, store: Any) -> None:
         self._store = store

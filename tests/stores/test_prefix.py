@@ -1,4 +1,4 @@
-"""Two sites on one Redis: nothing that one does is seen by the other."""
+"""Two sites on one Redis do not see each other's entries."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ import pytest
 from gunicorn_cluster_ext.settings import Settings
 from tests.harness.servers.redis import Redis
 from tests.harness.servers.redis_cluster import Cluster
-from tests.harness.store_conformance import PATIENCE_S, open_face
+from tests.harness.store_conformance import CALL_TIMEOUT_S, open_in_mode
 
 Pair = tuple[Any, Any]
 
@@ -23,12 +23,12 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sync", "async"])
 def sites(request: pytest.FixtureRequest, url: str) -> Iterator[Pair]:
-    """One prefix is the beginning of the other, as far as that can be, and has SCAN's letters."""
+    """Two sites with similar prefixes, which contain the special characters of SCAN."""
     with ExitStack() as stack:
         opened = []
         for prefix in ("shop[1]*:", "shop[1]:"):
-            settings = Settings(store=url, store_prefix=prefix, store_timeout=PATIENCE_S)
-            opened.append(open_face(request.param, settings))
+            settings = Settings(store=url, store_prefix=prefix, store_timeout=CALL_TIMEOUT_S)
+            opened.append(open_in_mode(request.param, settings))
             stack.callback(opened[-1].close)
             opened[-1].clear(b"")
         yield opened[0], opened[1]
@@ -73,7 +73,7 @@ def test_what_one_deletes_the_other_keeps(sites: Pair) -> None:
 
 
 def test_what_is_not_ours_stays(sites: Pair, shared_redis: Redis, url: str) -> None:
-    """A whole Redis is not ours to clear."""
+    """A clear deletes only what has our prefix."""
     if url == shared_redis.url:
         shared_redis.ask("SET", "cache:of:others", "1")
         sites[0].clear(b"")

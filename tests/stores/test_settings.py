@@ -1,4 +1,4 @@
-"""The settings that choose a store, and what is opened for them."""
+"""The settings that choose a store, and the stores that are opened for them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A Redis that is spoken to with TLS: alone, watched by Sentinels, a Cluster."""
+"""A Redis with TLS: alone, watched by Sentinels, a Cluster."""
 
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.redis import Redis
 from tests.harness.servers.redis_cluster import Cluster
 from tests.harness.servers.redis_sentinel import Watched
-from tests.harness.store_conformance import PATIENCE_S, Conformance, open_face
+from tests.harness.store_conformance import CALL_TIMEOUT_S, Conformance, open_in_mode
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def cluster(directory: Path, certificate: Certificate) -> Iterator[Cluster]:
 class TestAlone(Conformance):
     @pytest.fixture
     def settings(self, server: Redis) -> Settings:
-        return Settings(store=server.tls_url, store_timeout=PATIENCE_S)
+        return Settings(store=server.tls_url, store_timeout=CALL_TIMEOUT_S)
 
 
-@pytest.mark.parametrize("face", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize("kind", ["watched", "cluster"])
-def test_several_servers(request: pytest.FixtureRequest, kind: str, face: str) -> None:
+def test_several_servers(request: pytest.FixtureRequest, kind: str, mode: str) -> None:
     servers: Watched | Cluster = request.getfixturevalue(kind)
-    store = open_face(face, Settings(store=servers.url, store_timeout=PATIENCE_S))
+    store = open_in_mode(mode, Settings(store=servers.url, store_timeout=CALL_TIMEOUT_S))
     items = {b"%d" % number: b"%d" % number for number in range(24)}
     store.set_many(items)
     assert store.get_many(items) == list(items.values())
@@ -70,19 +70,19 @@ def test_several_servers(request: pytest.FixtureRequest, kind: str, face: str) -
     store.close()
 
 
-@pytest.mark.parametrize("face", ["sync", "async"])
-def test_a_server_that_nobody_vouches_for(server: Redis, face: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_server_that_nobody_vouches_for(server: Redis, mode: str) -> None:
     url = server.tls_url.partition("?")[0]
-    store = open_face(face, Settings(store=url, store_timeout=0.5))
+    store = open_in_mode(mode, Settings(store=url, store_timeout=0.5))
     with pytest.raises(StoreAway, match="certificate verify failed"):
         store.get(b"a")
     store.close()
 
 
-@pytest.mark.parametrize("face", ["sync", "async"])
-def test_a_server_without_tls(server: Redis, face: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_server_without_tls(server: Redis, mode: str) -> None:
     url = server.tls_url.replace(str(server.tls_port), str(server.port))
-    store = open_face(face, Settings(store=url, store_timeout=0.5))
+    store = open_in_mode(mode, Settings(store=url, store_timeout=0.5))
     with pytest.raises(StoreAway, match="does not answer"):
         store.get(b"a")
     store.close()

@@ -17,6 +17,7 @@ PURE = {
     "routing/rules",
     "routing/tags",
     "session/tracked_fields",
+    "supervisor/actions",
     "supervisor/backoff",
     "supervisor/exits",
     "supervisor/lifecycle",

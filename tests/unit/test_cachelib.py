@@ -1,4 +1,5 @@
-"""The cache with cachelib's face: what cachelib's own tests ask of a cache, and Flask-Caching."""
+"""The cache with cachelib's interface: what cachelib's own tests ask of a cache, and
+Flask-Caching."""
 
 import time
 from datetime import timedelta
@@ -11,16 +12,6 @@ from flask_caching import Cache as FlaskCaching
 from gunicorn_cluster_ext.cachelib import ClusterCache
 from gunicorn_cluster_ext.stores import handles
 from tests.harness.fakes.store import MemoryStore, MemoryStores
-
-
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
 
 
 @pytest.fixture

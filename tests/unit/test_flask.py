@@ -8,18 +8,8 @@ import pytest
 from flask import Flask, Response, redirect, session, stream_with_context
 
 from gunicorn_cluster_ext.flask import ClusterSession
-from gunicorn_cluster_ext.session.session import Limits, store_key
+from gunicorn_cluster_ext.session.session import SessionLifetime, store_key
 from tests.harness.fakes.store import MemoryStore, MemoryStores
-
-
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
 
 
 @pytest.fixture
@@ -242,5 +232,5 @@ def test_an_application_is_given_later_as_well(stores: MemoryStores) -> None:
     app, sessions = Flask(__name__), ClusterSession(stores=stores)
     sessions.init_app(app)
     with app.test_request_context():
-        assert session._limits == Limits(86_400, 1_209_600)  # type: ignore[attr-defined]
+        assert session._lifetime == SessionLifetime(86_400, 1_209_600)  # type: ignore[attr-defined]
         assert dict(session) == {}

@@ -3,7 +3,7 @@
     check --+-- examiner: reads the configuration as the master does
             |      |-- worker 0: loads the application, and inspects it
             |      `-- worker 1: does the same, to find what differs between the two
-            `-- reads two lines of JSON from a pipe: ConfigurationFacts, then Facts
+            `-- reads two lines of JSON from a pipe: ConfigFacts, then Facts
 
 So any side effects of importing the application happen there.
 """
@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts, ConfigurationFacts, Facts
-from gunicorn_cluster_ext.cli.check.inspection import first_line, look
+from gunicorn_cluster_ext.cli.check.findings import AppFacts, ConfigFacts, Facts
+from gunicorn_cluster_ext.cli.check.inspection import look
 from gunicorn_cluster_ext.cli.files import load_app
+from gunicorn_cluster_ext.logs import one_line
 from gunicorn_cluster_ext.runtime import context, identity, prometheus_files
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.session.cookie import SessionCookie
@@ -82,21 +83,21 @@ class Lines:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _configuration_facts(app: Any) -> tuple[ConfigurationFacts, Settings | None]:
+def _configuration_facts(app: Any) -> tuple[ConfigFacts, Settings | None]:
     cfg, uri = app.cfg, app.app_uri
     try:
         settings, kind = of_config(cfg), cfg.worker_class
     except SettingError as error:
-        return ConfigurationFacts(uri, str(error)), None
+        return ConfigFacts(uri, str(error)), None
     except Exception as error:
-        return ConfigurationFacts(uri, f"worker_class: {first_line(error)}"), None
+        return ConfigFacts(uri, f"worker_class: {one_line(error)}"), None
     if not isinstance(kind, type):  # gunicorn returns a string if the module has no such class
-        return ConfigurationFacts(uri, f"worker_class: there is no {kind}"), None
+        return ConfigFacts(uri, f"worker_class: there is no {kind}"), None
     threads = getattr(kind, "choose_threads", None)
     if threads is not None:
         threads(cfg, settings.threads)
     names = {each.__name__ for each in kind.__mro__}
-    return ConfigurationFacts(
+    return ConfigFacts(
         app=uri,
         worker_class=cfg.worker_class_str,
         is_sticky=bool(getattr(kind, "reads_inbox", False)),
@@ -125,8 +126,7 @@ def _configuration_facts(app: Any) -> tuple[ConfigurationFacts, Settings | None]
 def _workers_are_set(cfg: Any) -> bool:
     if "WEB_CONCURRENCY" not in os.environ or "workers" in executed_config(cfg.config):
         return True
-    words = [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
-    return any(word.startswith(("-w", "--workers")) for word in words)
+    return any(word.startswith(("-w", "--workers")) for word in compat.command_line(cfg))
 
 
 def _address(address: Any) -> str:
@@ -161,7 +161,7 @@ def _needed_files(cfg: Any, settings: Settings) -> int:
 # --- the application ------------------------------------------------------------------------------
 
 
-def _workers(app: Any, settings: Settings) -> list[ApplicationFacts]:
+def _workers(app: Any, settings: Settings) -> list[AppFacts]:
     """Load the application in several processes at once, as workers do, and return their facts."""
     _prepare(app, settings)
     if app.cfg.preload_app:
@@ -199,32 +199,30 @@ def _start(app: Any, settings: Settings, slot: int) -> tuple[int, int]:
     return pid, reader
 
 
-def _loaded(app: Any, settings: Settings) -> ApplicationFacts:
+def _loaded(app: Any, settings: Settings) -> AppFacts:
     try:
         return look(app.wsgi(), settings)
     except (Exception, SystemExit) as error:
         return _failed(error)
 
 
-def _failed(error: BaseException) -> ApplicationFacts:
-    return ApplicationFacts(
-        first_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES))
-    )
+def _failed(error: BaseException) -> AppFacts:
+    return AppFacts(one_line(error), "".join(traceback.format_exception(error, limit=-_FRAMES)))
 
 
-def _result(pid: int, reader: int, deadline: float | None) -> ApplicationFacts:
+def _result(pid: int, reader: int, deadline: float | None) -> AppFacts:
     left = None if deadline is None else max(deadline - time.monotonic(), 0)
     lines = Lines(reader)
     line = lines.next(left)
     os.close(reader)
     if line is not None:
         os.waitpid(pid, 0)
-        return msgspec.json.decode(line, type=ApplicationFacts)
+        return msgspec.json.decode(line, type=AppFacts)
     if lines.is_closed and _exits(pid):
-        return ApplicationFacts("it ended the process")
+        return AppFacts("it ended the process")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return ApplicationFacts(hung=True)
+    return AppFacts(hung=True)
 
 
 def _exits(pid: int) -> bool:

@@ -27,7 +27,7 @@ class Finding(Struct, frozen=True):
     details: str = ""
 
 
-class ConfigurationFacts(Struct):
+class ConfigFacts(Struct):
     """The configuration, and facts about this machine that matter to it.
 
     ``error`` says why the configuration cannot be used; then only ``app`` is set besides.
@@ -58,7 +58,7 @@ class ConfigurationFacts(Struct):
     needed_files: int = 0  # the most that a worker may need
 
 
-class ApplicationFacts(Struct):
+class AppFacts(Struct):
     """The facts that one process found after it had loaded the application as a worker does."""
 
     error: str = ""  # why the application cannot be loaded
@@ -74,8 +74,8 @@ class ApplicationFacts(Struct):
 
 
 class Facts(Struct):
-    configuration: ConfigurationFacts
-    workers: list[ApplicationFacts] = []
+    configuration: ConfigFacts
+    workers: list[AppFacts] = []
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -105,7 +105,7 @@ def _note(text: str) -> Finding:
 # --- the configuration ----------------------------------------------------------------------------
 
 
-def _worker_count(of: ConfigurationFacts) -> Iterator[Finding]:
+def _worker_count(of: ConfigFacts) -> Iterator[Finding]:
     if not of.workers_are_set:
         yield _warning(
             f"workers = {of.workers} comes from WEB_CONCURRENCY, which may differ on another "
@@ -113,7 +113,7 @@ def _worker_count(of: ConfigurationFacts) -> Iterator[Finding]:
         )
 
 
-def _listening(of: ConfigurationFacts) -> Iterator[Finding]:
+def _listening(of: ConfigFacts) -> Iterator[Finding]:
     for address, times in Counter(of.addresses).items():
         if times > 1:
             yield _error(f"bind: {address} is listed {times} times; it can be bound only once.")
@@ -129,7 +129,7 @@ def _listening(of: ConfigurationFacts) -> Iterator[Finding]:
         )
 
 
-def _preloading(of: ConfigurationFacts) -> Iterator[Finding]:
+def _preloading(of: ConfigFacts) -> Iterator[Finding]:
     if of.preload:
         yield _warning(
             "preload_app: the master has loaded the code, so HUP and `gunicorn-cluster roll` "
@@ -137,7 +137,7 @@ def _preloading(of: ConfigurationFacts) -> Iterator[Finding]:
         )
 
 
-def _routing(of: ConfigurationFacts) -> Iterator[Finding]:
+def _routing(of: ConfigFacts) -> Iterator[Finding]:
     lost = [rule for rule in of.rules if rule != "hash:ip"]
     if not of.is_sticky:
         yield _note(
@@ -162,7 +162,7 @@ def _routing(of: ConfigurationFacts) -> Iterator[Finding]:
         )
 
 
-def _machine(of: ConfigurationFacts) -> Iterator[Finding]:
+def _machine(of: ConfigFacts) -> Iterator[Finding]:
     if of.foreign_user:
         yield _error(f"user = {of.foreign_user}: only root can become another user.")
     if of.unwritable:
@@ -254,7 +254,7 @@ def _store(facts: Facts) -> Iterator[Finding]:
         yield _warning(f"cluster_store: {text}")
 
 
-_OF_CONFIGURATION: tuple[Callable[[ConfigurationFacts], Iterator[Finding]], ...] = (
+_OF_CONFIGURATION: tuple[Callable[[ConfigFacts], Iterator[Finding]], ...] = (
     _worker_count,
     _listening,
     _preloading,

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn_cluster_ext import compat, stores
-from gunicorn_cluster_ext.cli.check.findings import ApplicationFacts
+from gunicorn_cluster_ext.cli.check.findings import AppFacts
+from gunicorn_cluster_ext.logs import one_line
 from gunicorn_cluster_ext.routing import rule_syntax
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores import contract
@@ -18,9 +19,9 @@ _SIMPLE_CACHES = ("SimpleCache", "simple", "flask_caching.backends.simple")
 _WEBSOCKETS = ("flask_socketio", "socketio", "flask_sock", "simple_websocket", "channels")
 
 
-def look(app: Any, settings: Settings) -> ApplicationFacts:
+def look(app: Any, settings: Settings) -> AppFacts:
     """Return facts about ``app``, which this process has loaded."""
-    return ApplicationFacts(
+    return AppFacts(
         is_asgi=compat.is_asgi(app),
         # Digests suffice to compare them: a secret must not leave this process.
         secrets={
@@ -79,7 +80,7 @@ def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
         try:
             rule_syntax.build_rule(words, context)
         except Exception as error:
-            yield words, first_line(error)
+            yield words, one_line(error)
 
 
 def _nothing(*_: Any) -> None: ...
@@ -102,9 +103,3 @@ def _store_error(settings: Settings) -> str:
     except contract.StoreError as error:
         return str(error)
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,22 +20,17 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gunicorn_cluster_ext.cli.check.findings import Facts, Finding
 
+# Every argument is gunicorn's, so none may look like an option of ours.
+PARSER_OPTIONS: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
+
 _USAGE = "gunicorn-cluster check GUNICORN_ARGUMENTS"
 #: For reading the configuration, and for inspecting the loaded application.
 EXAMINER_TIMEOUT_S = 60.0
 _INDENT = " " * 9
 
 
-def add(commands: Any) -> None:
-    # Every argument is gunicorn's, so none may look like an option of ours.
-    parser = commands.add_parser(
-        "check",
-        help="find problems in a configuration and its application",
-        prefix_chars="\0",
-        add_help=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="*")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -81,11 +76,7 @@ def _read(reader: int, output: IO[str]) -> Facts:
     import msgspec
 
     from gunicorn_cluster_ext.cli.check.examiner import Lines
-    from gunicorn_cluster_ext.cli.check.findings import (
-        ApplicationFacts,
-        ConfigurationFacts,
-        Facts,
-    )
+    from gunicorn_cluster_ext.cli.check.findings import AppFacts, ConfigFacts, Facts
 
     lines = Lines(reader)
     line = lines.next(EXAMINER_TIMEOUT_S)
@@ -95,13 +86,13 @@ def _read(reader: int, output: IO[str]) -> Facts:
         error = "Reading the configuration takes too long."
         if said:  # gunicorn prints why it cannot read the configuration
             error = f"The configuration cannot be read.\n{said}"
-        return Facts(ConfigurationFacts("", error))
-    configuration = msgspec.json.decode(line, type=ConfigurationFacts)
+        return Facts(ConfigFacts("", error))
+    configuration = msgspec.json.decode(line, type=ConfigFacts)
     limit = configuration.startup_timeout
     # Twice the limit: the examiner itself loads a preloaded application, before its workers do.
     line = lines.next(EXAMINER_TIMEOUT_S + 2 * limit if limit else None)
     if line is None:
-        return Facts(configuration, [ApplicationFacts(hung=True)])
+        return Facts(configuration, [AppFacts(hung=True)])
     return msgspec.json.decode(line, type=Facts)
 
 

@@ -1,4 +1,4 @@
-"""``gunicorn-cluster events``: print what happened to a server and its workers."""
+"""``gunicorn-cluster events``: print what happened: starts, exits, rolls, reloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
 
 import msgspec
 
@@ -20,17 +19,13 @@ from gunicorn_cluster_ext.runtime.event_log import Event
 _FOLLOW_INTERVAL_MS = 200
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "events", help="print what happened: starts, exits, rolls, reloads"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     parser.add_argument("-n", "--lines", type=int, help="print only this many of the last events")
     parser.add_argument(
         "-f", "--follow", action="store_true", help="print new events until the server ends"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ import dataclasses
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gunicorn_cluster_ext.cli.files import write
 
@@ -42,15 +41,15 @@ workers = 4
 """
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "init", help="write a configuration file that explains every setting"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", nargs="?", type=Path, default=Path(_DEFAULT_NAME), help=f"default: {_DEFAULT_NAME}"
+        "path",
+        nargs="?",
+        type=Path,
+        default=Path(_DEFAULT_NAME),
+        help=f"the file to write; default: {_DEFAULT_NAME}",
     )
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,18 +1,14 @@
-"""``gunicorn-cluster metrics``: print a running server's metrics in Prometheus' text format."""
+"""``gunicorn-cluster metrics``: print the server's metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from gunicorn_cluster_ext.cli.server import CommandError, add_server_options, find_server
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "metrics", help="print the server's metrics in Prometheus' text format"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     parser.add_argument(
         "--output",
@@ -20,7 +16,6 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="replace this file atomically, for the textfile collector of node_exporter",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

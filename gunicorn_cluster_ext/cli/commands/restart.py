@@ -1,9 +1,8 @@
-"""``gunicorn-cluster restart``: replace one worker."""
+"""``gunicorn-cluster restart``: replace one worker; its successor starts first."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from gunicorn_cluster_ext.cli.server import (
     CommandError,
@@ -18,12 +17,10 @@ from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import State
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser("restart", help="replace one worker; its successor starts first")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", type=int, help="the worker's id, as status shows it")
     add_server_options(parser)
-    add_timeout(parser, "how long to wait for the successor; the server goes on without us")
-    parser.set_defaults(run=run)
+    add_timeout(parser, "how long to wait for the successor")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,10 +1,9 @@
-"""``gunicorn-cluster roll``: replace every worker, and report the outcome. For deploy scripts."""
+"""``gunicorn-cluster roll``: replace every worker, and wait for the outcome."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from gunicorn_cluster_ext.cli.server import (
     INTERRUPTED,
@@ -28,12 +27,10 @@ _PRELOAD = (
 )
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser("roll", help="replace every worker, and wait for the outcome")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     parser.add_argument("--abort", action="store_true", help="abort the roll that is under way")
-    add_timeout(parser, "how long to follow the roll; it goes on without us")
-    parser.set_defaults(run=run)
+    add_timeout(parser, "how long to follow the roll; it continues afterwards")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         _follow(server, number, wait)
     except KeyboardInterrupt:
         print(
-            f"gunicorn-cluster: no longer following roll {number}, which goes on "
+            f"gunicorn-cluster: no longer following roll {number}, which continues "
             "(roll --abort ends it)",
             file=sys.stderr,
         )

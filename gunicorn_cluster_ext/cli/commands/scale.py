@@ -1,10 +1,9 @@
-"""``gunicorn-cluster scale``: change the number of workers."""
+"""``gunicorn-cluster scale``: change the number of workers, until the next reload."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
 
 from gunicorn_cluster_ext.cli.server import (
     Wait,
@@ -18,14 +17,10 @@ from gunicorn_cluster_ext.runtime.board.control import RequestKind
 from gunicorn_cluster_ext.runtime.board.layout import State
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "scale", help="change the number of workers, until the next reload"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workers", type=_count, help="the new number, or a change: +1, -1")
     add_server_options(parser)
-    add_timeout(parser, "how long to wait for the workers; the server goes on without us")
-    parser.set_defaults(run=run)
+    add_timeout(parser, "how long to wait for the workers")
 
 
 def _count(text: str) -> tuple[RequestKind, int]:

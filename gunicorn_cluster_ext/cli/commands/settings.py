@@ -1,16 +1,12 @@
-"""``gunicorn-cluster settings``: print every setting, for documents."""
+"""``gunicorn-cluster settings``: print every cluster_* setting as a Markdown table."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "settings", help="print every cluster_* setting as a Markdown table"
-    )
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing."""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,10 +1,9 @@
-"""``gunicorn-cluster status``: show the workers of a running server."""
+"""``gunicorn-cluster status``: show what the workers are doing."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 from gunicorn_cluster_ext.cli import snapshot
 from gunicorn_cluster_ext.cli.server import add_server_options, find_server
@@ -13,11 +12,9 @@ from gunicorn_cluster_ext.cli.view.table import table
 from gunicorn_cluster_ext.runtime import server_info
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser("status", help="show what the workers are doing")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

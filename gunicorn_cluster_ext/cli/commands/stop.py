@@ -1,11 +1,10 @@
-"""``gunicorn-cluster stop``: stop a server; its workers finish what is in progress."""
+"""``gunicorn-cluster stop``: stop the server after the requests in progress (SIGTERM)."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import time
-from typing import Any
 
 from gunicorn_cluster_ext.cli.server import (
     POLL_INTERVAL_S,
@@ -17,13 +16,9 @@ from gunicorn_cluster_ext.cli.server import (
 )
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "stop", help="stop the server after the requests in progress (SIGTERM)"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     add_timeout(parser, "how long to wait for its end")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""``gunicorn-cluster systemd``: write a service and its socket, with timeouts that fit ours."""
+"""``gunicorn-cluster systemd``: write a systemd service and its socket.
+
+Their timeouts fit those of the server.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any
 
 from gunicorn_cluster_ext.cli.files import write
 from gunicorn_cluster_ext.cli.server import CommandError
+
+PARSER_OPTIONS = {"usage": "%(prog)s [options] -- GUNICORN_ARGUMENTS"}
 
 #: systemd waits so much longer than the server itself does.
 _MARGIN_S = 10
@@ -78,12 +83,7 @@ WantedBy=sockets.target
 """
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "systemd",
-        help="write a systemd service and its socket",
-        usage="%(prog)s [options] -- GUNICORN_ARGUMENTS",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", default="gunicorn", help="the name of the units; default: gunicorn"
     )
@@ -91,11 +91,14 @@ def add(commands: Any) -> None:
         "--user", help="the user of the service; default: the current user, unless root"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="DIRECTORY", help="default: ."
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIRECTORY",
+        help="where to write them; default: .",
     )
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("arguments", nargs="+", metavar="GUNICORN_ARGUMENTS")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``gunicorn-cluster top``: show the workers of a running server, live."""
+"""``gunicorn-cluster top``: show what the workers are doing, live."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ _ORDERS: dict[str, tuple[str, Callable[[Worker], float]]] = {
 _MIN_INTERVAL_S = 0.1
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser("top", help="show what the workers are doing, live")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="between updates (1)"
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="the time between updates; default: 1",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

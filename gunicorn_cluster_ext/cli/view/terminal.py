@@ -6,10 +6,7 @@ rich is imported only for a terminal, because its import is slow.
 from __future__ import annotations
 
 import os
-import select
 import sys
-import termios
-import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +91,10 @@ def keyboard() -> Iterator[Callable[[float], str]]:
 
     It yields a function that waits some seconds for keys, and returns "" if none was pressed.
     """
+    import select  # only top needs these modules
+    import termios
+    import tty
+
     file = sys.stdin.fileno()
     before = termios.tcgetattr(file)
 

@@ -126,7 +126,7 @@ class Board:
 
     @property
     def stopping(self) -> bool:
-        """Whether the whole server is stopping. The arbiter writes it."""
+        """True if the whole server is stopping. The arbiter writes it."""
         return bool(self.words[ServerWord.STOPPING])
 
     @stopping.setter

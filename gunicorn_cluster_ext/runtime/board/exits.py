@@ -23,7 +23,7 @@ class ExitCounts(NamedTuple):
 
     @property
     def unexpected(self) -> int:
-        """How many exits nobody asked for."""
+        """The number of exits that nobody asked for."""
         return sum(self.counts[cause] for cause in (Cause.BOOT, Cause.CRASH, Cause.FORCE))
 
     @property

@@ -1,4 +1,4 @@
-"""Entries in LMDB: what is written for each, and which goes when room is needed.
+"""Entries in LMDB: how they are written, and which are removed when room is needed.
 
 One tree holds three kinds of node, so that a write changes as few pages as possible:
 
@@ -6,8 +6,9 @@ One tree holds three kinds of node, so that a write changes as few pages as poss
     e SECOND KEY       in the order of expiry, for those that expire
     u TICK KEY         in the order of use, the least recent first
 
-Readers write nothing. An entry is fresh for 15 s after its use; a process remembers those that it
-reads later, and its next write, or every 256th such entry, tells the tree (``Writer.mark``).
+Readers write nothing. An entry is fresh for 15 s after its use. A process remembers which entries
+it reads later than that; its next write, or every 256th such entry, moves them in the order of use
+(``Writer.mark``).
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ VALUE, MAP = 0, 1
 KEY, EXPIRY, USE = b"k", b"e", b"u"
 
 FOR_EVER = math.inf
-#: Ticks of 4 ms order the uses: what is written in one goes in the order of the keys.
-_TICKS = 256
+#: The order of use has ticks of 4 ms; within a tick it is the order of the keys.
+_TICKS_PER_S = 256
 _FRESH_S = 15
 
-# LMDB's keys have at most 511 bytes; a longer one of ours ends in a digest.
+#: In bytes. LMDB's keys have at most 511; a longer one of ours is cut and ends in a digest.
 LONGEST = 400
-_PAGE = 4096
+_PAGE_BYTES = 4096
 
 
 def fold(key: bytes) -> bytes:
-    """``key`` as it is written. Raises StoreError."""
+    """Return ``key`` as it is written in the tree. Raises StoreError for an empty one."""
     if not key:
         raise StoreError("A key has at least one byte.")
     if len(key) <= LONGEST:
@@ -46,48 +47,54 @@ def fold(key: bytes) -> bytes:
 
 
 class WrongKind(StoreError):
+    """The key holds a field map where a value was asked for, or the reverse."""
+
     def __init__(self) -> None:
         super().__init__("The key holds the other kind: values and field maps do not mix")
 
 
 def cost(key: bytes, size: int) -> int:
-    """About how many bytes of the file an entry with ``size`` bytes takes, its places in the orders
-    included.
+    """Return about how many bytes of the file an entry with ``size`` bytes takes, its places in the
+    orders included.
 
     LMDB puts what is larger than about half a page on pages of its own. The others' pages are half
-    empty when keys come and go at random (measured: 46 to 65 % full, for 20 to 1,900 bytes).
+    empty when keys are added and removed at random (measured: 46 to 65 % full, for 20 to 1,900
+    bytes).
     """
     places = 3 * len(key) + 64
-    if size + len(key) > _PAGE // 2 - 16:
-        return -(-(size + 16) // _PAGE) * _PAGE + 2 * places
+    if size + len(key) > _PAGE_BYTES // 2 - 16:
+        return -(-(size + 16) // _PAGE_BYTES) * _PAGE_BYTES + 2 * places
     return 2 * (size + places)
 
 
-class Entry(NamedTuple):
+class StoredEntry(NamedTuple):
+    """A value or a field map, with its expiry and the end of its freshness (store's time, in s)."""
+
     expires: float
     fresh: float
     kind: int
     data: bytes
 
 
-def parse(record: bytes) -> Entry:
+def _parse(record: bytes) -> StoredEntry:
     expires, fresh, kind = HEADER.unpack_from(record)
-    return Entry(expires, fresh, kind, record[HEADER.size :])
+    return StoredEntry(expires, fresh, kind, record[HEADER.size :])
 
 
 def _places(key: bytes, expires: float, fresh: float) -> tuple[bytes, ...]:
-    use = _INDEX.pack(USE, int(fresh * _TICKS)) + key
+    """Return the nodes of an entry in the orders of use and of expiry."""
+    use = _INDEX.pack(USE, int(fresh * _TICKS_PER_S)) + key
     if expires == FOR_EVER:
         return (use,)
     return use, _INDEX.pack(EXPIRY, math.ceil(min(expires, 2.0**60))) + key
 
 
 class Writer:
-    """Changes entries in one transaction. ``grown`` is what they have come to cost more."""
+    """Changes entries in one transaction. ``grown``: by how many bytes their cost has grown."""
 
     def __init__(self, transaction: Any, main: Any, now: float, largest: int) -> None:
         self._tree = transaction
-        self._main = main  # LMDB's name for the one tree that there is
+        self._main = main  # LMDB's handle of the only tree
         self.now = now
         self._fresh = now + _FRESH_S
         self._largest = largest
@@ -96,11 +103,11 @@ class Writer:
     def expiry(self, ttl: float | None) -> float:
         return FOR_EVER if ttl is None else self.now + ttl
 
-    def find(self, key: bytes) -> Entry | None:
+    def find(self, key: bytes) -> StoredEntry | None:
         record = self._tree.get(KEY + key)
         if record is None:
             return None
-        entry = parse(record)
+        entry = _parse(record)
         return entry if entry.expires > self.now else None
 
     def put(self, key: bytes, kind: int, data: bytes, expires: float) -> None:
@@ -120,8 +127,8 @@ class Writer:
         self.grown += price
 
     def _forget(self, key: bytes, keep: tuple[bytes, ...] = ()) -> tuple[bytes, ...]:
-        """Drop the places of an entry that goes or is replaced, but not those to ``keep``. Returns
-        those that it had."""
+        """Delete the places of an entry that is removed or replaced, except those to ``keep``.
+        Return the places that it had."""
         record = self._tree.get(KEY + key)
         if record is None:
             return ()
@@ -133,22 +140,22 @@ class Writer:
         return had
 
     def remove(self, key: bytes) -> bool:
-        """Whether there was one that had not expired."""
-        there = self.find(key) is not None
+        """Remove an entry. Return whether there was one that had not expired."""
+        exists = self.find(key) is not None
         self._forget(key)
         self._tree.delete(KEY + key)
-        return there
+        return exists
 
     def mark(self, keys: Iterable[bytes]) -> None:
-        """These were used just now."""
+        """Note that entries were used just now."""
         for key in keys:
             entry = self.find(key)
             if entry is not None and entry.fresh < self.now:
-                with contextlib.suppress(StoreError):  # too large, since it may be less
+                with contextlib.suppress(StoreError):  # too large, if the limit was lowered since
                     self.put(key, entry.kind, entry.data, entry.expires)
 
     def pages(self) -> int:
-        """How many bytes the pages in use have."""
+        """Return how many bytes the pages in use have."""
         stat = self._tree.stat(self._main)
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return int(pages * stat["psize"])
@@ -156,13 +163,13 @@ class Writer:
     # --- in some order --------------------------------------------------------------------
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
-        """Those that begin so. They must not be changed meanwhile."""
+        """Yield the keys with this prefix, expired ones too. Nothing may be changed meanwhile."""
         begin = KEY + prefix
         with self._tree.cursor() as cursor:
-            there = cursor.set_range(begin)
-            while there and cursor.key().startswith(begin):
+            found = cursor.set_range(begin)
+            while found and cursor.key().startswith(begin):
                 yield cursor.key()[1:]
-                there = cursor.next()
+                found = cursor.next()
 
     def _first(self, order: bytes) -> tuple[int, bytes] | None:
         with self._tree.cursor() as cursor:
@@ -171,7 +178,7 @@ class Writer:
         return _INDEX.unpack_from(found)[1], found[_INDEX.size :]
 
     def purge(self, most: int) -> int:
-        """Remove up to so many that have expired. How many there were."""
+        """Remove at most ``most`` expired entries. Return how many were removed."""
         for done in range(most):
             first = self._first(EXPIRY)
             if first is None or first[0] > self.now:
@@ -180,7 +187,8 @@ class Writer:
         return most
 
     def evict(self, room: int, most: int) -> None:
-        """Remove what was used least recently, until ``room`` bytes less are taken."""
+        """Remove at most ``most`` entries, the least recently used first, to free ``room``
+        bytes."""
         enough = self.grown - room
         while self.grown > enough and most > 0 and (first := self._first(USE)):
             self._drop(USE, *first)
@@ -188,5 +196,5 @@ class Writer:
 
     def _drop(self, order: bytes, when: int, key: bytes) -> None:
         self.remove(key)
-        # It has gone with its entry, unless the two did not agree.
+        # Already deleted with its entry, unless the two disagreed.
         self._tree.delete(_INDEX.pack(order, when) + key)

@@ -1,22 +1,20 @@
-"""The file of an embedded store as this process has it open: LMDB, which must not cross a fork.
+"""The open file of an embedded store in this process: LMDB, which must not cross a fork.
 
-A process opens one file once, whoever uses it there: LMDB's locks belong to the process. It is
-opened when it is first used, closed before a fork, and opened again when it is used again. (A
-child that closes, or only forgets, what it inherited wipes its parent's places in LMDB's table of
-readers.)
+A process opens a file once for all its users, because LMDB's locks belong to the process. It opens
+the file on first use, closes it before a fork, and opens it again on the next use. (A child that
+closes, or only drops, an inherited LMDB wipes its parent's places in the table of readers.)
 
-**Nothing is synced** to disk until the last process closes the file. The kernel has what was
+**Nothing is synced** to disk until the last process closes the file. The kernel keeps what was
 written, so a process, or all of them, may be killed at any time: LMDB's lock is robust, and a write
 that was not committed has not happened. Syncing each commit was measured at 23 to 38 times its cost
 (6 us; 140 without, 230 with the meta page) on a disk that is quick to sync, with the lock held, and
-would save sessions from power cuts only; see state.py for what happens after one.
+would save sessions from power cuts only; ``shared_state`` says what happens after one.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import struct
 import threading
@@ -26,12 +24,11 @@ from typing import Any, NamedTuple
 
 import lmdb
 
+from gunicorn_cluster_ext.logs import log
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
-from gunicorn_cluster_ext.stores.embedded.shared_state import State, Word
+from gunicorn_cluster_ext.stores.embedded.shared_state import Cell, SharedState
 
-log = logging.getLogger("gunicorn.error")
-
-#: What LMDB says of a file that it cannot go on with, and of one that it cannot open.
+#: LMDB's errors for a file that proves damaged in use, and for one that it cannot open.
 BROKEN = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError)
 _FOREIGN = (*BROKEN, lmdb.InvalidError, lmdb.VersionMismatchError)
 
@@ -40,23 +37,23 @@ _META = struct.Struct("16x2I")
 _VERSIONS = range(1, 4)
 
 _READERS = 1024
-_PAUSE = 0.001
+_PAUSE_S = 0.001
 
 
 class View(NamedTuple):
-    """What a reader needs, so that it looks up one attribute."""
+    """All that a reader needs, behind one attribute."""
 
     begin: Callable[[], Any]
-    words: memoryview
+    cells: memoryview
     generation: int
     clock: Callable[[], float]
     offset: float
 
 
 class Environment:
-    """``size`` in bytes bounds the file, ``timeout`` in seconds the wait for other writers.
+    """``size`` bounds the file, in bytes; ``timeout`` the wait for other writers, in seconds.
 
-    Whoever needs both locks takes the writers' (``State.try_enter``) first.
+    The writers' lock (``SharedState.try_enter``) is always taken before ``lock``.
     """
 
     def __init__(self, directory: str, size: int, timeout: float) -> None:
@@ -66,10 +63,11 @@ class Environment:
         self._forget()
 
     def _forget(self) -> None:
-        #: Held by whoever uses what is open, never while waiting for another process.
+        """Start with nothing open."""
+        #: Held while LMDB is used, never while waiting for another process.
         self.lock = threading.RLock()
         self.acquire, self.release = self.lock.acquire, self.lock.release
-        self.state: State | None = None
+        self.state: SharedState | None = None
         self._lmdb: Any = None
         self._generation = -1
         self.view: View | None = None
@@ -77,53 +75,62 @@ class Environment:
     def __repr__(self) -> str:
         return f"<Environment {self.directory} {'closed' if self._lmdb is None else 'open'}>"
 
-    def opened(self) -> tuple[Any, State] | None:
-        """LMDB, and what is shared, if both are open and up to date. With ``lock`` held."""
+    def opened(self) -> tuple[Any, SharedState] | None:
+        """Return LMDB and the shared state if both are open and up to date. Call it with
+        ``lock``."""
         state = self.state
         if self._lmdb is None or state is None:
             return None
-        return (self._lmdb, state) if state.words[Word.GENERATION] == self._generation else None
+        return (self._lmdb, state) if state.cells[Cell.GENERATION] == self._generation else None
 
     def open(self) -> None:
-        """Without any lock held. Raises StoreError."""
+        """Open the file. Call it without any lock. Raises StoreError."""
         state = self.enter()
         try:
             self.open_inside(state)
         finally:
             state.leave()
 
-    def open_inside(self, state: State) -> tuple[Any, State]:
-        """The same for the writer. Does nothing if it is open."""
+    def open_inside(self, state: SharedState) -> tuple[Any, SharedState]:
+        """Open the file unless it is open. Only the writer may call this."""
         with self.lock:
             if (opened := self.opened()) is None:
-                self._close_lmdb()  # of a former generation: nobody reads it, we have the lock
+                # An older generation may be open. No thread reads it, because we hold the lock.
+                self._close_lmdb()
                 opened = self._lmdb, _ = self._open_file(state), state
-                self._generation = state.words[Word.GENERATION]
+                self._generation = state.cells[Cell.GENERATION]
                 self.view = View(
-                    self._lmdb.begin, state.words, self._generation, state.clock, state.offset
+                    self._lmdb.begin, state.cells, self._generation, state.clock, state.offset
                 )
             return opened
 
     # --- the writers' lock ----------------------------------------------------------------
 
-    def try_enter(self) -> State | None:
-        """Become the writer, or not. Raises StoreError when the directory cannot be used."""
+    def try_enter(self) -> SharedState | None:
+        """Become the writer, if there is no other. Raises StoreError for an unusable directory."""
         with self.lock:
-            state = self.state = self.state or _state(self.directory)
+            if self.state is None:
+                try:
+                    self.state = SharedState(self.directory)
+                except OSError as error:
+                    where = f"Embedded store in {self.directory}"
+                    raise StoreError(f"{where}: {error}") from error
+            state = self.state
         return state if state.try_enter() else None
 
-    def enter(self) -> State:
-        """Become the writer, waiting in this thread: to open and close only."""
+    def enter(self) -> SharedState:
+        """Become the writer, and block the thread until then. Only for opening and closing."""
         deadline = time.monotonic() + self.timeout
         while (state := self.try_enter()) is None:
             if time.monotonic() >= deadline:
                 raise self.held()
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE_S)
         return state
 
     def held(self) -> StoreAway:
+        """Return the error for a writers' lock that stays taken."""
         with self.lock:
-            holder = self.state.words[Word.HOLDER] if self.state is not None else "?"
+            holder = self.state.cells[Cell.HOLDER] if self.state is not None else "?"
         return StoreAway(
             f"The embedded store in {self.directory} has been locked by process {holder} for "
             f"{self.timeout:g} s"
@@ -131,7 +138,7 @@ class Environment:
 
     # --- the file -------------------------------------------------------------------------
 
-    def _open_file(self, state: State) -> Any:
+    def _open_file(self, state: SharedState) -> Any:
         if not state.join():
             self._discard(state, "the machine went down while it was in use")
         elif (bad := self._fault(state)) is not None:
@@ -147,13 +154,15 @@ class Environment:
         except lmdb.Error as error:
             raise self.failure(error) from error
 
-    def _open_lmdb(self, state: State) -> Any:
-        """Without ``writemap``: with it a full disk would be a SIGBUS, not an error. A file that
-        was allowed to be larger remains so: to take less it needs room."""
+    def _open_lmdb(self, state: SharedState) -> Any:
+        """Open LMDB without ``writemap``, with which a full disk would be a SIGBUS, not an error.
+
+        The size of a file is never reduced: LMDB needs room to remove entries.
+        """
         path = state.path
         opened = lmdb.open(
             path,
-            map_size=max(self.size, state.words[Word.LENGTH]),
+            map_size=max(self.size, state.cells[Cell.LENGTH]),
             subdir=False,
             sync=False,
             metasync=False,
@@ -162,43 +171,46 @@ class Environment:
             max_spare_txns=1,
         )
         opened.reader_check()
-        # A hole as large as it may become: so a file that was truncated can be told.
+        # Extend the file to its largest size with a hole, so that a truncation shows.
         length = max(opened.info()["map_size"], os.stat(path).st_size)
         os.truncate(path, length)
-        state.words[Word.LENGTH] = length
+        state.cells[Cell.LENGTH] = length
         return opened
 
-    def _fault(self, state: State) -> str | None:
-        """What keeps this file from being opened, as far as its length and first bytes tell."""
+    def _fault(self, state: SharedState) -> str | None:
+        """Return why the file cannot be opened, as far as its length and first bytes tell."""
         try:
             with open(state.path, "rb") as file:
                 _, version = _META.unpack(file.read(_META.size).ljust(_META.size, b"\0"))
                 length = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
-            return "it has gone" if state.words[Word.LENGTH] else None
-        if length < state.words[Word.LENGTH]:
+            return "it was removed" if state.cells[Cell.LENGTH] else None
+        if length < state.cells[Cell.LENGTH]:
             return "it was truncated"
         return None if version in _VERSIONS else f"its format has the version {version}"
 
-    def begin_anew(self, state: State, why: str) -> tuple[Any, State]:
-        """The file proved broken in use. Called by the writer; the others see the generation."""
+    def replace_broken(self, state: SharedState, why: str) -> tuple[Any, SharedState]:
+        """Replace a file that proved broken in use. Only the writer may call this; the other
+        processes see that the generation has changed."""
         with self.lock:
-            if self._generation == state.words[Word.GENERATION]:
+            if self._generation == state.cells[Cell.GENERATION]:
                 self._discard(state, why)
             return self.open_inside(state)
 
-    def _discard(self, state: State, why: str) -> None:
-        """Set the file aside, one at most. Called by the writer."""
+    def _discard(self, state: SharedState, why: str) -> None:
+        """Set the file aside as broken.mdb, replacing an older one. Only the writer may call
+        this."""
         path = state.path
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, os.path.join(self.directory, "broken.mdb"))
-            log.error("The embedded store in %s begins anew: %s.", self.directory, why)
+            log.error("The embedded store in %s starts empty: %s.", self.directory, why)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + "-lock")
-        state.words[Word.GENERATION] += 1
-        state.words[Word.USED] = state.words[Word.LENGTH] = 0
+        state.cells[Cell.GENERATION] += 1
+        state.cells[Cell.USED] = state.cells[Cell.LENGTH] = 0
 
     def failure(self, error: lmdb.Error) -> StoreError:
+        """Return the StoreError for an error of LMDB."""
         hint = ""
         if isinstance(error, lmdb.MapFullError):
             hint = " (a process that was stopped while it read may hold old pages)"
@@ -209,7 +221,7 @@ class Environment:
     # --- closing ----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The last process that does so puts all on disk."""
+        """Close the file. The last process that closes it syncs it to disk."""
         if self.state is None:
             return
         state = self.enter()
@@ -219,7 +231,8 @@ class Environment:
                 state.quit()
             finally:
                 self.state = None
-                # Not left: threads that still know this state find it taken, and take another.
+                # The writers' lock is not released: threads that still know this state find it
+                # taken, and open another.
                 state.close()
 
     def _close_lmdb(self) -> None:
@@ -230,29 +243,22 @@ class Environment:
     # --- around a fork ----------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """A child must not inherit LMDB, nor a lock that it would keep from everybody."""
+        """Close LMDB and keep writers out: a child must inherit neither LMDB nor a held lock."""
         state = self.state
-        self._still = state if state is not None and state.hold_still() else None
+        self._paused = state if state is not None and state.pause_writers() else None
         self.lock.acquire()
         self._close_lmdb()
 
     def after_fork_in_parent(self) -> None:
         self.lock.release()
-        if self._still is not None:
-            self._still.go_on()
+        if self._paused is not None:
+            self._paused.resume_writers()
 
     def after_fork_in_child(self) -> None:
         state = self.state
         self._forget()
         if state is not None:
-            state.close()  # our copies: the parent's locks stay
-
-
-def _state(directory: str) -> State:
-    try:
-        return State(directory)
-    except OSError as error:
-        raise StoreError(f"Embedded store in {directory}: {error}") from error
+            state.close()  # closes the child's copies; the parent's locks stay
 
 
 _environments: dict[str, Environment] = {}
@@ -260,7 +266,8 @@ _lock = threading.Lock()
 
 
 def environment(directory: str, size: int, timeout: float) -> Environment:
-    """The one of this process for ``directory``; its size and limit are those of the first."""
+    """Return this process's environment for ``directory``. The first caller's size and timeout
+    count."""
     with _lock:
         if directory not in _environments:
             _environments[directory] = Environment(directory, size, timeout)

@@ -1,4 +1,5 @@
-"""What takes several commands at once, in Lua. Each has one key, so that it works in a Cluster."""
+"""Operations that take several commands, in Lua. Each has one key, so that it works in a
+Cluster."""
 
 from __future__ import annotations
 
@@ -6,16 +7,18 @@ from hashlib import sha1
 from typing import NamedTuple
 
 
-class Script(NamedTuple):
+class LuaScript(NamedTuple):
+    """A script, and the digest by which a server that has seen it knows it."""
+
     text: str
     digest: str
 
 
-def _script(text: str) -> Script:
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+def _script(text: str) -> LuaScript:
+    return LuaScript(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-#: key, number, milliseconds
+#: Arguments: key; number, milliseconds.
 INCR = _script("""
 local is_new = redis.call('EXISTS', KEYS[1]) == 0
 local sum = redis.call('INCRBY', KEYS[1], ARGV[1])
@@ -23,19 +26,20 @@ if is_new then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return sum
 """)
 
-#: key, value
+#: Arguments: key; value.
 COMPARE_AND_DELETE = _script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """)
 
-#: key
+#: Arguments: key.
 PERSIST = _script("""
 redis.call('PERSIST', KEYS[1])
 return redis.call('EXISTS', KEYS[1])
 """)
 
-#: key, milliseconds or 0, whether it must exist, how many fields are removed, these, pairs to put
+#: Arguments: key; milliseconds or 0 for ever, whether it must exist, the number of fields to
+#: remove, their names, pairs of name and data to put.
 CHANGE = _script("""
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' and ARGV[2] == '1' then return 0 end

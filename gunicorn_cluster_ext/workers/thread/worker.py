@@ -16,6 +16,7 @@ import time
 from itertools import islice
 from typing import Any, Final
 
+from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.balance import least_loaded
 from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
 from gunicorn_cluster_ext.runtime.board.layout import State, Word
@@ -51,7 +52,7 @@ class Sticky(StickyWorker, LoopWorker):
     @staticmethod
     def choose_threads(cfg: Any, threads: int) -> None:
         is_set = "threads" in executed_config(cfg.config) or any(
-            word.startswith("--thread") for word in StickyWorker.arguments(cfg)
+            word.startswith("--thread") for word in compat.command_line(cfg)
         )
         if cfg.threads == 1 and not is_set:
             cfg.set("threads", threads)

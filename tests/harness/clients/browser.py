@@ -4,8 +4,8 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-from tests.harness.process_session import describe, kill_session, session
-from tests.harness.program import find_program
+from tests.harness.process import find_program
+from tests.harness.processes import describe, kill_session, session
 from tests.harness.waiting import wait_until
 
 _FLAGS = (

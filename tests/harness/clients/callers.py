@@ -24,14 +24,14 @@ class Caller:
 
 
 def new_client() -> socketio.Client:
-    """One that does not reconnect: that would hide a request that went astray."""
+    """Return a client that does not reconnect, which would hide a misrouted request."""
     return socketio.Client(reconnection=False, handle_sigint=False)
 
 
 def run_callers(
     url: str, clients: int, calls: int, transports: list[str], patience: float = PATIENCE_S
 ) -> list[Caller]:
-    """All clients connect at once and stay until the last has had its answers."""
+    """Connect all clients at once; each stays until the last has had its answers."""
     together = Barrier(clients)
 
     def run(_: int) -> Caller:

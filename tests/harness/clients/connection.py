@@ -1,4 +1,4 @@
-"""An HTTP client connection that never connects anew behind the test's back."""
+"""An HTTP client connection that never reconnects by itself."""
 
 import http.client
 import json
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.cookies import SimpleCookie
-from types import TracebackType
 from typing import Any
+
+from tests.harness.closing import Closing
 
 Address = tuple[str, int] | str
 
@@ -23,15 +24,15 @@ class Answer:
         return json.loads(self.body)
 
     def cookies(self) -> dict[str, str]:
-        """The cookies that the answer sets."""
+        """Return the cookies that the answer sets."""
         jar: SimpleCookie = SimpleCookie()
         for line in self.headers.get_all("Set-Cookie", []):
             jar.load(line)
         return {name: morsel.value for name, morsel in jar.items()}
 
 
-class Connection:
-    """Requests may be sent ahead of answers, and bytes may be sent that are no request at all."""
+class Connection(Closing):
+    """One connection. Requests may be pipelined, and any bytes may be sent."""
 
     def __init__(self, address: Address, timeout: float = 20) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -44,23 +45,12 @@ class Connection:
             raise
         self._input = self.socket.makefile("rb")
 
-    def __enter__(self) -> "Connection":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self._input.close()
         self.socket.close()
 
     def get(self, target: str = "/", **headers: str) -> Answer:
-        """Header names are written as Python has them: `x_key="1"`."""
+        """Send a GET request; header names are written as in `x_key="1"`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("GET", target, headers=named)
 
@@ -74,7 +64,7 @@ class Connection:
         self.socket.sendall(data)
 
     def answer(self) -> Answer:
-        """The next answer; interim ones (100 Continue) are skipped."""
+        """Return the next answer, skipping interim ones (100 Continue)."""
         status = 100
         while status < 200:
             status = self._status()
@@ -85,7 +75,7 @@ class Connection:
         return self._input.readline()
 
     def closed_by_peer(self) -> bool:
-        """Waits until the peer closes, or for more bytes, or for the timeout."""
+        """Wait for the peer to close; False if it sends more bytes instead."""
         try:
             return self._input.read(1) == b""
         except ConnectionResetError:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tests.conftest import StartNode
 from tests.harness.clients.guests import Guest, hear_all
+from tests.harness.programs import StartNode
 
 #: An obedient server for each worker class.
 SERVERS = {
@@ -27,7 +27,7 @@ def room_of(client: int) -> str:
 
 
 def plan() -> list[dict[str, Any]]:
-    """Messages from every client, to all or to a room of four."""
+    """Return messages from every client, to all or to a room of four."""
     return [
         {
             "sender": number % CLIENTS,
@@ -48,7 +48,7 @@ def expected(client: int) -> list[Heard]:
 
 
 def check(heard: Sequence[Sequence[Heard]]) -> None:
-    """Each has heard what is meant for it, once, and what one sender says in its order."""
+    """Check that each client heard its messages once, and those of one sender in order."""
     for client in range(CLIENTS):
         assert sorted(heard[client], key=_number) == expected(client)
         for sender in range(CLIENTS):
@@ -61,8 +61,8 @@ def _number(heard: Heard) -> int:
 
 
 def in_python(urls: Sequence[str], transports: Sequence[str], at_exit: ExitStack) -> list[Guest]:
-    """They come one after the other, to one server after the other. Each half has a transport: so
-    every worker gets some of both."""
+    """Connect python-socketio clients in turn, to the servers in turn. Each half has one transport,
+    so every worker gets some of both."""
     guests = []
     for client in range(CLIENTS):
         url = urls[client % len(urls)]
@@ -82,7 +82,7 @@ def talk(guests: Sequence[Guest]) -> None:
 
 
 def in_node(node: StartNode, urls: Sequence[str], transports: Sequence[str]) -> set[int]:
-    """The same with the official client, all at once. The workers that they were on."""
+    """Do the same with the official client, all at once; return the workers they were on."""
     clients = [
         {
             "url": urls[client % len(urls)],

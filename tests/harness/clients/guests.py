@@ -1,4 +1,4 @@
-"""Socket.IO clients that tell an obedient server (tests/apps) what to do, and what they hear."""
+"""Socket.IO clients that tell a remote-controlled server (tests/apps) what to do."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ engineio.payload.Payload.max_decode_packets = 1_000
 
 
 class InOrder(engineio.Client):  # type: ignore[misc]
-    """Handles one message after the other; otherwise each has a thread of its own."""
+    """A client that handles messages in order; the base class starts a thread for each."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -32,7 +32,7 @@ class InOrder(engineio.Client):  # type: ignore[misc]
         return super()._trigger_event(event, *args, **options)
 
     def _reset(self) -> None:
-        """Closes the WebSocket, too, when it is the server that has gone."""
+        """Close the WebSocket, too, when the server has ended the connection."""
         if self.ws is not None:
             self.ws.shutdown()
         super()._reset()
@@ -44,7 +44,7 @@ class Client(socketio.Client):  # type: ignore[misc]
 
 
 class Guest:
-    """One client, and the worker it is on."""
+    """One client, the worker it is on, and what it has heard."""
 
     def __init__(self, url: str, transport: str, namespace: str = "/", path: str = "socket.io"):
         self.namespace = namespace
@@ -67,12 +67,12 @@ class Guest:
         return str(self.client.get_sid(self.namespace))
 
     def do(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Have the worker call a method of its server; what that answers."""
+        """Have the worker call a method of its Socket.IO server; return the result."""
         order = (method, list(arguments), options)
         return self.client.call("do", order, namespace=self.namespace, timeout=PATIENCE_S)
 
     def until(self, end: str, senders: int = 1) -> list[tuple[Any, ...]]:
-        """All that it hears before so many senders have said that this was it."""
+        """Return all events that arrive before so many senders have said `end`."""
         heard = []
         while senders:
             event = self.heard.get(timeout=PATIENCE_S)
@@ -84,7 +84,7 @@ class Guest:
 
 
 class Guests:
-    """Clients by the transports in turn."""
+    """Clients that use the given transports in turn."""
 
     def __init__(self, url: str, transports: Sequence[str], at_exit: ExitStack) -> None:
         self._url = url
@@ -110,7 +110,7 @@ class Guests:
 
 
 def hear_all(guests: Sequence[Guest], senders: Sequence[Guest]) -> list[list[tuple[Any, ...]]]:
-    """What each of the guests has heard by the time that the senders end."""
+    """Return what each guest has heard until all senders have said END."""
     end = str(uuid4())
     for sender in senders:
         sender.do("emit", END, end, namespace=sender.namespace)
@@ -118,7 +118,7 @@ def hear_all(guests: Sequence[Guest], senders: Sequence[Guest]) -> list[list[tup
 
 
 def wait_introduced(guests: Sequence[Guest], senders: Sequence[Guest]) -> None:
-    """Until each of the guests hears each sender, some time after a Redis has come back."""
+    """Wait until each guest hears each sender, some time after a Redis has come back."""
     known: list[set[int]] = [set() for _ in guests]
 
     def introduced() -> bool:

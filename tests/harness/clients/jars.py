@@ -1,4 +1,4 @@
-"""Cookie jars, as browsers have one each, that are known to the workers of a server."""
+"""Cookie jars of browsers that already have a sticky cookie."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ Connect = Callable[[], Connection]
 
 
 def cookies_of_workers(connect: Connect, workers: int) -> dict[int, str]:
-    """The sticky cookie that each worker gives, for at least so many workers.
+    """Return the sticky cookie of each worker, for at least so many workers.
 
     Which worker gets a new client is up to the server, so clients that keep
     their worker busy for a moment come in crowds until enough workers are known.
@@ -35,7 +35,7 @@ def cookies_of_workers(connect: Connect, workers: int) -> dict[int, str]:
 
 
 def fill_jars(connect: Connect, count: int, workers: int) -> list[tuple[int, str]]:
-    """(worker, Cookie header) of `count` clients, spread in turn over at least `workers`."""
+    """Return (worker, Cookie header) of `count` clients, spread over at least `workers`."""
     known = sorted(cookies_of_workers(connect, workers).items())
     spread = islice(cycle(known), count)
     return [

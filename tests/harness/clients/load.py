@@ -14,15 +14,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from types import TracebackType
 
 from tests.harness.clients.connection import Address, request_bytes
+from tests.harness.closing import Closing
 from tests.harness.crowding import Crowding
+from tests.harness.waiting import wait_until
 
 Request = Callable[[int], bytes]
 
 # Between two looks at what has happened meanwhile: an order to stop, an answer that is due.
 _TURN_S = 0.1
+
+_PATIENCE_S = 45
+#: How long a request may take, in seconds, while workers are replaced or restarted. On a busy
+#: machine some take longer than 0.5 s, but nobody may wait for the end of a second's sleep, which
+#: is what a forgotten wake-up would cost.
+NOTICED_S = 0.9
 
 _ANYTHING = (request_bytes("GET", "/"),)
 
@@ -44,7 +51,7 @@ class Failure:
 
 @dataclass
 class Report:
-    """What the client has seen so far. May be read while the load goes on."""
+    """What the client has seen so far; it may be read while the load goes on."""
 
     requests: int = 0
     connections: int = 0
@@ -62,7 +69,7 @@ class Report:
         return sum(self.statuses.values())
 
     def complaints(self, slowest: float | None = None) -> list[str]:
-        """Everything that a client with a good server does not see.
+        """Return everything that a client of a good server does not see.
 
         ``slowest`` is how many seconds an answer may take where nothing else runs.
         """
@@ -90,8 +97,8 @@ class _Client:
     pid: int | None = None  # who answered last on this connection
 
 
-class Load:
-    """Runs in a thread of its own, from `start` to `stop`, or as a context.
+class Load(Closing):
+    """The load, in a thread of its own, from `start` to `close`, or as a context.
 
     `request` makes the bytes of the request with the number that it is given; a sequence is
     shared out to the connections. Answers are JSON with "pid" and "worker", as whoami's; one
@@ -123,25 +130,21 @@ class Load:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def start(self) -> None:
         now, step = time.monotonic(), self._pause / len(self._clients)
         for client in self._clients:
             heapq.heappush(self._due, (now + client.index * step, client.index))
         self._thread.start()
 
-    def stop(self) -> Report:
+    def close(self) -> None:
         """Send nothing more, wait for what is under way, and close."""
         self._stopping.set()
         self._thread.join()
-        return self.report
+
+    def wait_more(self, answers: int = 200) -> None:
+        """Let the load go on for a while."""
+        enough = self.report.answers + answers
+        wait_until(lambda: self.report.answers >= enough, _PATIENCE_S, f"{answers} more answers")
 
     # --- in the thread ---------------------------------------------------------------------
 
@@ -287,7 +290,7 @@ class _Answer:
 
 
 def _parse(data: bytearray) -> _Answer | None:
-    """The answer in `data`, if it is complete. Raises ValueError, KeyError or IndexError."""
+    """Return the answer in `data`, if it is complete. Raise ValueError, KeyError or IndexError."""
     head, found, body = bytes(data).partition(b"\r\n\r\n")
     if not found:
         return None

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 
 _SCRIPTS = Path(__file__).parents[2] / "js"
 

@@ -1,4 +1,4 @@
-"""What a Prometheus reads."""
+"""Metrics as Prometheus reads them."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ class Scrape:
         return self.samples[name, frozenset(labels.items())]
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        """The values of a metric with one label."""
+        """Return the values of a metric by the value of its only label."""
         found = {key: value for key, value in self.samples.items() if key[0] == name}
         return {dict(labels)[label]: value for (_, labels), value in found.items()}
 

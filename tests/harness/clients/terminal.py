@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, as if somebody sat before it."""
+"""A program in a pseudo-terminal."""
 
 import fcntl
 import os
@@ -10,16 +10,16 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from tests.harness.closing import Closing
 from tests.harness.waiting import wait_until
 
 _CODE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
 _PATIENCE_S = 60
 
 
-class Terminal:
+class Terminal(Closing):
     """``text`` is all that was shown so far; ``raw`` with what a terminal does not show.
 
     As a context it ends the program, if that has not ended by itself.
@@ -46,15 +46,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSWINSZ, size)
             os.execve(command[0], list(command), _for_a_terminal(env))
 
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         try:
             if self.status is None:
                 os.kill(self.pid, 9)

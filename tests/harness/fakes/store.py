@@ -1,4 +1,4 @@
-"""A store in memory, that can be away: what is tested over it are codec, cache and session."""
+"""A store in memory, which can be away, for the tests of codec, cache and session."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +12,11 @@ Item = bytes | dict[bytes, bytes]
 
 
 class MemoryStore:
-    """The contract, on a clock of its own that a test can put forward. ``calls`` are the names of
-    the methods that were called; ``before`` is called before each with its name."""
+    """A store in memory, whose clock a test can advance by ``ahead`` seconds.
+
+    ``calls`` are the names of the methods that were called; ``before`` is called with the name
+    before each.
+    """
 
     def __init__(self) -> None:
         self.items: dict[bytes, tuple[Item, float | None]] = {}
@@ -22,6 +25,7 @@ class MemoryStore:
         self.before: Callable[[str], None] = lambda name: None
         self.ahead = 0.0
         self._lock = RLock()
+        self.coroutines: Any = Coroutines(self)
 
     def _begin(self, name: str) -> None:
         self.before(name)
@@ -44,7 +48,7 @@ class MemoryStore:
         self.items[key] = item, None if ttl is None else self._now() + ttl
 
     def ttl(self, key: bytes) -> float | None:
-        """What is left."""
+        """Return the remaining time to live."""
         ends = self.items[key][1]
         return None if ends is None else ends - self._now()
 
@@ -152,8 +156,8 @@ class MemoryStore:
         self.items.clear()
 
 
-class AsyncFace:
-    """The same store, to be awaited."""
+class Coroutines:
+    """The same store, to be awaited. It never suspends."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -178,4 +182,4 @@ class MemoryStores(Stores):
 
     @property
     def async_store(self) -> Any:
-        return AsyncFace(self.memory)
+        return self.memory.coroutines

@@ -1,7 +1,8 @@
-"""Servers whose workers tell each other things over the bus (tests/apps/bus_echo.py)."""
+"""Servers whose workers publish and receive over the bus (tests/apps/bus_echo.py)."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +17,7 @@ PATIENCE_S = 30
 
 
 class Message(NamedTuple):
-    """As a worker has heard it."""
+    """A message as a worker has received it."""
 
     pid: int
     thread: int
@@ -25,7 +26,7 @@ class Message(NamedTuple):
     whole: bool
 
 
-class Gossip:
+class BusSite:
     """A server, and what its workers publish and hear."""
 
     def __init__(self, site: Site) -> None:
@@ -37,8 +38,8 @@ class Gossip:
         return sorted(self.view.pids().values())
 
     def ask(self, pid: int, path: str, **query: Any) -> Any:
-        """What that worker answers. Whoever else accepts the connection hands it over, or does
-        nothing."""
+        """Return the answer of that worker. Another that accepts the connection hands it over, or
+        does nothing."""
         words = "&".join(f"{name}={value}" for name, value in {**query, "pid": pid}.items())
         slot = next(slot for slot, each in self.view.pids().items() if each == pid)
         deadline = time.monotonic() + PATIENCE_S
@@ -53,7 +54,7 @@ class Gossip:
         return [Message(*each) for each in self.ask(pid, "said")]
 
     def wait_heard(self, pid: int, count: int) -> list[Message]:
-        """Wait until that worker has heard so many."""
+        """Wait until that worker has received `count` messages; return them."""
         heard: list[Message] = []
 
         def complete() -> bool:
@@ -63,6 +64,23 @@ class Gossip:
         wait_until(complete, PATIENCE_S, f"{count} messages at {pid}")
         return heard
 
+    def wait_talking(self, pids: list[int], count: int = 50) -> None:
+        """Wait until each of the workers has received `count` messages from each other."""
+
+        def complete() -> bool:
+            try:
+                told = read_chatter(self.site.directory)
+            except (KeyError, ValueError):  # one has not begun yet
+                return False
+            return all(
+                len(told[pid].heard.get(other, ())) >= count
+                for pid in pids
+                for other in pids
+                if pid in told and pid != other
+            )
+
+        self.server.wait_for(complete, PATIENCE_S, f"{count} messages of each to each")
+
     def wait_listening(self, count: int) -> None:
         def listen() -> bool:
             return sum(bool(row.words["bus_listens"]) for row in self.view.rows) == count
@@ -70,8 +88,24 @@ class Gossip:
         self.server.wait_for(listen, PATIENCE_S, f"{count} workers that listen")
 
 
+def memory_files(pid: int) -> int:
+    """Return the number of large messages (memory files) that a process has open."""
+    return sum("gunicorn-cluster-bus" in link for link in links(pid))
+
+
+def links(pid: int) -> list[str]:
+    """Return what the open files of a process are."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(path))
+        except FileNotFoundError:  # closed just now
+            continue
+    return found
+
+
 def in_order(heard: list[Message]) -> dict[tuple[int, int], list[int]]:
-    """The numbers of each sender's messages, by its pid and thread, as they came."""
+    """Return the numbers of each sender's messages, by its pid and thread, in order of arrival."""
     numbers: dict[tuple[int, int], list[int]] = defaultdict(list)
     for message in heard:
         numbers[message.pid, message.thread].append(message.number)
@@ -110,19 +144,21 @@ def _read(text: str) -> Chatter:
     )
 
 
-class StartGossip:
+class StartBusSite:
     def __init__(self, site: StartSite) -> None:
         self._site = site
 
-    def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> Gossip:
-        """All workers listen from their start on; with `what` "chatter" they say something too."""
+    def __call__(self, kind: str = STICKY, what: str = "listen", **settings: Any) -> BusSite:
+        """Start a server whose workers subscribe at their start; with "chatter" they publish."""
         in_loops = "asgi" in kind.lower()
-        app, name = ("bus_echo_asgi:app", "GOSSIP_ASGI") if in_loops else ("bus_echo:app", "GOSSIP")
+        app, name = (
+            ("bus_echo_asgi:app", "BUS_ECHO_ASGI") if in_loops else ("bus_echo:app", "BUS_ECHO")
+        )
         hooks = f"import os\nos.environ[{name!r}] = {what!r}\n"
-        made = Gossip(self._site(app, hooks=hooks, worker_class=kind, **settings))
+        made = BusSite(self._site(app, hooks=hooks, worker_class=kind, **settings))
         if what:
             made.wait_listening(len(made.pids))
         return made
 
 
-Start = Callable[..., Gossip]
+Start = Callable[..., BusSite]

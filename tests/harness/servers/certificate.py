@@ -1,9 +1,9 @@
-"""A certificate for 127.0.0.1 that nobody but who made it trusts."""
+"""A self-signed certificate for 127.0.0.1."""
 
 import subprocess
 from pathlib import Path
 
-from tests.harness.program import find_program
+from tests.harness.process import find_program
 
 
 class Certificate:
@@ -20,7 +20,7 @@ class Certificate:
         return ["--keyfile", str(self.key), "--certfile", str(self.path)]
 
     def redis_options(self) -> dict[str, str]:
-        """For a redis-server that speaks TLS with clients and with other servers."""
+        """Return options of a redis-server that uses TLS with clients and with other servers."""
         return {
             "tls-cert-file": str(self.path),
             "tls-key-file": str(self.key),
@@ -32,5 +32,5 @@ class Certificate:
 
     @property
     def query(self) -> str:
-        """What a client's URL says about it."""
+        """The query of a client's URL that makes it trust the certificate."""
         return f"?ssl_ca_certs={self.path}"

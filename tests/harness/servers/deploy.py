@@ -10,7 +10,7 @@ IMPORTING = "the application is imported"
 
 
 def deploy(directory: Path, code: str) -> None:
-    """Replace the module at once, so that no worker loads half of it."""
+    """Replace the module atomically."""
     path = directory / "deployed.py"
     written = path.with_suffix(".new")
     written.write_text(code)
@@ -18,13 +18,13 @@ def deploy(directory: Path, code: str) -> None:
 
 
 def slow(seconds: float) -> str:
-    """What takes some seconds to import, and logs IMPORTING before."""
+    """Return code that takes some seconds to import, and prints IMPORTING before."""
     say = f"print({IMPORTING!r}, file=sys.stderr, flush=True)"
     return f"import sys, time\n{say}\ntime.sleep({seconds})\n{GOOD}"
 
 
 def only_in(slots: tuple[int, ...], code: str) -> str:
-    """What is bad for some workers only."""
+    """Return code that does `code` in some workers only, and is good in the others."""
     block = "\n".join(f"    {line}" for line in code.splitlines())
     condition = f"from gunicorn_cluster_ext import worker_id\nif worker_id() in {slots}:\n"
     return f"{condition}{block}\n{GOOD}"

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from socket import socket
 
-import psutil
-
 from tests.harness.clients.connection import Address, Answer, Connection
 from tests.harness.listening import listener_inode, polls
 from tests.harness.process import Process
+from tests.harness.processes import children
 
 TESTS = Path(__file__).parents[2]
 APPS = TESTS / "apps"
@@ -22,7 +21,7 @@ _BOOT_S = 30
 
 
 class Gunicorn(Process):
-    """It chooses its port itself (`-b 127.0.0.1:0`), so no two tests can want the same one.
+    """A gunicorn on a port that the kernel chooses, so no two tests can want the same one.
 
     `config` becomes the text of a configuration file; `sockets` are passed as systemd does, and
     then `bind` is to be None. The working directory is private; applications are found in
@@ -61,7 +60,7 @@ class Gunicorn(Process):
 
     @property
     def address(self) -> Address:
-        """Where its first listener listens, as its log says."""
+        """The address of its first listener, as its log says."""
         found = _LISTENING.search(self.log_text())
         assert found, self.report("does not say where it listens")
         first = found.group(1).split(",")[0]
@@ -83,13 +82,12 @@ class Gunicorn(Process):
         return Connection(self.address, timeout)
 
     def get(self, target: str = "/", **headers: str) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         with self.connect() as connection:
             return connection.get(target, connection="close", **headers)
 
     def worker_pids(self) -> list[int]:
-        workers = psutil.Process(self.pid).children()
-        return sorted(each.pid for each in workers if _lives(each))
+        return children(self.pid)
 
     def wait_listening(self) -> None:
         self.wait_for(lambda: _LISTENING.search(self.log_text()), _BOOT_S, "a listening gunicorn")
@@ -99,7 +97,7 @@ class Gunicorn(Process):
         self.wait_for(self._answers, _BOOT_S, "an answer from gunicorn")
 
     def wait_serving(self, workers: int) -> None:
-        """Wait until so many workers accept; whoever asks earlier finds one that does all."""
+        """Wait until so many workers accept; before, one of them would answer every request."""
         self.wait_listening()
         inode = listener_inode(self.port)
 
@@ -138,15 +136,12 @@ def _activation(sockets: Sequence[socket]) -> list[str]:
     return [sys.executable, "-c", _LAUNCHER, str(len(fds)), *fds]
 
 
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:  # it ended just now
-        return False
+def inherited_path() -> list[str]:
+    return list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
 
 
 def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
-    """The test's own environment, less all that configures a gunicorn."""
+    """Return the test's own environment without what configures a gunicorn."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -157,9 +152,11 @@ def environment(directory: Path, extra: Mapping[str, str] | None) -> dict[str, s
         "XDG_RUNTIME_DIR": str(directory),
         # The embedded store that no test has named.
         "XDG_STATE_HOME": str(directory),
-        "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES)]),
+        # An older gunicorn may be on the test's own (see .ci/run).
+        "PYTHONPATH": os.pathsep.join([str(APPS), str(EXAMPLES), *inherited_path()]),
         "PYTHONUNBUFFERED": "1",
         # Or a configuration file that a test changes within a second is read from the cache.
+        # What does not change has been compiled before (see pytest_sessionstart).
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return {**inherited, **private, **(extra or {})}

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from tests.harness.clients.connection import Connection
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 
 _DEFAULTS = """
 defaults

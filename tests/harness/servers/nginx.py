@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tests.harness.clients.connection import Connection
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 
 _AROUND = """
 daemon off;
@@ -25,6 +24,21 @@ http {{
     {blocks}
 }}
 """
+
+
+def in_front_of(port: int, keepalive: int) -> str:
+    """Return the blocks of a proxy before that port, which keeps so many connections open."""
+    return f"""
+        upstream workers {{ server 127.0.0.1:{port}; keepalive {keepalive}; }}
+        server {{
+            LISTEN
+            location / {{
+                proxy_pass http://workers;
+                proxy_http_version 1.1;
+                proxy_set_header Connection "";
+            }}
+        }}
+        """
 
 
 class Nginx(Process):

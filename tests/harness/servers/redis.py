@@ -7,14 +7,13 @@ from typing import Any
 import redis
 
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 from tests.harness.servers.certificate import Certificate
 
 
 class Redis(Process):
-    """`port` lets a test start a second one where the first has been. With a certificate it speaks
-    TLS on `tls_port` as well."""
+    """A redis-server. With `port`, a test starts a second one where the first was; with a
+    certificate it uses TLS on `tls_port`, too."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class Redis(Process):
         return f"unix://{self.socket}?db=0"
 
     def ask(self, *command: str | int) -> Any:
-        """What the server answers, as redis-py has it."""
+        """Return the server's answer, as redis-py has it."""
         with redis.Redis.from_url(self.url) as client:
             return client.execute_command(*command)
 
@@ -53,7 +52,7 @@ class Redis(Process):
         self.wait_for(lambda: accepts(self.port), 10, "a redis-server that accepts")
 
     def halt(self) -> None:
-        """It is there, and answers nothing any more."""
+        """Stop the process (SIGSTOP), so that it answers no more."""
         self.signal(SIGSTOP)
 
     def go_on(self) -> None:
@@ -64,7 +63,7 @@ class Redis(Process):
         self.wait_exit(10)
 
     def stop(self, number: int = 15, timeout: float = 40) -> None:
-        """Also one that was halted."""
+        """Stop it, also after `halt`."""
         if self.running():
             self.go_on()
         super().stop(number, timeout)

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 import redis
 
 from tests.harness.ports import accepts, free_port
-from tests.harness.process import Process
-from tests.harness.program import find_program
+from tests.harness.process import Process, find_program
 from tests.harness.servers.certificate import Certificate
 from tests.harness.servers.redis import Redis
 from tests.harness.waiting import wait_until
@@ -28,7 +27,7 @@ sentinel failover-timeout {service} 3000
 
 
 class Sentinel(Process):
-    """With a certificate it speaks TLS only, as it does with the servers."""
+    """A Sentinel; with a certificate it uses TLS only, also with the servers."""
 
     def __init__(
         self, directory: Path, master: int, certificate: Certificate | None = None
@@ -54,7 +53,7 @@ class Sentinel(Process):
             return client.execute_command(*command)
 
     def knows(self) -> tuple[int, int]:
-        """How many replicas of the service, and how many other Sentinels."""
+        """Return the number of replicas that it knows, and of other Sentinels."""
         with redis.Redis("127.0.0.1", self.port, **self._client) as client:
             state = client.sentinel_master(SERVICE)
         return state["num-slaves"], state["num-other-sentinels"]
@@ -67,7 +66,7 @@ def is_master(node: Redis) -> bool:
 
 
 class Watched:
-    """`nodes[0]` is the master at first."""
+    """A master (`nodes[0]` at first), its replica, and three Sentinels."""
 
     def __init__(self, directory: Path, certificate: Certificate | None = None) -> None:
         self._certificate = certificate

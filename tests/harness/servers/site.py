@@ -1,31 +1,32 @@
 """A server whose code and configuration a test changes while it runs."""
 
 import signal
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gunicorn
 
 from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState
-from tests.conftest import StartGunicorn
+from tests.harness.clients.command import Done, Running, run_command, running_command
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.load import Load, Report
+from tests.harness.processes import has_ended
+from tests.harness.programs import Programs
 from tests.harness.servers.deploy import APP, GOOD, deploy
-from tests.harness.servers.gunicorn import Gunicorn
-from tests.harness.view import KINDS, View
+from tests.harness.view import KINDS, PATIENCE_S, View
+from tests.harness.waiting import wait_until
 
 READY_MADE = "from gunicorn_cluster_ext.conf import *\n"
 
 
 def for_each(workers: int) -> list[bytes]:
-    """Requests for each worker: those of nobody stay where their connections are."""
+    """Return a request for each worker; one without a cookie stays where its connection is."""
     cookies = [{"Cookie": f"gunicorn_worker={slot}"} for slot in range(workers)]
     return [request_bytes("GET", "/", cookie) for cookie in cookies]
 
 
 def failures(report: Report, kind: str) -> list[str]:
-    """Those that are not the worker class's own.
+    """Return the failures that are not known ones of the worker class.
 
     gthread before gunicorn 27 may close a kept-alive connection whose next request has come.
     """
@@ -34,18 +35,12 @@ def failures(report: Report, kind: str) -> list[str]:
 
 
 class Site:
-    """`settings` are those of the configuration file, by name; `hooks` is the rest of it."""
+    """A server; `settings` are written into its configuration file, then the code `hooks`."""
 
     def __init__(
-        self,
-        gunicorn: StartGunicorn,
-        directory: Path,
-        app: str,
-        code: str,
-        hooks: str,
-        settings: dict[str, Any],
+        self, programs: Programs, app: str, code: str, hooks: str, settings: dict[str, Any]
     ) -> None:
-        self.directory = directory
+        self.directory = programs.new_directory()
         self.hooks = hooks
         self.settings: dict[str, Any] = {
             "workers": 3,
@@ -54,13 +49,14 @@ class Site:
             "keepalive": 60,
             **settings,
         }
-        deploy(directory, code)
+        deploy(self.directory, code)
         bind = None if "bind" in settings else "127.0.0.1:0"
-        self.server: Gunicorn = gunicorn(
-            app, directory=directory, config=self._text(), bind=bind, wait=False
+        self.server = programs.gunicorn(
+            app, directory=self.directory, config=self._text(), bind=bind, wait=False
         )
         self.view = View(self.server)
         self.pids = self.view.wait_slots(self.settings["workers"])
+        self._log_begin = 0
 
     def _text(self) -> str:
         lines = [f"{name} = {value!r}" for name, value in self.settings.items()]
@@ -69,7 +65,7 @@ class Site:
         return "\n".join([header, *lines, self.hooks])
 
     def configure(self, **settings: Any) -> None:
-        """Change some settings. Nobody knows before the next HUP."""
+        """Change settings in the configuration file; they take effect at the next HUP."""
         self.settings |= settings
         self.server.config_path.write_text(self._text())
 
@@ -80,7 +76,7 @@ class Site:
         self.server.signal(signal.SIGHUP)
 
     def roll(self, state: RollState = RollState.COMMITTED) -> Roll:
-        """HUP, and wait for the end that the roll is to have."""
+        """Send HUP and wait until the roll is in that state."""
         number = self.view.roll.number + 1
         self.hup()
         return self.view.wait_roll(number, state)
@@ -88,21 +84,49 @@ class Site:
     def load(self, **options: Any) -> Load:
         return Load(self.server.address, **options)
 
+    def check_renewed(self, before: dict[int, int], generation: int | None = None) -> None:
+        """Check that every slot has a new process, and that nothing is left of the old ones."""
+        pids = self.view.wait_slots(len(before), generation=generation)
+        assert not set(pids.values()) & set(before.values())
+        # They say on the board that they are gone; to be reaped takes a moment more.
+        for pid in before.values():
+            wait_until(lambda pid=pid: has_ended(pid), PATIENCE_S, f"the end of {pid}")
+
+    def worker_pids(self) -> list[int]:
+        return self.server.worker_pids()
+
+    def wait_answering(self) -> None:
+        self.server.wait_answering()
+
+    def command(self, *arguments: str, **env: str) -> Done:
+        """Run `gunicorn-cluster` for this server."""
+        choice = ("--dir", str(self.directory))
+        return run_command(*arguments, *choice, directory=self.directory, env=env)
+
+    def running_command(self, *arguments: str) -> AbstractContextManager[Running]:
+        choice = ("--pid", str(self.server.pid))
+        return running_command(*arguments, *choice, directory=self.directory)
+
     def lines(self, words: str) -> list[str]:
-        """The lines of the log with these words."""
-        return [line for line in self.server.log_text().splitlines() if words in line]
+        """Return the lines of the log that contain these words."""
+        log = self.server.log_text()[self._log_begin :]
+        return [line for line in log.splitlines() if words in line]
+
+    def reset(self) -> None:
+        """Restore the good deploy and the configuration, for another test on this server."""
+        self.deploy(GOOD)
+        self.configure()
+        self.pids = self.view.wait_slots(self.settings["workers"])
+        self._log_begin = len(self.server.log_text())
 
 
 class StartSite:
-    """`kind` is the worker class, if the settings name no other."""
+    """Starts a Site; `kind` is the worker class, if the settings name no other."""
 
-    def __init__(
-        self, gunicorn: StartGunicorn, new_directory: Callable[[], Path], kind: str
-    ) -> None:
-        self._gunicorn = gunicorn
-        self._new_directory = new_directory
+    def __init__(self, programs: Programs, kind: str) -> None:
+        self._programs = programs
         self._kind = kind
 
     def __call__(self, app: str = APP, code: str = GOOD, hooks: str = "", **settings: Any) -> Site:
         settings = {"worker_class": self._kind, **settings}
-        return Site(self._gunicorn, self._new_directory(), app, code, hooks, settings)
+        return Site(self._programs, app, code, hooks, settings)

@@ -1,4 +1,4 @@
-"""The cache, over a store in memory that can be away."""
+"""The cache, over a store in memory which can be away."""
 
 import asyncio
 import logging
@@ -14,22 +14,12 @@ from gunicorn_cluster_ext import cache as module
 from gunicorn_cluster_ext import logs
 from gunicorn_cluster_ext.cache import Cache, single_flight
 from gunicorn_cluster_ext.cache.locks import LockTimeout
-from gunicorn_cluster_ext.cache.single_flight import Entry, pack
+from gunicorn_cluster_ext.cache.single_flight import CachedValue, pack
 from gunicorn_cluster_ext.codec import UnknownType
 from gunicorn_cluster_ext.runtime import counters
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from tests.harness.fakes.store import MemoryStore, MemoryStores
 from tests.harness.waiting import wait_until
-
-
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
 
 
 @pytest.fixture
@@ -39,7 +29,7 @@ def cache(stores: MemoryStores) -> Cache:
 
 @pytest.fixture(autouse=True)
 def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
-    """What a test has counted, in the end: the counts are those of the process."""
+    """The counts that a test expects in the end, beyond those of the process before."""
     before = module.stats()
     seen: dict[str, int] = {}
     yield seen
@@ -181,7 +171,7 @@ def test_clearing_leaves_locks_alone(cache: Cache) -> None:
 def test_a_corrupt_value_is_a_miss_and_a_line_without_it(
     cache: Cache, memory: MemoryStore, data: bytes, caplog: Any, counts: dict[str, int]
 ) -> None:
-    counts |= {"hits": 0, "misses": 4, "errors": 5}  # get_or_set looks again when it is its turn
+    counts |= {"hits": 0, "misses": 4, "errors": 5}  # get_or_set looks again when it has the lease
     memory.items[b"cache::key"] = data, None
     with caplog.at_level(logging.WARNING, "gunicorn.error"):
         assert cache.get("key", "default") == "default"
@@ -304,18 +294,18 @@ def test_the_next_one_computes_after_an_error(cache: Cache, memory: MemoryStore)
     assert list(memory.items) == [b"cache::key"]
 
 
-def test_too_old_is_computed_anew(cache: Cache, memory: MemoryStore) -> None:
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() - 5, 0.1), ""), None
+def test_too_old_is_computed_again(cache: Cache, memory: MemoryStore) -> None:
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() - 5, 0.1), ""), None
     assert cache.get("key", "miss") == "miss"
     assert cache.get_or_set("key", lambda: "new") == "new"
 
 
 def test_the_others_may_have_the_stale_value(cache: Cache, memory: MemoryStore) -> None:
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() - 5, 0.1), ""), None
-    memory.items[b"cache::\0turn:key"] = b"somebody", None
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() - 5, 0.1), ""), None
+    memory.items[b"cache::\0lease:key"] = b"somebody", None
     assert cache.get_or_set("key", lambda: "new", stale=60) == "old"
     assert cache.get_or_set("key", lambda: "new", stale=1, wait=0.05) == "new"
-    assert cache.get("key", "miss") == "miss"  # it was not their turn to store it
+    assert cache.get("key", "miss") == "miss"  # without the lease it is not stored
 
 
 def test_stale_values_are_kept_for_that_long(cache: Cache, memory: MemoryStore) -> None:
@@ -328,12 +318,12 @@ def test_a_costly_value_is_computed_ahead_of_its_time(
 ) -> None:
     counts |= {"hits": 3}
     soon = time.time() + 60
-    memory.items[b"cache::cheap"] = pack(Entry("old", soon, 0.001), ""), None
-    memory.items[b"cache::costly"] = pack(Entry("old", soon, 1e9), ""), None
+    memory.items[b"cache::cheap"] = pack(CachedValue("old", soon, 0.001), ""), None
+    memory.items[b"cache::costly"] = pack(CachedValue("old", soon, 1e9), ""), None
     assert cache.get_or_set("cheap", lambda: "new") == "old"
     assert cache.get_or_set("costly", lambda: "new") == "new"
-    memory.items[b"cache::costly"] = pack(Entry("old", soon, 1e9), ""), None
-    memory.items[b"cache::\0turn:costly"] = b"somebody", None
+    memory.items[b"cache::costly"] = pack(CachedValue("old", soon, 1e9), ""), None
+    memory.items[b"cache::\0lease:costly"] = b"somebody", None
     assert cache.get_or_set("costly", lambda: "new") == "old"
 
 
@@ -343,14 +333,14 @@ def test_an_error_ahead_of_time_harms_nobody(
     def fail() -> None:
         raise ValueError("no luck")
 
-    memory.items[b"cache::key"] = pack(Entry("old", time.time() + 60, 1e9), ""), None
+    memory.items[b"cache::key"] = pack(CachedValue("old", time.time() + 60, 1e9), ""), None
     assert cache.get_or_set("key", fail) == "old"
     assert "no luck" in caplog.text
     assert list(memory.items) == [b"cache::key"]
 
 
 def test_a_delete_meanwhile_wins(cache: Cache, memory: MemoryStore) -> None:
-    """What was computed from the old state is not kept."""
+    """A value that was computed from the old state is not stored."""
 
     def compute() -> str:
         cache.delete("key")
@@ -371,18 +361,18 @@ def test_a_clear_meanwhile_wins(cache: Cache, memory: MemoryStore) -> None:
     assert memory.items == {}
 
 
-def test_the_turn_of_a_dead_worker_ends_soon(
+def test_the_lease_of_a_dead_worker_ends_soon(
     cache: Cache, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory.add(b"cache::\0turn:key", b"a dead worker", 0.2)
+    memory.add(b"cache::\0lease:key", b"a dead worker", 0.2)
     began = time.monotonic()
     assert cache.get_or_set("key", lambda: 1) == 1
     assert 0.1 < time.monotonic() - began < 2
 
 
-def test_the_turn_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> None:
-    """For longer than it lives by itself."""
-    cache.get_or_set("warm", lambda: time.sleep(single_flight.TURN_TTL + 1))
+def test_the_lease_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> None:
+    """It is renewed for longer than its time to live."""
+    cache.get_or_set("warm", lambda: time.sleep(single_flight.LEASE_TTL_S + 1))
     touched = memory.calls.count("touch")
     assert touched >= 3
     asyncio.run(cache.aget_or_set("async", lambda: asyncio.sleep(2.5)))
@@ -393,16 +383,16 @@ def test_the_turn_of_the_living_is_kept(cache: Cache, memory: MemoryStore) -> No
 def test_no_thread_is_left(cache: Cache) -> None:
     cache.get_or_set("key", lambda: 1)
     deadline = time.monotonic() + 5
-    while any(thread.name == "cluster-keeper" for thread in threading.enumerate()):
+    while any(thread.name == "cluster-renewer" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_cancelled_task_gives_its_turn_back(cache: Cache, memory: MemoryStore) -> None:
+def test_a_cancelled_task_releases_its_lease(cache: Cache, memory: MemoryStore) -> None:
     async def cancel() -> None:
         task = asyncio.create_task(cache.aget_or_set("key", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0.05)
-        assert list(memory.items) == [b"cache::\0turn:key"]
+        assert list(memory.items) == [b"cache::\0lease:key"]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -584,10 +574,10 @@ def test_locks_in_an_event_loop(cache: Cache) -> None:
     assert most == 1
 
 
-# --- the asynchronous face --------------------------------------------------------------------
+# --- the asynchronous methods -------------------------------------------------------------------
 
 
-def test_the_asynchronous_face_is_the_same_cache(cache: Cache) -> None:
+def test_the_asynchronous_methods_is_the_same_cache(cache: Cache) -> None:
     async def use() -> None:
         assert await cache.aset("key", [1]) is True
         assert await cache.aget("key") == cache.get("key") == [1]
@@ -630,7 +620,7 @@ def test_counts_are_published_on_the_board() -> None:
     from gunicorn_cluster_ext.runtime.board.board import Board
     from gunicorn_cluster_ext.runtime.board.layout import Word
 
-    board, count = Board.create(2), counters.Count(Word.CACHE_HITS)
+    board, count = Board.create(2), counters.Counter(Word.CACHE_HITS)
     count.add()
     count.publish(board, 3)
     count.add(2)

@@ -1,4 +1,4 @@
-"""What commands make of what they read. For the commands themselves see tests/integration."""
+"""The views of a snapshot. tests/integration/test_command_*.py test the commands."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ from gunicorn_cluster_ext.cli.view.table import (
 )
 from gunicorn_cluster_ext.runtime.board.exits import ExitCounts
 from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause, Roll, RollState
-from gunicorn_cluster_ext.runtime.server_info import ServerInfo
 from tests.harness.forks import in_fresh_interpreter
+from tests.unit.runtime.test_server_info import INFO
 
 NONE = ExitCounts(dict.fromkeys(Cause, 0), "", 0)
 
@@ -46,7 +46,7 @@ def snapshot(at: float, *workers: Worker, **fields: Any) -> Snapshot:
 
 
 def test_status_imports_little() -> None:
-    """Each of these would take as long as all the rest."""
+    """Importing any of these takes as long as all the rest of the command."""
     heavy = {"dataclasses", "gunicorn", "inspect", "msgspec", "rich", "tempfile"}
     code = (
         "import sys\n"
@@ -98,10 +98,10 @@ def test_rates() -> None:
     ]
 
 
-# --- columns ----------------------------------------------------------------------------------
+# --- table ------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_there_is_everything() -> None:
+def test_without_a_terminal_all_columns_are_shown() -> None:
     shown = table([worker(0, busy=3, requests=12_345), worker(11)], None)
     titles, first, second = shown.lines()
     assert titles.split() == " ".join(column.title for column in COLUMNS).split()
@@ -123,7 +123,7 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, shown.lines())) <= width
 
 
-def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
+def test_the_least_important_columns_are_dropped_and_a_reason_is_cut() -> None:
     def column(title: str, rank: int, min_width: int = 0) -> Column:
         return Column(title, rank, lambda worker: "", min_width=min_width)
 
@@ -139,14 +139,14 @@ def test_the_least_important_go_first_and_a_reason_is_cut() -> None:
 # --- history ----------------------------------------------------------------------------------
 
 
-def test_rate_and_load_since_the_reading_before() -> None:
+def test_rate_and_load_since_the_previous_snapshot() -> None:
     history = History()
     history.add(snapshot(100.0, worker(0, requests=50, cpu_time=1.0)))
     (now,) = history.add(snapshot(102.0, worker(0, requests=90, cpu_time=1.5)))
     assert (now.rate, now.load) == (20.0, 0.25)
 
 
-def test_another_process_counts_from_its_own_beginning() -> None:
+def test_a_new_process_counts_from_its_own_start() -> None:
     history = History()
     history.add(snapshot(100.0, worker(0, requests=50)))
     (new,) = history.add(snapshot(101.0, worker(0, generation=2, requests=3)._replace(rate=0.6)))
@@ -155,7 +155,7 @@ def test_another_process_counts_from_its_own_beginning() -> None:
     assert history.add(snapshot(102.0, gone)) == [gone]
 
 
-def test_the_line_of_a_slot() -> None:
+def test_the_sparkline_of_a_slot() -> None:
     history = History()
     for second in range(4):
         one = worker(0, requests=100 * second * second)
@@ -167,36 +167,23 @@ def test_the_line_of_a_slot() -> None:
     assert history.line(one, "_#") == "_" * LENGTH
 
 
-def test_a_line_of_nothing() -> None:
+def test_a_sparkline_without_requests() -> None:
     assert sparkline([0.0, 0.0], 0.0, "ab") == "aa"
 
 
-# --- head -------------------------------------------------------------------------------------
-
-ABOUT = ServerInfo(
-    pack="1.0",
-    gunicorn="27.0.1",
-    python="3.11.7",
-    started=1_000.0,
-    app="app:app",
-    addresses=["http://127.0.0.1:8000"],
-    worker_class="gunicorn_cluster_ext.Sticky",
-    store="embedded",
-    restart_limit=(20, 60.0),
-    settings={},
-)
+# --- summary ----------------------------------------------------------------------------------
 
 
-def test_the_head() -> None:
+def test_the_summary() -> None:
     seen = snapshot(0.0, worker(0), worker(1), recent_exits=3)
-    assert summary.lines(99, ABOUT, seen, 1_065.0) == [
+    assert summary.lines(99, INFO, seen, 1_065.0) == [
         "gunicorn 27.0.1, gunicorn-cluster-ext 1.0, Python 3.11.7, master 99, up 1m 05s",
         "app:app at http://127.0.0.1:8000, worker class Sticky, store embedded",
         "2 of 2 workers serve, 3 of 20 crashes in 60 s, no roll yet",
     ]
 
 
-def test_a_server_that_has_not_said_what_it_is() -> None:
+def test_the_summary_without_server_info() -> None:
     seen = snapshot(0.0, worker(0), stopping=True)
     assert summary.lines(99, None, seen, 0.0) == [
         "master 99",
@@ -213,5 +200,5 @@ def test_a_server_that_has_not_said_what_it_is() -> None:
         (Roll(RollState.FAILED, 3, 0, 4, "worker 0 died"), "roll 3 failed: worker 0 died"),
     ],
 )
-def test_how_a_roll_stands(roll: Roll, words: str) -> None:
+def test_the_phrase_for_a_roll(roll: Roll, words: str) -> None:
     assert summary.describe_roll(roll) == words

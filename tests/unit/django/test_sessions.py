@@ -22,11 +22,6 @@ __all__ = ["stores"]
 configure()
 
 
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
-
-
 def engine(key: str | None = None) -> Any:
     from gunicorn_cluster_ext.django.sessions import SessionStore
 
@@ -233,7 +228,7 @@ def test_nested_changes_count_as_modified(session: Any, memory: MemoryStore) -> 
     again["cart"]["items"].append(2)
     assert again.modified is True
     again.save()
-    assert again.record.is_changed() is False
+    assert again.cluster_session.is_changed() is False
     assert engine(session.session_key)["cart"] == {"items": [1, 2]}
 
 

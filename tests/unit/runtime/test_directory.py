@@ -7,7 +7,7 @@ import pytest
 from gunicorn_cluster_ext.runtime.directory import directories, make_directory
 from tests.harness.forks import spawn, status_of
 
-#: A user that a server started by root may run its workers as.
+#: A user for the workers of a server that root has started.
 USER = 65534 if os.geteuid() == 0 else os.geteuid()
 GROUP = 65534 if os.geteuid() == 0 else os.getegid()
 
@@ -21,7 +21,7 @@ def dead_pid() -> int:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Directories for a server, the only ones that are tried."""
+    """The only places that are tried for a directory."""
     for name in ("runtime", "memory", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(
@@ -53,7 +53,7 @@ def test_the_first_place_that_can_be_written_is_taken(places: Path) -> None:
     assert make_directory(None, USER, GROUP).parent == places / "memory"
 
 
-def test_no_place_at_all_is_an_os_error(places: Path) -> None:
+def test_no_writable_place_is_an_os_error(places: Path) -> None:
     with pytest.raises(OSError):
         make_directory(str(places / "absent"), USER, GROUP)
 
@@ -66,7 +66,7 @@ def test_servers_are_found_in_all_places(places: Path) -> None:
     assert list(directories(str(places / "absent"))) == []
 
 
-def test_what_a_dead_server_left_is_removed(tmp_path: Path, dead_pid: int) -> None:
+def test_the_files_of_a_dead_server_are_removed(tmp_path: Path, dead_pid: int) -> None:
     left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
     left.mkdir()
     (left / "board").write_bytes(b"")
@@ -74,8 +74,10 @@ def test_what_a_dead_server_left_is_removed(tmp_path: Path, dead_pid: int) -> No
     assert list(tmp_path.iterdir()) == [made]
 
 
-def test_what_a_dead_server_left_to_its_user_is_removed(tmp_path: Path, dead_pid: int) -> None:
-    """Started by root, with gunicorn's setting `user`."""
+def test_the_files_of_a_dead_server_of_another_user_are_removed(
+    tmp_path: Path, dead_pid: int
+) -> None:
+    """Root started the server with gunicorn's setting `user`."""
     left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
     left.mkdir()
     os.chown(left, USER, GROUP)

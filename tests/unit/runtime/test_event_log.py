@@ -40,7 +40,7 @@ def texts(directory: Path) -> list[str]:
     return [each.text for each in everything(directory)]
 
 
-def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
+def test_it_reads_what_was_written(journal: Journal, tmp_path: Path) -> None:
     began, wall = time.monotonic(), time.time()
     journal.write("exit", "was ended by SIGKILL", worker=2, generation=3, pid=4711, cause="crash")
     journal.write("stop")
@@ -54,25 +54,25 @@ def test_what_was_written_is_read(journal: Journal, tmp_path: Path) -> None:
     assert (tmp_path / EVENTS_FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_each_is_one_line(journal: Journal, tmp_path: Path) -> None:
+def test_each_event_is_one_line(journal: Journal, tmp_path: Path) -> None:
     journal.write("control", "two\nlines \u2028 and quotes \"'")
     assert len((tmp_path / EVENTS_FILE).read_text().split("\n")) == 2
     assert texts(tmp_path) == ["two\nlines \u2028 and quotes \"'"]
 
 
-def test_a_name_that_is_no_text(journal: Journal, tmp_path: Path) -> None:
+def test_a_name_that_is_not_valid_text(journal: Journal, tmp_path: Path) -> None:
     journal.write("reload refused", "no file \udcff.py")
     assert texts(tmp_path) == ["no file ?.py"]
 
 
-def test_nothing_is_open_between_two(journal: Journal) -> None:
+def test_no_file_stays_open(journal: Journal) -> None:
     before = os.listdir("/dev/fd")
     journal.write("stop")
     assert os.listdir("/dev/fd") == before
 
 
-def test_they_are_bounded(journal: Journal, tmp_path: Path) -> None:
-    """The newest stay, and not a line is lost between the two files."""
+def test_the_files_are_bounded(journal: Journal, tmp_path: Path) -> None:
+    """The newest events stay, and no line is lost between the two files."""
     line = "x" * 4_000
     for number in range(400):
         journal.write("control", f"{number} {line}")
@@ -89,7 +89,7 @@ def test_without_a_directory_nothing_happens() -> None:
     Journal(None, LOG).write("stop")
 
 
-def test_what_cannot_be_written_is_said_once_and_counted(
+def test_unwritable_events_are_counted_and_reported_once(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / EVENTS_FILE).mkdir()
@@ -107,7 +107,7 @@ def test_what_cannot_be_written_is_said_once_and_counted(
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_nobody_leads_the_server_to_another_file(
+def test_a_link_does_not_lead_to_another_file(
     journal: Journal, tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
     """The directory belongs to the workers' user, and the arbiter may be root."""
@@ -118,7 +118,7 @@ def test_nobody_leads_the_server_to_another_file(
     assert other.read_text() == "root\n"
 
 
-def test_nobody_makes_the_server_wait(journal: Journal, tmp_path: Path) -> None:
+def test_a_fifo_does_not_block_the_server(journal: Journal, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / EVENTS_FILE)
     journal.write("boot", "lost")
     (tmp_path / EVENTS_FILE).unlink()
@@ -126,15 +126,15 @@ def test_nobody_makes_the_server_wait(journal: Journal, tmp_path: Path) -> None:
     assert [(each.text, each.lost) for each in everything(tmp_path)] == [("written", 1)]
 
 
-def test_they_belong_to_whom_the_directory_does(journal: Journal, tmp_path: Path) -> None:
-    """A server that root started may run its workers as another user, who can read them."""
+def test_the_files_belong_to_the_owner_of_the_directory(journal: Journal, tmp_path: Path) -> None:
+    """If root starts the server, the user of its workers can read them."""
     if os.geteuid() == 0:
         os.chown(tmp_path, 65534, 65534)
     journal.write("boot")
     assert (tmp_path / EVENTS_FILE).stat().st_uid == tmp_path.stat().st_uid
 
 
-def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> None:
+def test_a_partial_event_does_not_damage_the_next(journal: Journal, tmp_path: Path) -> None:
     journal.write("boot", "first")
     with (tmp_path / EVENTS_FILE).open("ab") as file:
         file.write(b'{"at": 1, "mono')
@@ -146,7 +146,7 @@ def test_half_of_an_event_spoils_no_other(journal: Journal, tmp_path: Path) -> N
 # --- following --------------------------------------------------------------------------------
 
 
-def test_what_is_new_is_read_once(journal: Journal, tail: Tail) -> None:
+def test_each_event_is_read_once(journal: Journal, tail: Tail) -> None:
     assert tail.read() == []
     for text in ("first", "second"):
         journal.write("control", text)
@@ -154,7 +154,7 @@ def test_what_is_new_is_read_once(journal: Journal, tail: Tail) -> None:
     assert tail.read() == []
 
 
-def test_an_event_that_is_being_written_is_waited_for(
+def test_a_partial_event_is_read_when_it_is_complete(
     journal: Journal, tail: Tail, tmp_path: Path
 ) -> None:
     journal.write("control", "all of it")
@@ -165,7 +165,7 @@ def test_an_event_that_is_being_written_is_waited_for(
     assert [each.text for each in tail.read()] == ["all of it"]
 
 
-def test_another_file_takes_its_place(journal: Journal, tail: Tail, tmp_path: Path) -> None:
+def test_it_follows_the_next_file(journal: Journal, tail: Tail, tmp_path: Path) -> None:
     seen: list[Event] = []
     for number in range(300):
         journal.write("control", f"{number} {'x' * 4_000}")
@@ -176,7 +176,7 @@ def test_another_file_takes_its_place(journal: Journal, tail: Tail, tmp_path: Pa
     assert (tmp_path / OLDER_EVENTS_FILE).exists()
 
 
-def test_what_was_written_before_the_end_is_read_after_it(
+def test_it_reads_the_last_events_after_the_file_is_removed(
     journal: Journal, tail: Tail, tmp_path: Path
 ) -> None:
     """The server removes its files when it ends."""

@@ -1,4 +1,4 @@
-"""Each test runs in a process of its own: forks are followed for ever, once they are."""
+"""Each test runs in a process of its own, because nothing undoes `watch`."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ from tests.harness.forks import in_child, in_fresh_interpreter
 STOCK = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 
 
-def whoami() -> dict[str, Any]:
+def identity_here() -> dict[str, Any]:
     return {
         "id": identity.worker_id(),
         "worker": identity.current_worker(),
@@ -24,7 +24,7 @@ def whoami() -> dict[str, Any]:
 
 
 def as_arbiter(work: Callable[[], Any]) -> Any:
-    """What `work` answers in a process that is like an arbiter."""
+    """Return the result of `work` in a process that is like an arbiter."""
 
     def start() -> Any:
         os.environ.pop(identity.ID_VARIABLE, None)
@@ -35,7 +35,7 @@ def as_arbiter(work: Callable[[], Any]) -> Any:
 
 
 def as_worker(work: Callable[[], Any], slot: int = 2, generation: int = 5) -> Any:
-    """What `work` answers in a worker."""
+    """Return the result of `work` in a worker."""
 
     def arbiter() -> Any:
         identity.assign(slot, generation)
@@ -44,65 +44,65 @@ def as_worker(work: Callable[[], Any], slot: int = 2, generation: int = 5) -> An
     return as_arbiter(arbiter)
 
 
-NOBODY = {"id": None, "worker": None, "environment": None}
+NO_WORKER = {"id": None, "worker": None, "environment": None}
 
 
-def nobody(answer: dict[str, Any]) -> bool:
-    return answer | NOBODY == answer
+def is_no_worker(answer: dict[str, Any]) -> bool:
+    return answer | NO_WORKER == answer
 
 
 # --- who --------------------------------------------------------------------------------------
 
 
 def test_outside_a_worker_there_is_no_worker() -> None:
-    assert nobody(as_arbiter(whoami))
+    assert is_no_worker(as_arbiter(identity_here))
 
 
 def test_the_next_fork_is_the_worker() -> None:
-    answer = as_worker(whoami)
+    answer = as_worker(identity_here)
     assert answer["id"] == 2
     assert answer["worker"] == [2, 5, answer["pid"]]
     assert answer["environment"] == "2"
 
 
-def test_the_arbiter_stays_nobody() -> None:
+def test_the_arbiter_is_no_worker() -> None:
     def arbiter() -> Any:
         identity.assign(2, 5)
         in_child(lambda: None)
-        return whoami()
+        return identity_here()
 
-    assert nobody(as_arbiter(arbiter))
+    assert is_no_worker(as_arbiter(arbiter))
 
 
-def test_the_fork_after_that_is_nobody() -> None:
+def test_the_fork_after_that_is_no_worker() -> None:
     """Gunicorn's arbiter forks other things as well."""
 
     def arbiter() -> Any:
         identity.assign(2, 5)
-        return [in_child(whoami), in_child(whoami)]
+        return [in_child(identity_here), in_child(identity_here)]
 
     worker, other = as_arbiter(arbiter)
     assert worker["id"] == 2
-    assert nobody(other)
+    assert is_no_worker(other)
 
 
-def test_a_fork_without_an_assignment_is_nobody() -> None:
-    assert nobody(as_arbiter(lambda: in_child(whoami)))
+def test_a_fork_without_an_assignment_is_no_worker() -> None:
+    assert is_no_worker(as_arbiter(lambda: in_child(identity_here)))
 
 
-def test_workers_are_told_apart() -> None:
+def test_each_worker_has_its_own_identity() -> None:
     def arbiter() -> Any:
         answers = []
         for slot in range(3):
             identity.assign(slot, slot + 1)
-            answers.append(in_child(whoami)["worker"][:2])
+            answers.append(in_child(identity_here)["worker"][:2])
         return answers
 
     assert as_arbiter(arbiter) == [[0, 1], [1, 2], [2, 3]]
 
 
 def test_a_process_forked_by_a_worker_belongs_to_it() -> None:
-    assert as_worker(lambda: in_child(whoami))["id"] == 2
+    assert as_worker(lambda: in_child(identity_here))["id"] == 2
 
 
 def test_watching_twice_is_watching_once() -> None:
@@ -115,7 +115,7 @@ def test_watching_twice_is_watching_once() -> None:
     assert as_arbiter(arbiter)
 
 
-def test_asking_costs_no_import_of_gunicorn() -> None:
+def test_the_public_functions_do_not_import_gunicorn() -> None:
     code = (
         "import sys, gunicorn_cluster_ext\n"
         "assert gunicorn_cluster_ext.worker_id() is None\n"
@@ -133,13 +133,13 @@ def record_fields() -> list[Any]:
     return [getattr(record, name, None) for name in ("worker_id", "worker_generation")]
 
 
-def test_records_say_which_worker_wrote_them() -> None:
+def test_records_name_the_worker() -> None:
     assert as_worker(record_fields) == ["2", "5"]
     assert as_arbiter(record_fields) == ["-", "-"]
 
 
 def test_a_users_record_factory_is_kept() -> None:
-    """One that was set before ours."""
+    """It was set before ours."""
     code = (
         "import logging\n"
         "class Record(logging.LogRecord):\n"
@@ -157,7 +157,7 @@ def test_a_users_record_factory_is_kept() -> None:
 
 
 def logged(formatter: logging.Formatter, mark: bool = True) -> str:
-    """What a logger with one handler writes."""
+    """Return what a logger with one handler writes."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -195,7 +195,7 @@ def test_lines_of_the_arbiter_stay_as_they_are() -> None:
 
 
 class OwnFormatter(logging.Formatter):
-    """A user's own."""
+    """A formatter of the user."""
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ class OwnFormatter(logging.Formatter):
     ],
     ids=["format", "style", "class"],
 )
-def test_a_users_formatter_is_left_alone(formatter: logging.Formatter) -> None:
+def test_a_users_formatter_is_not_changed(formatter: logging.Formatter) -> None:
     assert "[worker" not in as_worker(lambda: logged(formatter))
 
 
@@ -216,7 +216,7 @@ def test_a_users_format_can_name_the_worker() -> None:
     assert as_worker(lambda: logged(formatter)).startswith("2/5 Booting now\n")
 
 
-def test_a_handler_without_a_formatter_is_left_alone() -> None:
+def test_a_handler_without_a_formatter_is_not_changed() -> None:
     logger = logging.Logger("gunicorn.error")
     logger.addHandler(logging.NullHandler())
     identity.mark_log(logger, STOCK)
@@ -235,8 +235,8 @@ def test_marking_twice_is_marking_once() -> None:
     assert marked.datefmt == "%H"
 
 
-def test_a_record_of_another_factory_is_no_trouble() -> None:
-    """One that was set after ours, and knows nothing of workers."""
+def test_a_record_of_another_factory_is_formatted() -> None:
+    """A factory that was set after ours knows nothing of workers."""
     formatter = identity.WorkerFormatter("%(message)s", None)
     record = logging.LogRecord("any", 20, "file", 1, "said", (), None)
     assert formatter.format(record) == "said"

@@ -1,4 +1,4 @@
-"""prometheus_client's files, by seat. Each case has a process of its own: patched is for ever."""
+"""prometheus_client's files by seat. Each test has its own process, as nothing undoes the patch."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_a_worker_counts_in_the_files_of_its_seat(directory: Path) -> None:
     assert files == ["counter_4711-seat5.db"]
 
 
-def test_so_does_one_whose_application_was_preloaded(directory: Path) -> None:
+def test_so_does_a_worker_with_a_preloaded_application(directory: Path) -> None:
     code = """
 if not (pid := os.fork()):
     prometheus_files.join(4711, 5)
@@ -46,8 +46,8 @@ os.waitpid(pid, 0)
     assert set(files) == {f"counter_{pid}.db", "counter_4711-seat5.db"}
 
 
-def test_so_does_one_whose_configuration_has_imported_the_client(directory: Path) -> None:
-    """For mark_process_dead, as its documentation says."""
+def test_so_does_a_worker_whose_configuration_has_imported_the_client(directory: Path) -> None:
+    """It does so for mark_process_dead, as prometheus_client documents it."""
     code = (
         "from prometheus_client import multiprocess\n"
         "prometheus_files.watch()\nprometheus_files.join(4711, 5)\n"
@@ -56,7 +56,7 @@ def test_so_does_one_whose_configuration_has_imported_the_client(directory: Path
 
 
 def test_a_child_of_a_worker_has_its_own_files(directory: Path) -> None:
-    """It writes while the worker does."""
+    """It writes at the same time as the worker."""
     code = """
 if not (pid := os.fork()):
     counter.inc()
@@ -86,7 +86,7 @@ def test_without_a_directory_nothing_changes() -> None:
     assert "MutexValue" in in_fresh_interpreter(START + code)
 
 
-def test_the_gauges_of_the_living_go_with_their_process(
+def test_live_gauges_are_removed_with_their_process(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gunicorn_cluster_ext.runtime import prometheus_files

@@ -1,4 +1,4 @@
-"""The session's cookie: what is found, and what is set."""
+"""The session cookie: found in a request, set in a response."""
 
 import re
 from http.cookies import SimpleCookie

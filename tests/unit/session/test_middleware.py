@@ -22,18 +22,8 @@ App = Callable[..., Iterable[bytes]]
 NAME = "gunicorn_session"
 
 
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
-
-
 class Answer:
-    """What comes out of a WSGI application. Calling it is `start_response`."""
+    """The response of a WSGI application. Calling it is `start_response`."""
 
     def __init__(
         self,
@@ -67,7 +57,7 @@ class Answer:
 
     @property
     def cookie(self) -> str | None:
-        """The session cookie that was set; empty when it was removed."""
+        """The session cookie that was set; empty if it was removed."""
         (text,) = self.header("Set-Cookie") or [""]
         return SimpleCookie(text)[self.name].value if text else None
 
@@ -78,7 +68,7 @@ def app(
     status: str = "200 OK",
     late: bool = False,
 ) -> App:
-    """Uses its session and answers."""
+    """An application that uses its session and answers."""
 
     def whole(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         data = str(use(environ["gunicorn_cluster.session"])).encode()
@@ -208,7 +198,7 @@ def test_what_cannot_be_stored_deep_inside_is_an_error(stores: MemoryStores) -> 
 
 
 def test_the_applications_iterable_is_passed_through(stores: MemoryStores) -> None:
-    """As a file for sendfile, for instance."""
+    """A file for sendfile is one, for instance."""
     body = [b"body"]
 
     def simple(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -264,7 +254,7 @@ def test_one_that_does_not_need_it_is_answered(stores: MemoryStores, memory: Mem
 
 
 def catching(status: str) -> App:
-    """A framework that makes an answer of any exception."""
+    """A framework that turns any exception into a response."""
 
     def catch(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
@@ -362,7 +352,7 @@ def test_after_the_response_began_the_exception_passes(
 
 
 class Exchange:
-    """One request, or one WebSocket, with an ASGI application."""
+    """One request or WebSocket of an ASGI application."""
 
     def __init__(
         self,
@@ -458,7 +448,7 @@ def test_a_request_that_needs_the_session_is_told_asgi(
     assert Exchange(site, cookie, method="HEAD").body == b""
     assert Exchange(ASGISessionMiddleware(asgi(lambda s: 1), stores=stores), cookie).status == 200
     broken = ASGISessionMiddleware(asgi(lambda s: 1, status=500), stores=stores)
-    assert Exchange(broken, cookie).status == 500  # not for want of the session
+    assert Exchange(broken, cookie).status == 500  # not because of the session
 
 
 def test_an_error_page_of_the_framework_becomes_a_503_asgi(
@@ -558,4 +548,4 @@ def test_what_a_websocket_cannot_save_in_the_end_is_said(
         memory.away = True
 
     Exchange(ASGISessionMiddleware(chat, stores=stores), kind="websocket")
-    assert "is lost" in caplog.text
+    assert "are lost" in caplog.text

@@ -8,32 +8,28 @@ import pytest
 
 from gunicorn_cluster_ext.codec import UnknownType
 from gunicorn_cluster_ext.session.cookie import new_id
-from gunicorn_cluster_ext.session.session import Limits, Outcome, Session, SessionAway, store_key
+from gunicorn_cluster_ext.session.session import (
+    Outcome,
+    Session,
+    SessionAway,
+    SessionLifetime,
+    store_key,
+)
 from tests.harness.fakes.store import MemoryStore, MemoryStores
 
-LIMITS = Limits(idle=1000, lifetime=5000)
-
-
-@pytest.fixture
-def stores() -> MemoryStores:
-    return MemoryStores()
-
-
-@pytest.fixture
-def memory(stores: MemoryStores) -> MemoryStore:
-    return stores.memory
+LIFETIME = SessionLifetime(idle=1000, total=5000)
 
 
 class Client:
-    """Makes requests with one cookie jar."""
+    """A client with one cookie jar."""
 
-    def __init__(self, stores: MemoryStores, limits: Limits = LIMITS) -> None:
+    def __init__(self, stores: MemoryStores, lifetime: SessionLifetime = LIFETIME) -> None:
         self.stores = stores
-        self.limits = limits
+        self.lifetime = lifetime
         self.sid: str | None = None
 
     def request(self) -> Session:
-        return Session(self.stores, self.limits, self.sid)
+        return Session(self.stores, self.lifetime, self.sid)
 
     def end(self, session: Session) -> Outcome:
         outcome, sid = session.save()
@@ -59,7 +55,7 @@ def client(stores: MemoryStores) -> Client:
 
 @pytest.fixture
 def known(client: Client, memory: MemoryStore) -> Client:
-    """One with a session."""
+    """A client with a session."""
     client.put(a=1, cart={"items": [1]})
     memory.calls.clear()
     return client
@@ -190,7 +186,7 @@ def test_nor_by_a_login_in_a_session_that_ended(known: Client, memory: MemorySto
 
 @pytest.mark.parametrize("step", ["fields", "change", "delete"])
 def test_nor_when_both_happen_at_once(known: Client, memory: MemoryStore, step: str) -> None:
-    """The logout comes before any one step of a login."""
+    """The logout happens before any step of a login."""
     slow, logout = known.request(), known.request()
     slow["user"] = "me"
     slow.regenerate()
@@ -256,7 +252,7 @@ def test_regenerate_of_nothing_is_nothing(client: Client, memory: MemoryStore) -
 
 
 def test_clear_and_set_is_a_new_session(known: Client, memory: MemoryStore) -> None:
-    """As many write a login."""
+    """Many applications write a login this way."""
     old, session = known.sid, known.request()
     session.clear()
     session["user"] = "me"
@@ -281,7 +277,7 @@ def test_clear_of_nothing_is_nothing(client: Client) -> None:
     assert client.end(session) is Outcome.KEEP
 
 
-# --- limits of time ---------------------------------------------------------------------------
+# --- the lifetime -----------------------------------------------------------------------------
 
 
 def travel(monkeypatch: pytest.MonkeyPatch, memory: MemoryStore, seconds: float) -> None:
@@ -326,7 +322,7 @@ def test_a_shorter_lifetime_counts_for_old_sessions(
     known: Client, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     travel(monkeypatch, memory, 500)
-    known.limits = Limits(1000, 400)
+    known.lifetime = SessionLifetime(1000, 400)
     assert known.data() == {}
     assert known.put(a=2) is Outcome.PUT
 
@@ -334,7 +330,7 @@ def test_a_shorter_lifetime_counts_for_old_sessions(
 def test_without_a_lifetime_only_use_counts(
     stores: MemoryStores, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(stores, Limits(1000, 0))
+    client = Client(stores, SessionLifetime(1000, 0))
     client.put(a=0)
     for number in range(20):
         travel(monkeypatch, memory, 900)
@@ -368,7 +364,7 @@ def test_a_new_id_begins_a_new_lifetime(
         {b"a": b"\x80\x04]\x94."},
     ],
 )
-def test_a_damaged_session_begins_anew(
+def test_a_damaged_session_starts_empty(
     known: Client, memory: MemoryStore, damage: dict[bytes, bytes], caplog: Any
 ) -> None:
     memory.change(store_key(known.sid or ""), damage)
@@ -437,7 +433,7 @@ def test_what_is_changed_too_late_is_said(known: Client, caplog: Any) -> None:
 
 
 def test_one_that_is_saved_more_than_once(known: Client, caplog: Any) -> None:
-    """As a WebSocket's."""
+    """A WebSocket's session is."""
     session = known.request()
     session["b"] = 1
     session.save(last=False)
@@ -449,10 +445,10 @@ def test_one_that_is_saved_more_than_once(known: Client, caplog: Any) -> None:
     assert caplog.records == []
 
 
-# --- the asynchronous face --------------------------------------------------------------------
+# --- the asynchronous methods -------------------------------------------------------------------
 
 
-def test_the_asynchronous_face(known: Client, memory: MemoryStore) -> None:
+def test_the_asynchronous_methods(known: Client, memory: MemoryStore) -> None:
     async def use() -> None:
         session = known.request()
         await session.aload()

@@ -1,4 +1,4 @@
-"""Fields: what of a dictionary is new, changed deep inside, or gone."""
+"""Fields: which values of a dictionary are new, changed inside, or removed."""
 
 import copy
 from typing import Any

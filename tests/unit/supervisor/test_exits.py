@@ -18,16 +18,19 @@ from gunicorn_cluster_ext.supervisor.slots import Process, Role
 
 
 def process(
-    ready: float | None = 102.0, state: State = State.READY, blamed: str = "", why: str = ""
+    ready_at: float | None = 102.0,
+    state: State = State.READY,
+    kill_reason: str = "",
+    reason: str = "",
 ) -> Process:
-    """Forked at 100; ``why`` it was told to finish, if it was."""
-    one = Process(1, Place(0, 0, 1), 0, 100.0, Role.CURRENT, state, ready=ready)
-    one.blamed, one.why = blamed, why
-    one.told = 110.0 if why or blamed else None
+    """Return a process that was forked at 100, and retired for ``reason``, if there is one."""
+    one = Process(1, Place(0, 0, 1), 0, 100.0, Role.CURRENT, state, ready_at=ready_at)
+    one.kill_reason, one.retire_reason = kill_reason, reason
+    one.retired_at = 110.0 if reason or kill_reason else None
     return one
 
 
-BOOTING = {"ready": None, "state": State.BOOTING}
+BOOTING = {"ready_at": None, "state": State.BOOTING}
 
 
 @pytest.mark.parametrize(
@@ -40,12 +43,12 @@ BOOTING = {"ready": None, "state": State.BOOTING}
         (signal.SIGSEGV | 0x80, Exit(None, 11)),
     ],
 )
-def test_a_status_is_taken_apart(status: int, exit: Exit) -> None:
+def test_a_wait_status_is_decoded(status: int, exit: Exit) -> None:
     assert Exit.of_code(os.waitstatus_to_exitcode(status)) == exit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_so_is_the_status_of_a_real_process() -> None:
+def test_the_wait_status_of_a_real_process_is_decoded() -> None:
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "raise SystemExit(4)"], os.environ)
     assert Exit.of_code(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == Exit(LOAD_ERROR, None)
 
@@ -68,7 +71,7 @@ def test_signals_have_names(number: int | None, name: str) -> None:
         (Exit(None, 4), False),
     ],
 )
-def test_gunicorn_says_by_two_codes_that_it_could_not_boot(exit: Exit, failed: bool) -> None:
+def test_two_exit_codes_mean_a_failed_boot(exit: Exit, failed: bool) -> None:
     assert exit.failed_to_boot is failed
 
 
@@ -78,16 +81,16 @@ TERM, KILL, DONE = Exit(None, signal.SIGTERM), Exit(None, signal.SIGKILL), Exit(
 @pytest.mark.parametrize(
     ("exit", "one"),
     [
-        (DONE, process(why="roll")),
-        (KILL, process(why="roll")),
-        (Exit(1, None), process(why="roll")),
-        (Exit(LOAD_ERROR, None), process(**BOOTING, why="the roll failed")),
+        (DONE, process(reason="roll")),
+        (KILL, process(reason="roll")),
+        (Exit(1, None), process(reason="roll")),
+        (Exit(LOAD_ERROR, None), process(**BOOTING, reason="the roll failed")),
         (TERM, process()),
         (TERM, process(**BOOTING)),
         (DONE, process(state=State.DRAINING)),
     ],
 )
-def test_what_somebody_wanted_is_expected(exit: Exit, one: Process) -> None:
+def test_requested_exits_are_expected(exit: Exit, one: Process) -> None:
     assert exit.is_expected(one)
 
 
@@ -103,26 +106,26 @@ def test_what_somebody_wanted_is_expected(exit: Exit, one: Process) -> None:
         (Exit(None, signal.SIGSEGV), process()),
         (Exit(LOAD_ERROR, None), process(**BOOTING)),
         (Exit(BOOT_ERROR, None), process(**BOOTING)),
-        (Exit(None, signal.SIGABRT), process(blamed="did not answer")),
-        (TERM, process(blamed="did not answer")),
-        (DONE, process(blamed="did not answer", why="roll")),
+        (Exit(None, signal.SIGABRT), process(kill_reason="did not answer")),
+        (TERM, process(kill_reason="did not answer")),
+        (DONE, process(kill_reason="did not answer", reason="roll")),
     ],
 )
-def test_the_rest_is_not(exit: Exit, one: Process) -> None:
+def test_other_exits_are_unexpected(exit: Exit, one: Process) -> None:
     assert not exit.is_expected(one)
 
 
 @pytest.mark.parametrize(
     ("exit", "one", "words"),
     [
-        (DONE, process(why="roll"), "finished (roll) after serving for 18.0 s"),
-        (KILL, process(why="roll"), "ended (roll) after serving for 18.0 s"),
+        (DONE, process(reason="roll"), "finished (roll) after serving for 18.0 s"),
+        (KILL, process(reason="roll"), "ended (roll) after serving for 18.0 s"),
         (
             DONE,
-            process(**BOOTING, why="the roll failed"),
+            process(**BOOTING, reason="the roll failed"),
             "finished (the roll failed) before it was ready, 20.0 s after its start",
         ),
-        (TERM, process(), "was told from outside to finish after serving for 18.0 s"),
+        (TERM, process(), "ended (it received a signal) after serving for 18.0 s"),
         (KILL, process(), "was ended by SIGKILL after serving for 18.0 s"),
         (
             Exit(None, 64),
@@ -149,12 +152,12 @@ def test_the_rest_is_not(exit: Exit, one: Process) -> None:
         (DONE, process(), "exited by itself with code 0 after serving for 18.0 s"),
         (
             Exit(None, signal.SIGABRT),
-            process(blamed="did not answer for 30 s", why="roll"),
+            process(kill_reason="did not answer for 30 s", reason="roll"),
             "did not answer for 30 s after serving for 18.0 s",
         ),
     ],
 )
-def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
+def test_the_words_of_an_exit(exit: Exit, one: Process, words: str) -> None:
     assert exit.words(one, 120.0) == words
 
 
@@ -165,16 +168,16 @@ def test_every_exit_has_its_words(exit: Exit, one: Process, words: str) -> None:
         (KILL, process(**BOOTING), Cause.BOOT),
         (KILL, process(), Cause.CRASH),
         (DONE, process(), Cause.CRASH),
-        (KILL, process(blamed="was silent for 30 s"), Cause.FORCE),
-        (KILL, process(**BOOTING, blamed="did not become ready"), Cause.FORCE),
-        (DONE, process(why=ROLL), Cause.ROLL),
-        (DONE, process(**BOOTING, why=ROLL_FAILED), Cause.ROLL),
-        (DONE, process(why="max_requests: it has served 10"), Cause.RECYCLE),
-        (DONE, process(why=FEWER), Cause.REQUEST),
-        (DONE, process(why=RESTART), Cause.REQUEST),
+        (KILL, process(kill_reason="sent no heartbeat for 30 s"), Cause.FORCE),
+        (KILL, process(**BOOTING, kill_reason="did not become ready"), Cause.FORCE),
+        (DONE, process(reason=ROLL), Cause.ROLL),
+        (DONE, process(**BOOTING, reason=ROLL_FAILED), Cause.ROLL),
+        (DONE, process(reason="max_requests: it has served 10"), Cause.RECYCLE),
+        (DONE, process(reason=FEWER), Cause.REQUEST),
+        (DONE, process(reason=RESTART), Cause.REQUEST),
         (TERM, process(), Cause.REQUEST),
         (DONE, process(state=State.DRAINING), Cause.REQUEST),
     ],
 )
-def test_the_cause(exit: Exit, one: Process, cause: Cause) -> None:
+def test_the_cause_of_an_exit(exit: Exit, one: Process, cause: Cause) -> None:
     assert exit.cause(one) is cause

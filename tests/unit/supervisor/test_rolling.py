@@ -1,49 +1,40 @@
-"""What is planned, step by step. For whole clusters over time see test_supervisor.py."""
+"""Plans, step by step. test_lifecycle.py has whole servers over time."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gunicorn_cluster_ext.runtime.board.layout import RollState, State
+from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.supervisor.actions import (
     Action,
-    Ended,
     Kill,
     Park,
     Resume,
+    Retire,
+    RollEnded,
     RollPolicy,
     RollProgress,
     Spawn,
-    Tell,
 )
-from gunicorn_cluster_ext.supervisor.backoff import Limits, RestartPolicy
+from gunicorn_cluster_ext.supervisor.backoff import RestartLimits, RestartPolicy
 from gunicorn_cluster_ext.supervisor.rolling import ROLL, Replacer
 from gunicorn_cluster_ext.supervisor.slots import Process, Role, SlotTable
 
-RESTARTS = RestartPolicy(
-    delay=1.0, delay_max=30.0, min_uptime=10.0, limit=0, window=0.0, halt=False
-)
-POLICY = RollPolicy(
-    target=3,
-    surge=1,
-    unavailable=0,
-    full=False,
-    observe=0.0,
-    startup=60.0,
-    drain=30.0,
-    probing=False,
-)
+RESTARTS = RestartPolicy.of(Settings(restart_delay=1.0, restart_limit=None))
+POLICY = RollPolicy.of(Settings(), SimpleNamespace(graceful_timeout=30), 3, probing=False)
 
 
 class Bench:
-    """A replacer whose processes do what the test says. The first have the keys 1, 2, ..."""
+    """A replacer whose processes do what the test says. The first ones have the keys 1, 2, ..."""
 
     def __init__(self, serving: int = 3, **policy: Any) -> None:
         self.now = 100.0
         self.policy = dataclasses.replace(POLICY, **policy)
         self.table = SlotTable(8)
-        self.limits = Limits(RESTARTS, lambda: 0.5)
+        self.limits = RestartLimits(RESTARTS, lambda: 0.5)
         self.replacer = Replacer(self.table, self.limits)
         self.keys = 0
         for slot in range(serving):
@@ -51,15 +42,15 @@ class Bench:
 
     def spawn(self, slot: int) -> Process:
         self.keys += 1
-        return self.table.seat(self.keys, slot, self.replacer.version, self.now)
+        return self.table.add(self.keys, slot, self.replacer.version, self.now)
 
     def ready(self, process: Process, healthy: bool = False) -> Process:
         process.healthy, process.can_park = healthy, True
-        self.table.saw(process, State.READY, self.now)
+        self.table.note_state(process, State.READY, self.now)
         return process
 
     def gone(self, process: Process) -> None:
-        self.table.leave(process.key)
+        self.table.remove(process.key)
 
     def process(self, key: int) -> Process:
         process = self.table.get(key)
@@ -82,21 +73,21 @@ class Bench:
         return self.replacer.roll
 
     def begin(self, before: int = 3) -> list[Action]:
-        return self.replacer.begin(self.policy.target, before, self.now)
+        return self.replacer.begin_roll(self.policy.target, before, self.now)
 
     def plan(self, after: float = 0.0) -> list[Action]:
-        """What is planned, where what is to be spawned is not."""
+        """Return what is planned, without spawning anything."""
         self.now += after
         return self.replacer.plan(self.policy, self.now)
 
     def spawns(self) -> list[Process]:
-        """Spawn what is planned, which is nothing else."""
+        """Spawn what is planned; nothing else may be planned."""
         actions = self.plan()
         assert all(isinstance(each, Spawn) for each in actions), actions
         return [self.spawn(each.slot) for each in actions if isinstance(each, Spawn)]
 
     def replace(self, slot: int) -> Process:
-        """One step of a roll with surge 1. Returns the predecessor, which is going."""
+        """Do one step of a roll with surge 1. Return the predecessor."""
         old = self.current(slot)
         (new,) = self.spawns()
         assert new.place.slot == slot
@@ -108,7 +99,7 @@ class Bench:
 # --- a roll, one after the other ----------------------------------------------------------------
 
 
-def test_where_all_serve_nothing_is_to_be_done() -> None:
+def test_nothing_is_planned_while_all_serve() -> None:
     assert Bench().plan() == []
 
 
@@ -127,10 +118,12 @@ def test_a_roll_replaces_one_after_the_other() -> None:
         bench.ready(new)
         # The next one is spawned in the same turn.
         expected = (
-            [Tell(old), Spawn(slot + 1)] if slot < 2 else [Tell(old), Ended(bench.roll, False)]
+            [Retire(old), Spawn(slot + 1)]
+            if slot < 2
+            else [Retire(old), RollEnded(bench.roll, False)]
         )
         assert bench.plan(1.0) == expected
-        assert (old.role, old.why, new.role) == (Role.LEAVING, ROLL, Role.CURRENT)
+        assert (old.role, old.retire_reason, new.role) == (Role.RETIRED, ROLL, Role.CURRENT)
         assert bench.roll.replaced == slot + 1
     assert bench.roll.state is RollState.COMMITTED
     assert bench.plan(1.0) == []
@@ -142,57 +135,57 @@ def test_a_surge_of_two_replaces_two_at_a_time() -> None:
     assert [each.place.slot for each in bench.spawns()] == [0, 1]
     old = bench.current(1)
     bench.ready(bench.next(1))
-    assert bench.plan() == [Tell(old), Spawn(2)]
+    assert bench.plan() == [Retire(old), Spawn(2)]
 
 
-def test_without_a_surge_the_old_one_is_gone_before_its_successor_starts() -> None:
+def test_without_a_surge_the_old_process_exits_before_its_successor_starts() -> None:
     bench = Bench(surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
-    assert bench.plan() == [Tell(old)]
-    assert bench.plan(5.0) == [], "it finishes, and takes memory"
+    assert bench.plan() == [Retire(old)]
+    assert bench.plan(5.0) == [], "it is finishing, and uses memory"
     bench.gone(old)
     (new,) = bench.spawns()
     assert bench.plan(5.0) == []
     bench.ready(new)
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_a_surge_and_one_missing_are_two_at_a_time() -> None:
+def test_surge_and_unavailable_add_up() -> None:
     bench = Bench(surge=1, unavailable=1)
     bench.begin()
     dismissed = bench.current(1)
-    assert bench.plan() == [Spawn(0), Tell(dismissed)]
+    assert bench.plan() == [Spawn(0), Retire(dismissed)]
     bench.spawn(0)
-    assert bench.plan() == [Spawn(1)], "who finishes does not count"
+    assert bench.plan() == [Spawn(1)], "retired processes do not count"
     bench.spawn(1)
     assert bench.plan() == []
 
 
-def test_all_may_be_missing_at_once() -> None:
+def test_all_may_be_unavailable_at_once() -> None:
     bench = Bench(surge=0, unavailable=3)
     bench.begin()
-    assert bench.plan() == [Tell(bench.process(key)) for key in (1, 2, 3)]
+    assert bench.plan() == [Retire(bench.process(key)) for key in (1, 2, 3)]
 
 
-def test_who_boots_when_a_roll_begins_is_not_waited_for() -> None:
+def test_a_process_that_boots_when_the_roll_begins_is_retired() -> None:
     bench = Bench(serving=2)
     old = bench.spawn(2)
     bench.begin()
-    assert bench.plan() == [Spawn(0), Tell(old)]
-    assert bench.plan() == [Spawn(2), Spawn(0)], "nobody has spawned it so far"
+    assert bench.plan() == [Spawn(0), Retire(old)]
+    assert bench.plan() == [Spawn(2), Spawn(0)], "it has not been spawned yet"
 
 
-def test_a_successor_of_before_the_roll_is_told_to_go() -> None:
+def test_a_successor_from_before_the_roll_is_retired() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     (successor,) = bench.spawns()
-    assert bench.begin() == [Tell(successor)]
-    assert successor.why == "another roll began"
-    assert bench.current(1).due == ROLL
+    assert bench.begin() == [Retire(successor)]
+    assert successor.retire_reason == "another roll began"
+    assert bench.current(1).replace_reason == ROLL
 
 
-def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
+def test_a_slot_with_two_processes_waits_until_one_has_exited() -> None:
     bench = Bench(target=1, serving=1)
     bench.begin()
     old = bench.replace(0)
@@ -203,7 +196,7 @@ def test_a_slot_with_two_processes_waits_until_one_is_gone() -> None:
     assert bench.plan() == [Spawn(0)]
 
 
-def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
+def test_a_process_that_dies_during_the_roll_is_replaced_by_a_new_one() -> None:
     bench = Bench()
     bench.begin()
     bench.spawns()
@@ -212,16 +205,16 @@ def test_who_died_meanwhile_is_replaced_by_a_new_one() -> None:
     assert (new.place.slot, new.version) == (2, bench.roll.version)
 
 
-def test_new_code_does_not_wait_for_what_the_old_one_did() -> None:
+def test_a_roll_resets_the_backoff() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan() == []
     bench.begin()
     assert bench.plan() == [Spawn(1), Spawn(0)]
 
 
-def test_what_is_spawned_for_empty_slots_counts() -> None:
+def test_spawns_for_empty_slots_count_towards_the_surge() -> None:
     bench = Bench()
     bench.begin()
     bench.gone(bench.current(1))
@@ -230,13 +223,13 @@ def test_what_is_spawned_for_empty_slots_counts() -> None:
     assert bench.plan() == [Spawn(1), Spawn(2), Spawn(0)]
 
 
-def test_more_workers_are_there_before_any_is_replaced() -> None:
+def test_additional_slots_are_filled_before_any_process_is_replaced() -> None:
     bench = Bench(target=5)
     bench.begin()
     assert [each.place.slot for each in bench.spawns()] == [3, 4, 0]
 
 
-def test_the_roll_counts_what_is_wanted_now() -> None:
+def test_the_roll_follows_a_change_of_the_target() -> None:
     bench = Bench()
     bench.begin()
     bench.replace(0)
@@ -247,30 +240,30 @@ def test_the_roll_counts_what_is_wanted_now() -> None:
     bench.ready(bench.spawn(1))
     bench.plan()
     assert bench.roll.state is RollState.COMMITTED
-    assert bench.plan() == [Tell(surplus)]
+    assert bench.plan() == [Retire(surplus)]
 
 
-def test_a_roll_that_fails_takes_no_worker_that_it_did_not_want() -> None:
+def test_a_failed_roll_keeps_the_workers_that_it_would_have_removed() -> None:
     bench = Bench(serving=4, target=2)
     bench.begin(before=4)
     (new,) = bench.spawns()
     bench.gone(new)
-    bench.replacer.failed(new, "exited", bench.now)
+    bench.replacer.process_failed(new, "exited", bench.now)
     bench.policy = dataclasses.replace(bench.policy, target=4)
     assert bench.plan() == []
     assert bench.table.serving() == 4
 
 
-def test_new_ones_that_are_to_be_recycled_wait_for_the_roll() -> None:
-    """A busy site whose workers live for a few requests would never see its end."""
+def test_recycling_of_new_processes_waits_for_the_roll() -> None:
+    """Otherwise the roll of a busy server whose workers live for few requests would never end."""
     bench = Bench()
     bench.begin()
     for slot in range(3):
         new = bench.ready(bench.spawn(slot))
-        bench.replacer.want(new, "max_requests", bench.now)
+        bench.replacer.mark_due(new, "max_requests", bench.now)
         actions = bench.plan(1.0)
         assert bench.current(slot) is new
-        assert actions[1:] == ([Spawn(slot + 1)] if slot < 2 else [Ended(bench.roll, False)])
+        assert actions[1:] == ([Spawn(slot + 1)] if slot < 2 else [RollEnded(bench.roll, False)])
     bench.gone(bench.process(1))
     assert bench.plan(1.0) == [Spawn(0)]
 
@@ -285,45 +278,45 @@ def test_a_successor_takes_over_when_it_is_healthy() -> None:
     bench.ready(new)
     assert bench.plan(1.0) == []
     new.healthy = True
-    assert bench.plan()[0] == Tell(bench.process(1))
+    assert bench.plan()[0] == Retire(bench.process(1))
 
 
-def test_who_has_not_passed_a_check_is_not_relied_upon() -> None:
-    """Also where the old one went first: otherwise the roll would go through them all."""
+def test_a_new_process_without_a_passed_check_does_not_count() -> None:
+    """This also holds without a surge; otherwise the roll would retire them all."""
     bench = Bench(probing=True, surge=0, unavailable=1)
     bench.begin()
     old = bench.current(0)
-    assert bench.plan() == [Tell(old)]
+    assert bench.plan() == [Retire(old)]
     bench.gone(old)
     (new,) = bench.spawns()
     bench.ready(new)
     assert bench.plan(1.0) == []
     new.healthy = True
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_old_ones_need_not_have_passed_a_check() -> None:
-    """The check may be what the roll brings."""
+def test_old_processes_need_not_have_passed_a_check() -> None:
+    """The check may be new with the roll."""
     bench = Bench(probing=True, surge=0, unavailable=1)
     for old in bench.table:
         old.healthy = False
     bench.begin()
-    assert bench.plan() == [Tell(bench.process(1))]
+    assert bench.plan() == [Retire(bench.process(1))]
 
 
-def test_who_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
+def test_a_process_that_never_passed_a_check_can_be_replaced_without_a_surge() -> None:
     bench = Bench(probing=True, surge=0, unavailable=1)
     for process in bench.table:
         process.healthy = False
-        bench.replacer.want(process, "is not healthy", bench.now)
-    assert bench.plan() == [Tell(bench.process(1))]
+        bench.replacer.mark_due(process, "is not healthy", bench.now)
+    assert bench.plan() == [Retire(bench.process(1))]
 
 
-def test_who_is_ended_by_force_does_not_take_over() -> None:
+def test_a_process_that_is_being_aborted_does_not_take_over() -> None:
     bench = Bench()
     bench.begin()
     (new,) = bench.spawns()
-    new.blamed, new.told = "did not become ready", bench.now
+    new.kill_reason, new.retired_at = "did not become ready", bench.now
     bench.ready(new)
     assert bench.plan(1.0) == []
 
@@ -338,63 +331,66 @@ def test_a_new_process_that_fails_ends_the_roll() -> None:
     bench.spawn(1)
     bench.plan()
     bench.gone(bench.next(1))
-    failed = Process(9, bench.current(1).place, bench.roll.version, 0.0, Role.LEAVING)
-    assert bench.replacer.failed(failed, "was ended by SIGKILL", bench.now) == [
-        Ended(bench.roll, undone=False)
+    failed = Process(9, bench.current(1).place, bench.roll.version, 0.0, Role.RETIRED)
+    assert bench.replacer.process_failed(failed, "was ended by SIGKILL", bench.now) == [
+        RollEnded(bench.roll, undone=False)
     ]
     assert (bench.roll.state, bench.roll.reason) == (
         RollState.FAILED,
         "worker 1 was ended by SIGKILL",
     )
-    assert [each.due for each in bench.table] == [""] * 4
+    assert [each.replace_reason for each in bench.table] == [""] * 4
     assert bench.plan(1.0) == []
 
 
-def test_new_ones_that_have_not_taken_over_go() -> None:
+def test_new_processes_that_have_not_taken_over_are_retired() -> None:
     bench = Bench(surge=2, probing=True)
     bench.begin()
     first, second = bench.spawns()
     bench.ready(first)
-    actions = bench.replacer.fail("because", bench.now)
-    assert actions == [Tell(first), Tell(second), Ended(bench.roll, undone=True)]
-    assert second.why == "the roll failed"
+    actions = bench.replacer.fail_roll("because", bench.now)
+    assert actions == [Retire(first), Retire(second), RollEnded(bench.roll, undone=True)]
+    assert second.retire_reason == "the roll failed"
     assert bench.plan(1.0) == []
 
 
-def test_a_new_one_that_boots_where_nobody_is_goes_as_well() -> None:
-    """It would load what has just been seen to fail; the arbiter may know better by then."""
+def test_a_new_process_that_boots_in_an_empty_slot_is_retired() -> None:
+    """It would load what has just failed; the arbiter may have the old configuration by then."""
     bench = Bench(surge=0, unavailable=1)
     bench.begin()
     bench.plan()
     bench.gone(next(iter(bench.table)))
     (new,) = bench.spawns()
-    assert bench.replacer.fail("because", bench.now) == [Tell(new), Ended(bench.roll, undone=True)]
+    assert bench.replacer.fail_roll("because", bench.now) == [
+        Retire(new),
+        RollEnded(bench.roll, undone=True),
+    ]
     bench.gone(new)
     assert bench.plan() == [Spawn(0)]
 
 
-def test_an_old_process_may_fail() -> None:
+def test_the_failure_of_an_old_process_does_not_fail_the_roll() -> None:
     bench = Bench()
     old = bench.current(0)
-    assert bench.replacer.failed(old, "died", bench.now) == []
+    assert bench.replacer.process_failed(old, "died", bench.now) == []
     bench.begin()
-    assert bench.replacer.failed(old, "died", bench.now) == []
+    assert bench.replacer.process_failed(old, "died", bench.now) == []
     assert bench.roll.is_active
 
 
 def test_a_roll_ends_once() -> None:
     bench = Bench()
-    assert bench.replacer.fail("because", bench.now) == []
+    assert bench.replacer.fail_roll("because", bench.now) == []
     bench.begin()
-    assert len(bench.replacer.fail("because", bench.now)) == 1
-    assert bench.replacer.fail("because", bench.now) == []
+    assert len(bench.replacer.fail_roll("because", bench.now)) == 1
+    assert bench.replacer.fail_roll("because", bench.now) == []
     new = bench.spawn(0)
-    assert bench.replacer.failed(new, "died", bench.now) == []
+    assert bench.replacer.process_failed(new, "died", bench.now) == []
 
 
-def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
+def test_a_refused_reload_is_a_failed_roll() -> None:
     bench = Bench()
-    assert bench.replacer.refuse("no such module", 3, bench.now)
+    assert bench.replacer.refuse_roll("no such module", 3, bench.now)
     assert (bench.roll.state, bench.roll.version) == (RollState.FAILED, 1)
     assert bench.roll.reason == "the reload was refused: no such module"
     assert (bench.roll.replaced, bench.roll.total) == (0, 3)
@@ -403,35 +399,35 @@ def test_a_reload_that_is_refused_is_a_roll_that_has_failed() -> None:
     assert (bench.roll.state, bench.roll.version) == (RollState.ROLLING, 2)
 
 
-def test_the_roll_that_is_under_way_goes_on_when_another_is_refused() -> None:
+def test_a_refused_reload_does_not_disturb_the_current_roll() -> None:
     bench = Bench()
     bench.begin()
     begun = bench.roll
-    assert not bench.replacer.refuse("no such module", 3, bench.now)
+    assert not bench.replacer.refuse_roll("no such module", 3, bench.now)
     assert bench.roll is begun and begun.is_active
 
 
-def test_it_is_undone_if_only_slots_that_are_new_have_new_processes() -> None:
+def test_a_roll_is_undone_if_only_additional_slots_have_new_processes() -> None:
     bench = Bench(target=4)
     bench.begin(before=3)
     new = bench.spawns()[0]
     assert new.place.slot == 3
     bench.ready(new)
-    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=True)
+    assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=True)
 
 
-def test_after_the_last_one_the_roll_is_observed() -> None:
+def test_a_roll_is_observed_after_the_last_replacement() -> None:
     bench = Bench(target=1, serving=1, observe=5.0)
     bench.begin()
     old = bench.replace(0)
-    assert bench.plan() == [Tell(old)]
+    assert bench.plan() == [Retire(old)]
     assert bench.roll.state is RollState.OBSERVING
     assert bench.plan(4.9) == []
-    assert bench.plan(0.2) == [Ended(bench.roll, undone=False)]
+    assert bench.plan(0.2) == [RollEnded(bench.roll, undone=False)]
     assert bench.roll.state is RollState.COMMITTED
 
 
-def test_a_crash_while_it_is_observed_fails_it() -> None:
+def test_a_crash_during_the_observation_fails_the_roll() -> None:
     bench = Bench(target=2, serving=2, observe=5.0)
     bench.begin(before=2)
     bench.replace(0)
@@ -440,159 +436,169 @@ def test_a_crash_while_it_is_observed_fails_it() -> None:
     bench.plan()
     crashed = bench.current(1)
     bench.gone(crashed)
-    assert bench.replacer.failed(crashed, "crashed", bench.now) == [Ended(bench.roll, False)]
+    assert bench.replacer.process_failed(crashed, "crashed", bench.now) == [
+        RollEnded(bench.roll, False)
+    ]
     assert bench.plan() == [Spawn(1)]
 
 
-# --- all or nothing -----------------------------------------------------------------------------
+# --- full rollback ------------------------------------------------------------------------------
 
 
-def roll_of_which_two_are_replaced(**policy: Any) -> Bench:
+def roll_with_two_replaced(**policy: Any) -> Bench:
     bench = Bench(full=True, **policy)
     bench.begin()
     for slot in range(2):
         old = bench.replace(slot)
         assert bench.plan()[0] == Park(old)
-        bench.table.saw(old, State.PARKED, bench.now)
+        bench.table.note_state(old, State.PARKED, bench.now)
     return bench
 
 
-def test_the_parked_go_when_the_roll_is_committed() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_parked_processes_are_retired_when_the_roll_is_committed() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     last = bench.current(2)
     bench.ready(bench.spawn(2))
     assert bench.plan() == [
         Park(last),
-        Tell(parked[0]),
-        Tell(parked[1]),
-        Tell(last),
-        Ended(bench.roll, undone=False),
+        Retire(parked[0]),
+        Retire(parked[1]),
+        Retire(last),
+        RollEnded(bench.roll, undone=False),
     ]
 
 
-def test_the_parked_come_back_when_it_fails() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_parked_processes_are_resumed_when_the_roll_fails() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
     new = [bench.current(0), bench.current(1)]
-    assert bench.replacer.fail("because", bench.now) == [
+    assert bench.replacer.fail_roll("because", bench.now) == [
         Resume(parked[0]),
         Resume(parked[1]),
-        Ended(bench.roll, undone=True),
+        RollEnded(bench.roll, undone=True),
     ]
-    assert bench.plan() == [], "the new ones serve until the old ones do"
+    assert bench.plan() == [], "the new ones serve until the old ones do again"
     bench.ready(parked[0])
-    assert bench.plan() == [Tell(new[0])]
+    assert bench.plan() == [Retire(new[0])]
     bench.ready(parked[1])
-    assert bench.plan() == [Tell(new[1])]
+    assert bench.plan() == [Retire(new[1])]
     assert [bench.current(slot).version for slot in range(3)] == [0, 0, 0]
 
 
-def test_one_comes_back_at_once_where_the_new_one_crashed() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_a_parked_process_is_resumed_where_the_new_one_crashed() -> None:
+    bench = roll_with_two_replaced()
     crashed = bench.current(0)
     bench.gone(crashed)
-    assert bench.replacer.failed(crashed, "crashed", bench.now)[-1] == Ended(bench.roll, True)
+    assert bench.replacer.process_failed(crashed, "crashed", bench.now)[-1] == RollEnded(
+        bench.roll, True
+    )
     assert bench.current(0).key == 1
-    assert bench.plan(1.0) == [], "it is on its way, so nobody is spawned"
+    assert bench.plan(1.0) == [], "it is being resumed, so none is spawned"
 
 
-def test_who_is_being_killed_does_not_come_back() -> None:
-    bench = roll_of_which_two_are_replaced()
+def test_a_parked_process_that_is_being_killed_is_not_resumed() -> None:
+    bench = roll_with_two_replaced()
     parked = [each for each in bench.table if each.role is Role.PARKED]
-    parked[0].blamed, parked[0].told = "hangs", bench.now
-    assert bench.replacer.fail("because", bench.now) == [
+    parked[0].kill_reason, parked[0].retired_at = "hangs", bench.now
+    assert bench.replacer.fail_roll("because", bench.now) == [
         Resume(parked[1]),
-        Ended(bench.roll, undone=False),
+        RollEnded(bench.roll, undone=False),
     ]
 
 
-def test_who_cannot_be_parked_goes() -> None:
+def test_a_process_that_cannot_be_parked_is_retired() -> None:
     bench = Bench(full=True)
     bench.begin()
     old = bench.current(0)
     old.can_park = False
     bench.replace(0)
-    assert bench.plan()[0] == Tell(old)
-    assert bench.replacer.fail("because", bench.now)[-1] == Ended(bench.roll, undone=False)
+    assert bench.plan()[0] == Retire(old)
+    assert bench.replacer.fail_roll("because", bench.now)[-1] == RollEnded(bench.roll, undone=False)
 
 
-def test_without_a_surge_the_parked_make_room() -> None:
+def test_without_a_surge_parked_processes_make_room() -> None:
     bench = Bench(full=True, surge=0, unavailable=1)
     bench.begin()
     assert bench.plan() == [Park(bench.process(1))]
     assert bench.plan() == [Spawn(0)]
 
 
-def test_a_roll_after_a_roll_that_was_undone_ends() -> None:
-    """What the second roll finds is a new process, and an old one that comes back for it."""
-    bench = roll_of_which_two_are_replaced()
+def test_a_roll_that_follows_an_undone_roll_ends() -> None:
+    """The second roll finds a new process, and an old one that is being resumed in its place."""
+    bench = roll_with_two_replaced()
     oldest, first = [each for each in bench.table if each.place.slot == 0]
-    bench.replacer.fail("another roll began", bench.now)
+    bench.replacer.fail_roll("another roll began", bench.now)
     bench.begin()
     bench.ready(oldest)
-    assert bench.plan() == [Tell(first)], "not parked: that would leave no seat"
+    assert bench.plan() == [Retire(first)], "not parked: that would leave no seat"
     bench.gone(first)
     bench.ready(bench.next(1))
     assert Spawn(0) in bench.plan()
 
 
-# --- who does not go ----------------------------------------------------------------------------
+# --- processes that do not exit -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("ready", "blamed", "patience"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
+    ("ready", "kill_reason", "timeout"), [(True, "", 31.0), (False, "", 2.0), (True, "hangs", 2.0)]
 )
-def test_who_does_not_go_is_killed_once(ready: bool, blamed: str, patience: float) -> None:
+def test_a_process_that_does_not_exit_is_killed_once(
+    ready: bool, kill_reason: str, timeout: float
+) -> None:
     bench = Bench(serving=0, target=0)
     process = bench.spawn(0)
     if ready:
         bench.ready(process)
-    process.blamed = blamed
-    bench.replacer.tell(process, "because", bench.now)
-    assert bench.plan(patience) == []
-    assert bench.plan(0.1) == [Kill(process, f"did not finish within {patience:g} s")]
+    process.kill_reason = kill_reason
+    bench.replacer.retire(process, "because", bench.now)
+    assert bench.plan(timeout) == []
+    assert bench.plan(0.1) == [Kill(process, f"did not finish within {timeout:g} s")]
     assert bench.plan(9.0) == []
 
 
-def test_a_process_is_told_once() -> None:
+def test_a_process_is_retired_once() -> None:
     bench = Bench()
     process = bench.current(0)
-    assert bench.replacer.tell(process, "because", bench.now) == [Tell(process)]
-    assert bench.replacer.tell(process, "why not", bench.now + 1) == []
-    assert (process.told, process.why, process.due) == (100.0, "because", "")
+    assert bench.replacer.retire(process, "because", bench.now) == [Retire(process)]
+    assert bench.replacer.retire(process, "why not", bench.now + 1) == []
+    assert (process.retired_at, process.retire_reason, process.replace_reason) == (
+        100.0,
+        "because",
+        "",
+    )
 
 
 # --- more and fewer workers ---------------------------------------------------------------------
 
 
-def test_the_highest_slots_go_first() -> None:
+def test_the_highest_slots_are_retired_first() -> None:
     bench = Bench(serving=4)
     bench.policy = dataclasses.replace(bench.policy, target=2)
-    assert bench.plan() == [Tell(bench.process(4)), Tell(bench.process(3))]
+    assert bench.plan() == [Retire(bench.process(4)), Retire(bench.process(3))]
     assert bench.plan() == []
 
 
-def test_who_serves_stays_while_too_few_others_do() -> None:
+def test_a_surplus_process_stays_while_too_few_others_serve() -> None:
     bench = Bench(serving=0, target=1)
     booting, serving = bench.spawn(0), bench.ready(bench.spawn(1))
     assert bench.plan() == []
     bench.ready(booting)
-    assert bench.plan() == [Tell(serving)]
+    assert bench.plan() == [Retire(serving)]
 
 
-def test_who_does_not_serve_goes_at_once() -> None:
+def test_a_surplus_process_that_does_not_serve_is_retired_at_once() -> None:
     bench = Bench(serving=0, target=1)
     bench.spawn(0)
     surplus = bench.spawn(1)
-    assert bench.plan() == [Tell(surplus)]
+    assert bench.plan() == [Retire(surplus)]
 
 
-def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
+def test_surplus_processes_do_not_keep_the_lower_slots_empty() -> None:
     bench = Bench(serving=0, target=2, surge=0, unavailable=1)
     for slot in (2, 3):
         bench.ready(bench.spawn(slot))
-    assert bench.plan()[0] == Tell(bench.process(2))
+    assert bench.plan()[0] == Retire(bench.process(2))
     bench.gone(bench.process(2))
     assert bench.plan() == [Spawn(0)]
 
@@ -600,19 +606,19 @@ def test_a_surplus_does_not_keep_the_lower_slots_empty() -> None:
 # --- empty slots --------------------------------------------------------------------------------
 
 
-def test_an_empty_slot_waits_for_its_time() -> None:
+def test_an_empty_slot_waits_for_its_backoff() -> None:
     bench = Bench()
     bench.gone(bench.current(1))
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan(0.9) == []
     assert bench.plan(0.2) == [Spawn(1)]
 
 
-def test_when_nobody_is_left_one_is_tried_each_second() -> None:
+def test_with_no_process_left_one_is_tried_each_second() -> None:
     bench = Bench(serving=0)
     for slot in range(3):
         for _ in range(10):
-            bench.limits.failed(slot, None, bench.now)
+            bench.limits.note_failure(slot, None, bench.now)
     tried = [now for now in range(50) if bench.plan(0.1)]
     assert len(tried) == 5
     assert bench.plan(1.0) == [Spawn(0)]
@@ -623,86 +629,86 @@ def test_when_nobody_is_left_one_is_tried_each_second() -> None:
 # --- recycling ----------------------------------------------------------------------------------
 
 
-def test_who_is_due_is_replaced_by_a_successor() -> None:
+def test_a_due_process_is_replaced_by_a_successor() -> None:
     bench = Bench()
     old = bench.current(1)
-    bench.replacer.want(old, "max_requests", bench.now)
+    bench.replacer.mark_due(old, "max_requests", bench.now)
     (new,) = bench.spawns()
     assert new.role is Role.NEXT
     assert bench.plan(1.0) == []
     bench.ready(new)
-    assert bench.plan() == [Tell(old)]
-    assert old.why == "max_requests"
+    assert bench.plan() == [Retire(old)]
+    assert old.retire_reason == "max_requests"
 
 
 @pytest.mark.parametrize("surge", [1, 3])
-def test_one_at_a_time_the_longest_due_first(surge: int) -> None:
+def test_due_processes_are_replaced_one_at_a_time_the_longest_due_first(surge: int) -> None:
     bench = Bench(surge=surge)
     for slot in (2, 0, 1):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now + 3 - slot)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + 3 - slot)
     for slot in (2, 1, 0):
         old = bench.current(slot)
         (new,) = bench.spawns()
         assert bench.plan(1.0) == []
         bench.ready(new)
-        assert bench.plan()[0] == Tell(old)
+        assert bench.plan()[0] == Retire(old)
 
 
-def test_one_at_a_time_also_if_more_may_be_missing() -> None:
+def test_due_processes_are_replaced_one_at_a_time_if_more_may_be_unavailable() -> None:
     bench = Bench(surge=0, unavailable=3)
     for slot in range(3):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now)
     first = bench.current(0)
-    assert bench.plan() == [Tell(first)]
+    assert bench.plan() == [Retire(first)]
     assert bench.plan() == []
     bench.gone(first)
     (new,) = bench.spawns()
     assert bench.plan() == []
     bench.ready(new)
-    assert bench.plan() == [Tell(bench.process(2))]
+    assert bench.plan() == [Retire(bench.process(2))]
 
 
-def test_a_slot_whose_predecessor_drains_makes_nobody_wait() -> None:
+def test_a_slot_whose_predecessor_drains_delays_no_other_slot() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(0), "max_requests", bench.now)
     bench.replace(0)
     bench.plan()
-    bench.replacer.want(bench.current(0), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(0), "max_requests", bench.now)
     assert bench.plan() == []
-    bench.replacer.want(bench.current(2), "max_requests", bench.now + 1)
+    bench.replacer.mark_due(bench.current(2), "max_requests", bench.now + 1)
     assert bench.plan() == [Spawn(2)]
 
 
-def test_a_slot_that_waits_after_a_crash_makes_nobody_wait() -> None:
+def test_a_slot_in_backoff_delays_no_other_slot() -> None:
     bench = Bench()
     bench.gone(bench.current(0))
-    bench.limits.failed(0, None, bench.now)
-    bench.replacer.want(bench.current(2), "max_requests", bench.now)
+    bench.limits.note_failure(0, None, bench.now)
+    bench.replacer.mark_due(bench.current(2), "max_requests", bench.now)
     assert bench.plan() == [Spawn(2)]
 
 
-def test_a_successor_that_failed_is_not_tried_again_at_once() -> None:
+def test_a_failed_successor_is_tried_again_after_the_backoff() -> None:
     bench = Bench()
-    bench.replacer.want(bench.current(1), "max_requests", bench.now)
+    bench.replacer.mark_due(bench.current(1), "max_requests", bench.now)
     bench.gone(bench.spawns()[0])
-    bench.limits.failed(1, None, bench.now)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan(0.9) == []
     assert bench.plan(0.2) == [Spawn(1)]
 
 
-def test_nor_does_it_make_others_wait() -> None:
+def test_a_failed_successor_delays_no_other_slot() -> None:
     bench = Bench()
     for slot in (1, 2):
-        bench.replacer.want(bench.current(slot), "max_requests", bench.now + slot)
-    bench.limits.failed(1, None, bench.now)
+        bench.replacer.mark_due(bench.current(slot), "max_requests", bench.now + slot)
+    bench.limits.note_failure(1, None, bench.now)
     assert bench.plan() == [Spawn(2)]
 
 
-def test_the_first_reason_stays_but_for_a_roll() -> None:
+def test_the_first_reason_is_kept_unless_a_roll_follows() -> None:
     bench = Bench()
     process = bench.current(0)
-    bench.replacer.want(process, "max_requests", 1.0)
-    bench.replacer.want(process, "memory", 2.0)
-    assert (process.due, process.due_since) == ("max_requests", 1.0)
-    bench.replacer.want(process, ROLL, 3.0)
-    assert (process.due, process.due_since) == (ROLL, 3.0)
+    bench.replacer.mark_due(process, "max_requests", 1.0)
+    bench.replacer.mark_due(process, "memory", 2.0)
+    assert (process.replace_reason, process.due_since) == ("max_requests", 1.0)
+    bench.replacer.mark_due(process, ROLL, 3.0)
+    assert (process.replace_reason, process.due_since) == (ROLL, 3.0)

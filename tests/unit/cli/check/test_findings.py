@@ -1,4 +1,4 @@
-"""What `gunicorn-cluster check` says of facts."""
+"""The findings of `gunicorn-cluster check`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gunicorn_cluster_ext.cli.check.findings import (
-    ApplicationFacts,
-    ConfigurationFacts,
+    AppFacts,
+    ConfigFacts,
     Facts,
     Finding,
     Level,
@@ -30,13 +30,13 @@ STICKY = {
 
 
 def found(
-    loaded: ApplicationFacts | None = None, second: ApplicationFacts | None = None, **changes: Any
+    loaded: AppFacts | None = None, second: AppFacts | None = None, **changes: Any
 ) -> list[Finding]:
-    workers = [loaded or ApplicationFacts(), second or loaded or ApplicationFacts()]
-    return judge(Facts(ConfigurationFacts(**{**STICKY, **changes}), workers))
+    workers = [loaded or AppFacts(), second or loaded or AppFacts()]
+    return judge(Facts(ConfigFacts(**{**STICKY, **changes}), workers))
 
 
-def test_nothing_is_said_of_a_good_one() -> None:
+def test_a_good_configuration_has_no_findings() -> None:
     assert found() == []
     assert found(workers=1, threads=1, is_threaded=True) == []
 
@@ -72,7 +72,7 @@ def test_a_configuration(case: Case) -> None:
     assert case.words in finding.text
 
 
-def test_what_does_nothing_with_gunicorns_own_classes() -> None:
+def test_settings_without_effect_on_gunicorns_own_classes() -> None:
     findings = found(is_sticky=False, full_rollback=True, health_path="/health")
     warnings = [each.text for each in findings if each.level is Level.WARNING]
     assert ["full" in text or "cluster_health_path" in text for text in warnings] == [True, True]
@@ -87,64 +87,52 @@ def test_what_does_nothing_with_gunicorns_own_classes() -> None:
         ["unix:/a", "unix:/b"],
     ],
 )
-def test_addresses_that_go_together(addresses: list[str]) -> None:
+def test_addresses_that_do_not_conflict(addresses: list[str]) -> None:
     assert found(addresses=addresses) == []
 
 
-def test_a_configuration_that_cannot_be_used_is_all_that_is_said() -> None:
-    configuration = ConfigurationFacts("shop:app", "cluster_x is no setting", workers_are_set=False)
+def test_an_unusable_configuration_is_the_only_finding() -> None:
+    configuration = ConfigFacts("shop:app", "cluster_x is no setting", workers_are_set=False)
     assert judge(Facts(configuration)) == [Finding(Level.ERROR, "cluster_x is no setting")]
 
 
 @pytest.mark.parametrize(
     ("loaded", "level", "words"),
     [
+        (AppFacts(error="ImportError: no"), Level.ERROR, "shop:app cannot be loaded: Import"),
+        (AppFacts(hung=True), Level.ERROR, "was not loaded within 60 s"),
+        (AppFacts(is_asgi=True), Level.ERROR, "StickyASGI"),
+        (AppFacts(unmanaged_socketio=True), Level.WARNING, "ClusterManager"),
+        (AppFacts(in_memory=["Flask-Caching's SimpleCache"]), Level.WARNING, "SimpleCache is kept"),
         (
-            ApplicationFacts(error="ImportError: no"),
-            Level.ERROR,
-            "shop:app cannot be loaded: Import",
-        ),
-        (ApplicationFacts(hung=True), Level.ERROR, "was not loaded within 60 s"),
-        (ApplicationFacts(is_asgi=True), Level.ERROR, "StickyASGI"),
-        (ApplicationFacts(unmanaged_socketio=True), Level.WARNING, "ClusterManager"),
-        (
-            ApplicationFacts(in_memory=["Flask-Caching's SimpleCache"]),
-            Level.WARNING,
-            "SimpleCache is kept",
-        ),
-        (
-            ApplicationFacts(broken_rules={"shop:owner": "ImportError"}),
+            AppFacts(broken_rules={"shop:owner": "ImportError"}),
             Level.ERROR,
             "shop:owner cannot be used",
         ),
-        (
-            ApplicationFacts(store_error="redis is away"),
-            Level.WARNING,
-            "cluster_store: redis is away",
-        ),
+        (AppFacts(store_error="redis is away"), Level.WARNING, "cluster_store: redis is away"),
     ],
 )
-def test_an_application(loaded: ApplicationFacts, level: Level, words: str) -> None:
+def test_an_application(loaded: AppFacts, level: Level, words: str) -> None:
     (finding,) = found(loaded, startup_timeout=60.0)
     assert finding.level is level
     assert words in finding.text
 
 
-def test_what_one_worker_only_cannot_do_is_said() -> None:
-    (finding,) = found(ApplicationFacts(), ApplicationFacts(error="ValueError: worker 1"))
+def test_a_failure_in_one_worker_only() -> None:
+    (finding,) = found(AppFacts(), AppFacts(error="ValueError: worker 1"))
     assert "cannot be loaded in one worker of two: ValueError" in finding.text
 
 
 def test_one_worker_has_nothing_to_share() -> None:
-    lonely = ApplicationFacts(unmanaged_socketio=True, in_memory=["x"], secrets={"key": "a"})
-    assert found(lonely, ApplicationFacts(secrets={"key": "b"}), workers=1) == []
+    lonely = AppFacts(unmanaged_socketio=True, in_memory=["x"], secrets={"key": "a"})
+    assert found(lonely, AppFacts(secrets={"key": "b"}), workers=1) == []
 
 
 @pytest.mark.parametrize(
     ("threads", "threaded", "said"), [(1, True, 1), (8, True, 0), (1, False, 0)]
 )
 def test_websockets_need_threads(threads: int, threaded: bool, said: int) -> None:
-    loaded = ApplicationFacts(websockets=["flask_sock"])
+    loaded = AppFacts(websockets=["flask_sock"])
     findings = found(loaded, threads=threads, is_threaded=threaded)
     assert len(findings) == said
     assert all("imported flask_sock" in each.text for each in findings)
@@ -152,8 +140,8 @@ def test_websockets_need_threads(threads: int, threaded: bool, said: int) -> Non
 
 def test_secrets_are_compared() -> None:
     (finding,) = found(
-        ApplicationFacts(secrets={"k": "a", "same": "s"}),
-        ApplicationFacts(secrets={"k": "b", "same": "s"}),
+        AppFacts(secrets={"k": "a", "same": "s"}),
+        AppFacts(secrets={"k": "b", "same": "s"}),
     )
     assert finding.level is Level.WARNING and finding.text.startswith(
         "k differs between the workers"
@@ -161,5 +149,5 @@ def test_secrets_are_compared() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    findings = found(ApplicationFacts(error="x"), store="redis://h", preload=True)
+    findings = found(AppFacts(error="x"), store="redis://h", preload=True)
     assert [each.level for each in findings] == [Level.ERROR, Level.WARNING, Level.NOTE]

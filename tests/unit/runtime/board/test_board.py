@@ -1,5 +1,4 @@
 import os
-import signal
 import stat
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     Word,
     decision_word,
 )
-from tests.harness.forks import in_child, spawn, status_of
+from tests.harness.forks import in_child, repeated, spawn, status_of
 
 GONE, BOOTING, READY, DRAINING, PARKED = State
 HEADER, ROW = 128, 64
@@ -36,7 +35,7 @@ def board() -> Board:
 
 
 def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -> int:
-    """Let a process of `generation` be in `slot`; returns where it sits."""
+    """Put a process of `generation` into `slot`, and return its seat."""
     there = slot * SEATS_PER_SLOT + seat
     board.set(there, Word.GENERATION, generation)
     board.beat(there)
@@ -47,7 +46,7 @@ def put(board: Board, slot: int, generation: int, state: State, seat: int = 0) -
 # --- words ------------------------------------------------------------------------------------
 
 
-def test_the_header_says_what_this_is() -> None:
+def test_the_header() -> None:
     board = Board.create(4)
     assert list(board.words[:6]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 0]
     assert (board.capacity, board.master_pid) == (4, os.getpid())
@@ -59,7 +58,7 @@ def test_the_magic_is_readable_in_a_dump() -> None:
     assert BOARD_MAGIC.to_bytes(8, "big") == b"gunclust"
 
 
-def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
+def test_no_two_words_share_a_place(board: Board) -> None:
     cells = [(seat, word) for seat in range(8) for word in WORD_NAMES]
     for number, (seat, word) in enumerate(cells):
         board.set(seat, word, number + 1)
@@ -70,7 +69,7 @@ def test_every_word_of_every_seat_has_a_place_of_its_own(board: Board) -> None:
     assert list(board.words[:8]) == [BOARD_MAGIC, LAYOUT_VERSION, 4, ROW, os.getpid(), 7, 0, 8]
 
 
-def test_a_row_has_room_for_every_word() -> None:
+def test_every_word_fits_into_a_row() -> None:
     assert max(WORD_NAMES) < ROW
     assert len(WORD_NAMES) == sum(isinstance(word, int) for word in vars(Word).values())
 
@@ -89,11 +88,11 @@ def test_there_is_no_seat_beyond_the_last(board: Board) -> None:
         board.set(8, Word.STATE, READY)
 
 
-# --- the roster -------------------------------------------------------------------------------
+# --- routing -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("state", "serves", "is_there"),
+    ("state", "serves", "is_alive"),
     [
         (GONE, False, False),
         (BOOTING, False, False),
@@ -102,18 +101,18 @@ def test_there_is_no_seat_beyond_the_last(board: Board) -> None:
         (PARKED, False, True),
     ],
 )
-def test_who_serves_and_who_is_there(
-    board: Board, state: State, serves: bool, is_there: bool
+def test_which_states_serve_and_which_are_alive(
+    board: Board, state: State, serves: bool, is_alive: bool
 ) -> None:
     seat = put(board, 2, 7, state, seat=1)
     assert board.seat_of_slot(2) == (seat if serves else None)
-    assert board.seat_of_process(2, 7) == (seat if is_there else None)
+    assert board.seat_of_process(2, 7) == (seat if is_alive else None)
     assert board.slots() == ([2] if serves else [])
     assert list(board.loads()) == ([seat] if serves else [])
 
 
 @pytest.mark.parametrize(("age", "counts"), [(STALLED_NS - 10**9, True), (STALLED_NS + 1, False)])
-def test_who_stands_still_is_given_nothing(board: Board, age: int, counts: bool) -> None:
+def test_a_stalled_process_has_no_load(board: Board, age: int, counts: bool) -> None:
     seat = put(board, 2, 7, READY)
     board.set(seat, Word.BEAT, max(time.monotonic_ns() - age, 0))
     assert board.seat_of_slot(2) == seat
@@ -128,7 +127,7 @@ def test_a_board_at_the_start_is_empty(board: Board) -> None:
 
 
 @pytest.mark.parametrize("seat", [0, 1])
-def test_of_two_that_are_ready_the_newest_serves(board: Board, seat: int) -> None:
+def test_the_newer_of_two_ready_processes_serves(board: Board, seat: int) -> None:
     """A successor is ready before its predecessor drains."""
     old = put(board, 1, 4, READY, seat=1 - seat)
     new = put(board, 1, 5, READY, seat=seat)
@@ -145,7 +144,7 @@ def test_the_predecessor_serves_until_the_successor_is_ready(board: Board) -> No
     assert board.seat_of_slot(1) == old
 
 
-def test_a_generation_that_is_not_there_is_nobody(board: Board) -> None:
+def test_an_unknown_generation_has_no_seat(board: Board) -> None:
     put(board, 1, 4, READY)
     assert board.seat_of_process(1, 3) is None
     assert board.seat_of_process(1, 5) is None
@@ -153,7 +152,7 @@ def test_a_generation_that_is_not_there_is_nobody(board: Board) -> None:
 
 
 @pytest.mark.parametrize("slot", [4, 5, 9999, 10**30])
-def test_a_slot_that_is_not_there_is_nobody(board: Board, slot: int) -> None:
+def test_an_unknown_slot_has_no_seat(board: Board, slot: int) -> None:
     """Tags come from clients."""
     assert board.seat_of_slot(slot) is None
     assert board.seat_of_process(slot, 1) is None
@@ -166,17 +165,17 @@ def test_a_slot_that_is_not_there_is_nobody(board: Board, slot: int) -> None:
 )
 @pytest.mark.parametrize("generation", [3, 5])
 @pytest.mark.parametrize("seat", [0, 1])
-def test_who_succeeds_a_process(
+def test_the_successor_of_a_process(
     board: Board, seat: int, generation: int, state: State, follows: bool
 ) -> None:
-    """Also an older one: a roll that fails calls it back."""
+    """It may be an older process: a roll that fails resumes it."""
     leaving = put(board, 1, 4, DRAINING, seat=seat)
     other = put(board, 1, generation, state, seat=1 - seat)
     assert board.successor(leaving) == (other if follows else None)
     assert board.successor(other) is None
 
 
-def test_seats_that_nobody_holds_any_more(board: Board) -> None:
+def test_vacated_seats(board: Board) -> None:
     put(board, 0, 0, GONE)
     put(board, 1, 4, GONE)
     put(board, 1, 5, BOOTING, seat=1)
@@ -186,7 +185,7 @@ def test_seats_that_nobody_holds_any_more(board: Board) -> None:
 
 
 @pytest.mark.parametrize("state", [READY, DRAINING])
-def test_a_process_that_reads_no_inbox_is_handed_nothing(board: Board, state: State) -> None:
+def test_routing_ignores_a_process_without_inbox(board: Board, state: State) -> None:
     seat = put(board, 1, 4, state)
     board.set(seat, Word.STATE, state | NO_INBOX)
     assert board.state(seat) is state
@@ -198,13 +197,13 @@ def test_a_process_that_reads_no_inbox_is_handed_nothing(board: Board, state: St
 
 
 @pytest.mark.parametrize("order", Order)
-def test_nobody_is_parked_from_the_start(board: Board, order: Order) -> None:
+def test_a_new_process_is_not_parked(board: Board, order: Order) -> None:
     board.set(3, Word.ORDER, order)
     board.clear(3, generation=2, now=1)
     assert Order(board.get(3, Word.ORDER)) is Order.SERVE
 
 
-def test_the_end_of_the_server_is_said_once(board: Board) -> None:
+def test_stopping(board: Board) -> None:
     assert board.stopping is False
     board.stopping = True
     assert board.stopping is True
@@ -228,20 +227,20 @@ def test_the_last_roll(board: Board, state: RollState, reason: str) -> None:
 
 
 @pytest.mark.parametrize("sign", ["x", "ü", "€", "𝄞"])
-def test_a_long_reason_is_cut_between_signs(board: Board, sign: str) -> None:
+def test_a_long_reason_is_cut_between_characters(board: Board, sign: str) -> None:
     board.roll = Roll(RollState.FAILED, 1, 0, 4, "1" + sign * 1_000)
     reason = board.roll.reason
     assert len(reason) > 60 and reason == "1" + sign * (len(reason) - 1)
 
 
-def test_loads_of_those_that_serve(board: Board) -> None:
+def test_the_loads_of_ready_processes(board: Board) -> None:
     seat = put(board, 3, 1, READY)
     for word, value in ((Word.BUSY, 2), (Word.SESSIONS, 5), (Word.THREADS, 8)):
         board.set(seat, word, value)
     assert board.loads() == {seat: Load(busy=2, sessions=5, threads=8)}
 
 
-def test_rows_show_everybody_in_slot_order(board: Board) -> None:
+def test_rows_are_in_slot_order(board: Board) -> None:
     put(board, 3, 1, READY)
     put(board, 1, 2, DRAINING, seat=0)
     put(board, 1, 3, BOOTING, seat=1)
@@ -257,10 +256,10 @@ def test_rows_show_everybody_in_slot_order(board: Board) -> None:
     assert set(rows[0].words) == set(WORD_NAMES.values())
 
 
-# --- what is counted --------------------------------------------------------------------------
+# --- counters --------------------------------------------------------------------------
 
 
-def test_what_a_process_has_counted_stays_when_it_is_gone(board: Board) -> None:
+def test_the_counts_of_a_process_stay_after_its_exit(board: Board) -> None:
     put(board, 2, 1, READY, seat=0)
     put(board, 2, 2, READY, seat=1)
     for number, word in enumerate(COUNTERS):
@@ -279,7 +278,7 @@ def test_what_a_process_has_counted_stays_when_it_is_gone(board: Board) -> None:
     assert [sum(counted.values()) for counted in ledger.totals(board)][:2] == [0, 0]
 
 
-def test_only_what_is_counted_goes_into_the_ledger(board: Board) -> None:
+def test_only_counters_go_into_the_ledger(board: Board) -> None:
     for word in WORD_NAMES:
         board.set(0, word, 9)
     ledger.settle(board, 0)
@@ -304,7 +303,7 @@ def test_where_decisions_are_counted(rule: str, word: int) -> None:
     assert word in COUNTERS
 
 
-def test_slots_that_were_used(board: Board) -> None:
+def test_used_slots(board: Board) -> None:
     assert board.used_slots() == []
     put(board, 0, 1, READY)
     put(board, 3, 1, GONE)
@@ -315,15 +314,10 @@ def test_a_slot_stays_used_while_the_next_process_comes(board: Board) -> None:
     board.clear(2, generation=1, now=1)
 
     def write() -> None:
-        while True:
-            board.clear(2, generation=2, now=1)
+        board.clear(2, generation=2, now=1)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         assert {tuple(board.used_slots()) for _ in range(50_000)} == {(1,)}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 def test_rolls_are_counted(board: Board) -> None:
@@ -335,27 +329,22 @@ def test_rolls_are_counted(board: Board) -> None:
 
 
 def test_nothing_is_ever_counted_twice_or_missed(board: Board) -> None:
-    """The arbiter enters what processes have counted while another process reads."""
+    """The arbiter updates the ledger while another process reads."""
 
     def write() -> None:
-        while True:
-            ledger.settle(board, 0)
-            board.set(0, Word.REQUESTS, 1_000)
+        ledger.settle(board, 0)
+        board.set(0, Word.REQUESTS, 1_000)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         seen, deadline = [0], time.monotonic() + 10
         while seen[-1] < 1_000_000 and time.monotonic() < deadline:
             seen.append(ledger.totals(board)[0][Word.REQUESTS])
         assert seen == sorted(seen), "it went backwards"
         assert seen[-1] >= 1_000_000 and not {each % 1_000 for each in seen} - {0}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
-def test_an_entry_that_was_never_finished_hides_nothing(board: Board) -> None:
-    """The arbiter was killed over it."""
+def test_an_unfinished_ledger_entry_is_readable(board: Board) -> None:
+    """The arbiter was killed while it wrote."""
     board.set(0, Word.REQUESTS, 5)
     board.words[64] += 1
     assert ledger.totals(board)[0][Word.REQUESTS] == 5
@@ -364,7 +353,7 @@ def test_an_entry_that_was_never_finished_hides_nothing(board: Board) -> None:
 # --- between processes ------------------------------------------------------------------------
 
 
-def test_what_a_child_writes_its_parent_reads(board: Board) -> None:
+def test_a_parent_reads_what_its_child_writes(board: Board) -> None:
     assert status_of(spawn(lambda: board.set(3, Word.PID, os.getpid()))) == 0
     assert board.get(3, Word.PID) != 0
 
@@ -373,25 +362,20 @@ def test_no_word_is_ever_read_half_written(board: Board) -> None:
     none, all_bits = 0, 2**64 - 1
 
     def write() -> None:
-        while True:
-            board.set(0, Word.REQUESTS, all_bits)
-            board.set(0, Word.REQUESTS, none)
+        board.set(0, Word.REQUESTS, all_bits)
+        board.set(0, Word.REQUESTS, none)
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         words, index = board.words, board.row_start(0) + Word.REQUESTS
         seen: set[int] = set()
         deadline = time.monotonic() + 10
         while len(seen) < 2 and time.monotonic() < deadline:
             seen.update(words[index] for _ in range(100_000))
         assert seen == {none, all_bits}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
-def test_a_reason_that_is_no_text(board: Board) -> None:
-    """Names of files may be no UTF-8."""
+def test_a_reason_that_is_not_valid_text(board: Board) -> None:
+    """File names may not be valid UTF-8."""
     board.roll = Roll(RollState.FAILED, 1, 0, 4, "no file \udcff.py")
     assert board.roll.reason == "no file ?.py"
 
@@ -400,20 +384,15 @@ def test_no_reason_is_ever_read_half_written(board: Board) -> None:
     first, second = (Roll(RollState.FAILED, 1, 0, 4, sign * 150) for sign in "ab")
 
     def write() -> None:
-        while True:
-            board.roll = first
-            board.roll = second
+        board.roll = first
+        board.roll = second
 
-    writer = spawn(write)
-    try:
+    with repeated(write):
         seen: set[str] = set()
         deadline = time.monotonic() + 10
         while len(seen) < 2 and time.monotonic() < deadline:
             seen.update({board.roll.reason for _ in range(1_000)} - {""})
         assert seen == {first.reason, second.reason}
-    finally:
-        os.kill(writer, signal.SIGKILL)
-        status_of(writer)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -446,7 +425,7 @@ def test_a_board_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert mode(tmp_path / "board") == 0o600
 
 
-def test_a_board_takes_the_place_of_no_other_file(tmp_path: Path) -> None:
+def test_a_board_does_not_overwrite_a_file(tmp_path: Path) -> None:
     path = tmp_path / "board"
     path.write_bytes(b"precious")
     with pytest.raises(FileExistsError):
@@ -458,7 +437,7 @@ def test_a_board_takes_the_place_of_no_other_file(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-def test_an_attached_board_is_for_reading_only(tmp_path: Path) -> None:
+def test_an_attached_board_is_read_only(tmp_path: Path) -> None:
     Board.create(1, tmp_path / "board")
     attached = Board.attach(tmp_path / "board")
     with pytest.raises(TypeError):
@@ -506,7 +485,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
         Board.attach(path)
 
 
-def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Board.attach(tmp_path / "board")
     with pytest.raises(OSError):

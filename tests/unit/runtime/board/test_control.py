@@ -1,4 +1,4 @@
-"""A command in this process, and an arbiter in a child that serves the same board."""
+"""A command in this process, and a child in the part of the arbiter, which replies."""
 
 import os
 import signal
@@ -13,27 +13,22 @@ import pytest
 from gunicorn_cluster_ext.runtime.board import control
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.control import NoReply, Reply, Request, RequestKind
-from tests.harness.forks import spawn, status_of
+from tests.harness.forks import repeated, spawn, status_of
 
 
 @contextmanager
 def arbiter(board: Board, decide: Callable[[Request], Reply]) -> Iterator[int]:
-    """A process that looks at the board all the time."""
+    """Run a process that polls the board for requests, and replies."""
 
     def look() -> None:
-        while True:
-            request = control.pending(board)
-            if request is not None:
-                control.reply(board, request, decide(request))
-            time.sleep(0.001)
+        request = control.pending(board)
+        if request is not None:
+            control.reply(board, request, decide(request))
+        time.sleep(0.001)
 
-    pid = spawn(look)
-    board.words[4] = pid
-    try:
+    with repeated(look) as pid:
+        board.words[4] = pid
         yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        status_of(pid)
 
 
 @pytest.fixture
@@ -46,12 +41,12 @@ def path(board: Board) -> Path:
     return board.path
 
 
-def test_nothing_is_wished_for(board: Board) -> None:
+def test_no_request_is_pending(board: Board) -> None:
     assert control.pending(board) is None
 
 
 @pytest.mark.parametrize("of", [0, 3, -1, -(2**40)])
-def test_a_wish_and_its_answer(board: Board, of: int) -> None:
+def test_a_request_and_its_reply(board: Board, of: int) -> None:
     with arbiter(
         board, lambda request: Reply(True, f"{request.kind} of {request.argument}", request.number)
     ):
@@ -61,12 +56,12 @@ def test_a_wish_and_its_answer(board: Board, of: int) -> None:
     assert control.pending(board) is None
 
 
-def test_a_refusal_is_cut_to_what_there_is_room_for(board: Board) -> None:
+def test_a_long_refusal_is_cut(board: Board) -> None:
     with arbiter(board, lambda request: Reply(False, "ä" * 100)):
         assert control.ask(path(board), RequestKind.RESTART, 1) == Reply(False, "ä" * 40)
 
 
-def test_a_wish_that_nobody_answers_is_withdrawn(board: Board) -> None:
+def test_a_request_without_a_reply_is_withdrawn(board: Board) -> None:
     with pytest.raises(NoReply, match="does not reply"):
         control.ask(path(board), RequestKind.SCALE, 5, timeout=0.1)
     assert control.pending(board) is None
@@ -74,8 +69,8 @@ def test_a_wish_that_nobody_answers_is_withdrawn(board: Board) -> None:
         assert control.ask(path(board), RequestKind.SCALE, 6).text == "6"
 
 
-def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
-    """The first request takes longer than its command waits; the next command comes meanwhile."""
+def test_a_late_reply_is_not_for_the_next_request(board: Board) -> None:
+    """The reply takes longer than the first command waits; then the next command asks."""
 
     def decide(request: Request) -> Reply:
         if request.argument == 5:
@@ -90,7 +85,7 @@ def test_an_answer_that_comes_too_late_is_for_nobody_else(board: Board) -> None:
     assert board.words[51] == 3
 
 
-def test_a_server_that_dies_meanwhile(board: Board) -> None:
+def test_a_server_that_dies_before_it_replies(board: Board) -> None:
     pid = spawn(lambda: None)
     status_of(pid)
     board.words[4] = pid
@@ -110,7 +105,7 @@ def _many(board: Path, first: int) -> None:
         assert control.ask(board, RequestKind.SCALE, of).text == str(of)
 
 
-def test_one_that_has_to_wait_too_long(board: Board) -> None:
+def test_a_command_that_waits_too_long_for_another(board: Board) -> None:
     pid = spawn(lambda: control.ask(path(board), RequestKind.SCALE, 1, timeout=60))
     try:
         deadline = time.monotonic() + 20

@@ -6,11 +6,11 @@ from gunicorn_cluster_ext.runtime.board.layout import WORD_NAMES, Cause
 NONE = dict.fromkeys(Cause, 0)
 
 
-def test_nothing_has_ended() -> None:
+def test_no_process_has_exited() -> None:
     assert exits.of_slot(Board.create(2), 1) == ExitCounts(NONE, "", 0)
 
 
-def test_both_seats_count_and_the_last_is_the_later() -> None:
+def test_exits_of_both_seats_and_the_later_reason() -> None:
     board = Board.create(3)
     exits.note(board, 2, Cause.CRASH, "was ended by SIGKILL", 30)
     exits.note(board, 3, Cause.ROLL, "the reload replaced it", 20)
@@ -22,7 +22,7 @@ def test_both_seats_count_and_the_last_is_the_later() -> None:
     assert exits.of_slot(board, 0) == exits.of_slot(board, 2) == ExitCounts(NONE, "", 0)
 
 
-def test_the_next_process_in_the_seat_leaves_it() -> None:
+def test_the_next_process_in_the_seat_keeps_them() -> None:
     board = Board.create(1)
     exits.note(board, 1, Cause.BOOT, "could not load the application", 5)
     board.clear(1, generation=2, now=6)
@@ -33,7 +33,7 @@ def test_the_next_process_in_the_seat_leaves_it() -> None:
     )
 
 
-def test_a_long_reason_is_cut_and_the_row_after_it_untouched() -> None:
+def test_a_long_reason_is_cut_and_the_next_row_is_untouched() -> None:
     board = Board.create(2)
     exits.note(board, 0, Cause.FORCE, "x" * 1_000, 5)
     assert exits.of_slot(board, 0).reason == "x" * 56

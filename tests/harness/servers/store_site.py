@@ -1,16 +1,12 @@
-"""Servers whose workers share a store, embedded or Redis, and a look into that store."""
+"""Servers whose workers share a store, embedded or Redis, and a client of theirs."""
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.handles import Stores
-from tests.conftest import StartGunicorn, StartRedis
 from tests.harness.clients.connection import Answer
+from tests.harness.programs import Programs, Shared
 from tests.harness.servers.gunicorn import Gunicorn
 from tests.harness.servers.redis import Redis
 from tests.harness.servers.redis_cluster import Cluster
@@ -21,42 +17,41 @@ STICKY = "gunicorn_cluster_ext.Sticky"
 COOKIE = "gunicorn_session"
 
 
-class Shared:
-    """A kind of store, and servers that use it."""
+class StoreSite:
+    """A store, and servers that use it.
+
+    `start` starts one of them. With `shared`, calls with the same arguments get the
+    same server.
+    """
 
     def __init__(
-        self, gunicorn: StartGunicorn, directory: Path, redis: Redis | Watched | Cluster | None
+        self,
+        programs: Programs,
+        redis: Redis | Watched | Cluster | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
-        self._gunicorn = gunicorn
         self.redis = redis if isinstance(redis, Redis) else None
-        self.settings: dict[str, Any] = {"store_path": str(directory)}
+        self.directory = programs.new_directory()
+        self.settings: dict[str, Any] = {"store_path": str(self.directory)}
         if redis is not None:
             self.settings = {"store": redis.url}
         self.stores = Stores(lambda: Settings(**self.settings))
+        programs.at_exit.callback(lambda: self.stores.store.close())
+        self._programs = programs
+        self.shared = Shared(self._start)
+        self.start = self.shared if shared else self._start
 
-    def start(self, app: str, *args: str, workers: int = 4, **options: Any) -> Gunicorn:
+    def _start(self, app: str, *args: str, workers: int = 4, **options: Any) -> Gunicorn:
         lines = [f"cluster_{name} = {value!r}" for name, value in self.settings.items()]
         config = "\n".join(["from gunicorn_cluster_ext.conf import *", *lines])
         # Gunicorn 25's asgi worker waits so long at its end for clients that keep their connection.
         args = ("-w", str(workers), "--graceful-timeout", "3", *args)
-        return self._gunicorn(app, *args, config=config, serving=workers, **options)
-
-
-@pytest.fixture(params=["embedded", "redis"])
-def shared(
-    request: Any,
-    gunicorn: StartGunicorn,
-    redis: StartRedis,
-    new_directory: Callable[[], Path],
-) -> Iterator[Shared]:
-    started = redis() if request.param == "redis" else None
-    made = Shared(gunicorn, new_directory(), started)
-    yield made
-    made.stores.store.close()
+        return self._programs.gunicorn(app, *args, config=config, serving=workers, **options)
 
 
 class Client:
-    """A browser with one cookie jar, that asks as often at once as it likes."""
+    """A browser with one cookie jar; it may send several requests at once."""
 
     def __init__(self, server: Gunicorn, name: str = COOKIE) -> None:
         self.server = server
@@ -68,7 +63,7 @@ class Client:
         return self.server.get(target, cookie=cookie)
 
     def get(self, target: str) -> Any:
-        """What the application says. The cookie is kept, or forgotten, as a browser does."""
+        """Return what the application says; keep or forget the cookie as a browser does."""
         answer = self.send(target)
         assert answer.status == 200, (answer.status, answer.body)
         self.take(answer)
@@ -78,12 +73,12 @@ class Client:
         self.cookie = answer.cookies().get(self.name, self.cookie)
 
     def get_all(self, targets: list[str]) -> list[Answer]:
-        """All at once."""
+        """Send all requests at once."""
         with ThreadPoolExecutor(len(targets)) as crowd:
             return list(crowd.map(self.send, targets))
 
     def get_when_served(self, target: str) -> Any:
-        """The store was away: each worker finds out by itself that it is back."""
+        """Wait until the store is found to be back, which each worker finds out by itself."""
         answer = wait_until(lambda: self._served(target), 10, f"an answer to {target}")
         return answer.json()["said"]
 

@@ -1,0 +1,33 @@
+"""What the parts of the supervisor ask of the arbiter."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class SupervisedArbiter(Protocol):
+    """The attributes of ``ClusterArbiter`` that its parts use: all but the last two methods are
+    gunicorn's own. ``WORKERS`` maps pids to gunicorn's worker objects."""
+
+    LISTENERS: list[Any]
+    WORKERS: dict[int, Any]
+    app: Any
+    cfg: Any
+    log: Any
+    num_workers: int
+    pid: int
+    pidfile: Any
+    proc_name: str
+    systemd: bool
+
+    def handle_hup(self) -> None: ...
+
+    def kill_worker(self, pid: int, sig: int) -> None: ...
+
+    def setup(self, app: Any) -> None: ...
+
+    def spawn_worker(self) -> int: ...
+
+    def fail_roll(self, reason: str, now: float) -> None: ...
+
+    def publish(self) -> None: ...
