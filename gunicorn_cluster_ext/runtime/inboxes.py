@@ -72,6 +72,11 @@ class HandoffMessage(msgspec.Struct, array_like=True, frozen=True):
     proxied: bytes = b""
 
 
+def plain_address(address: str | bytes | tuple[str | int, ...]) -> Address:
+    """Return an address as a message can carry it: abstract Unix names are bytes in Python."""
+    return address.decode("latin-1") if isinstance(address, bytes) else address
+
+
 class LostDescriptor(OSError):
     """A hand-off arrived without its connection, because the process has too many open files."""
 

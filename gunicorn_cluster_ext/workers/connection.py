@@ -1,4 +1,7 @@
-"""A connection whose next request no worker has begun: what travels with it from one to another."""
+"""A client's connection, and what of it travels from one worker to another.
+
+A connection changes hands only between two requests: no worker has begun the next one.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,31 @@ import sys
 import termios
 from typing import Any, Final
 
-from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage, plain_address
 
-NOTHING_TO_JUDGE: Final = (0, 0, 0, 0)
+#: Bytes read at once while a head is awaited. Nearly every head fits, and what follows it has to
+#: fit into a message to another worker.
+HEAD_READ_SIZE: Final = 16 * 1024
+#: How long a connection may linger that we have closed (util.close_graceful in gunicorn 26 on).
+LINGER_TIMEOUT_S: Final = 2.0
+
+#: Nothing was checked yet: see ``HeadReader``.
+NOTHING_CHECKED: Final = (0, 0, 0, 0)
 
 
-class Arrival:
-    """Mixed into what a worker class has for a connection, or its base.
+class Connection:
+    """Mixed into a worker class's own kind of connection, or its base.
 
-    ``received`` was read from it and belongs to its next request; ``served`` requests were
-    answered on it by other workers, ``hops`` times it was handed on since; it is ``owned`` when
-    its request has an owner. ``proxied`` is the PROXY protocol header that it began with.
-    ``judged`` is for ``Heads``.
+    ``received`` was read from it and belongs to its next request. Other workers have answered
+    ``served`` requests on it, and have handed it over ``hops`` times since the last of them. It is
+    ``owned`` when its next request has an owner. ``proxied`` is the PROXY protocol header that it
+    began with. ``checked`` is for ``HeadReader``.
     """
 
     fd: int
     client: Any
     server: Any
-    #: The client's IP address, or nothing.
+    #: The client's IP address, or "" for a Unix socket.
     address: str
 
     # Defaults of the class: an instance is made for each new connection and each hand-off.
@@ -35,55 +45,60 @@ class Arrival:
     hops = 0
     owned = False
     proxied = b""
-    judged: tuple[int, ...] = NOTHING_TO_JUDGE
+    checked: tuple[int, ...] = NOTHING_CHECKED
 
     @property
     def requests(self) -> int:
         """How many requests were served on this connection."""
         return self.served
 
-    def can_leave(self) -> bool:
-        """Whether this process has nothing left to send on it."""
+    def can_move(self) -> bool:
+        """Return True if this process has nothing left to send on it."""
+        return True
+
+    def can_answer(self) -> bool:
+        """Return True if an answer can be written at once."""
         return True
 
     def pack(self) -> HandoffMessage:
-        """What another worker must know to go on with the connection."""
-        # An idle connection has no request yet that could be handed on too often.
+        """Return what another worker must know to continue with the connection."""
+        # An idle connection has no request yet that could be handed over too often.
         hops = self.hops + 1 if self.received else 0
-        client, server = _plain(self.client), _plain(self.server)
+        client, server = plain_address(self.client), plain_address(self.server)
         owned = self.owned and bool(self.received)
         return HandoffMessage(
             self.received, client, server, self.requests, hops, owned, self.proxied
         )
 
     def take(self, message: HandoffMessage) -> None:
-        """Go on where the worker stopped that has packed it."""
+        """Continue where the worker stopped that has packed ``message``."""
         self.received, self.served, self.hops = message.received, message.requests, message.hops
         self.owned, self.proxied = message.owned, message.proxied
 
     def is_delivered(self) -> bool:
-        """Whether the client's kernel has all that was sent, as far as ours can tell."""
+        """Return True if the client's kernel has all that was sent, as far as ours can tell."""
         if sys.platform != "linux":
             return False
         unsent = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * _INT.size)
         return bool(_INT.unpack(unsent)[0] == 0)
 
 
+def refusal(status: int, reason: str, headers: str) -> bytes:
+    """Return an answer in gunicorn's place, after which the connection is closed."""
+    headers += "Connection: close\r\nContent-Length: 0\r\n"
+    return f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode()
+
+
 def ip_of(client: Any) -> str:
-    """The IP address in a client's address as gunicorn has it, or nothing (Unix sockets)."""
+    """Return the IP address in a client's address as gunicorn has it, or "" (Unix sockets)."""
     return str(client[0]) if isinstance(client, tuple) else ""
 
 
 def family_of(server: Any) -> int:
-    """The address family of a listener's address."""
+    """Return the address family of a listener's address."""
     if isinstance(server, str):
         return _UNIX
     return _INET6 if len(server) == 4 else _INET
-
-
-def _plain(address: Any) -> Any:
-    """An address as a message can carry it: abstract Unix names are bytes."""
-    return address.decode("latin-1") if isinstance(address, bytes) else address
 
 
 _INT: Final = struct.Struct("i")

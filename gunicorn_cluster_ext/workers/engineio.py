@@ -1,7 +1,7 @@
-"""Engine.IO sids that say which process made them.
+"""Engine.IO sids that name the process that made them.
 
 ``engineio.base_server.BaseServer.generate_id`` is the one place where python-engineio makes
-a sid, and a sid is in the query of every later request, also of clients that keep no
+a sid, and a sid is in the query of every later request, also from clients that keep no
 cookies. The class is patched when, and only when, the application imports it.
 """
 
@@ -19,7 +19,7 @@ _MODULE = "engineio.base_server"
 
 
 def tag_sids(slot: int, generation: int, begun: Callable[[], None]) -> None:
-    """Tag every sid that this process makes from now on; ``begun`` is told of each new one.
+    """Tag every sid that this process makes from now on, and call ``begun`` for each.
 
     Called in the worker, before the application is loaded there.
     """

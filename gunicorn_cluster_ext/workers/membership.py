@@ -1,4 +1,4 @@
-"""A worker's part in its cluster: what it says of itself, what it is told, and who follows it.
+"""A worker's part in its cluster: its state, its orders, and the process that follows it.
 
 It knows the board and no connections. All methods run in the worker.
 """
@@ -12,16 +12,16 @@ from gunicorn_cluster_ext.runtime.board.layout import Order, Place, State, Word
 from gunicorn_cluster_ext.runtime.shared import Shared
 
 #: How long kept-alive connections stay open in a stopping worker (gthread in gunicorn 27).
-STOP_TIMEOUT: Final = 2.0
+IDLE_CLOSE_TIMEOUT_S: Final = 2.0
 #: How long a process that has begun sessions of hard affinity stays after its last request: a
 #: client that polls asks again at once, and only this process knows it.
-HARD_QUIET: Final = 5.0
+SESSION_QUIET_S: Final = 5.0
 
 
-class Member:
+class Membership:
     """The worker in ``place``."""
 
-    #: Whether requests that others could serve as well are served here: not while it drains or
+    #: True while requests that others could serve as well are served here: not while it drains or
     #: is parked.
     serves = False
 
@@ -30,22 +30,23 @@ class Member:
         self.board, self.seat = shared.board, place.seat
         self._order = self.board.row_start(self.seat) + Word.ORDER
 
-    def become(self, state: State) -> None:
+    def set_state(self, state: State) -> None:
+        """Publish ``state``, on the board and in the process's title."""
         self.serves = state is State.READY
         proctitle.show_state(state)
         self.board.set(self.seat, Word.STATE, state)
 
-    def obey(self) -> None:
+    def apply_order(self) -> None:
         """Serve or be parked, as the arbiter has ordered.
 
         A parked worker is one that drains without an end, and can be called back.
         """
         serve = self.board.words[self._order] == Order.SERVE
         if serve != self.serves:
-            self.become(State.READY if serve else State.PARKED)
+            self.set_state(State.READY if serve else State.PARKED)
 
     def awaits_siblings(self) -> bool:
-        """Whether the server's first workers are not all ready.
+        """Return True while the server's first workers are not all ready.
 
         After a restart all clients come at once. The first worker to be ready would take them
         all, and sticky clients stay.
@@ -53,17 +54,17 @@ class Member:
         return self.place.generation == 1 and len(self.board.slots()) < self.board.target
 
     def is_sweeper(self) -> bool:
-        """Whether it looks after inboxes that nobody reads: who serves in the lowest slot does."""
+        """Return True if this worker serves in the lowest slot: it empties abandoned inboxes."""
         slots = self.board.slots()
         return bool(slots) and self.board.seat_of_slot(slots[0]) == self.seat
 
     # --- leaving ------------------------------------------------------------------------------
 
     def heir(self) -> int:
-        """The seat that takes over what this worker leaves.
+        """Return the seat that takes over what this worker leaves.
 
-        Who serves in the same slot, if there is somebody, or the worker that is least busy.
-        Otherwise this very seat: what is in its inbox is read by the process that takes it next.
+        This is the process that serves in the same slot, if there is one, or the least busy one.
+        Otherwise it is this very seat: the process that takes it next reads its inbox.
         """
         successor = self.board.successor(self.seat)
         if successor is not None:
@@ -72,56 +73,59 @@ class Member:
         return min(loads, key=lambda seat: loads[seat].busy) if loads else self.seat
 
     def can_leave_to(self, heir: int) -> bool:
-        """Whether idle connections can be left to ``heir``.
+        """Return True if idle connections can be left to ``heir``.
 
-        Not when the whole server ends or nobody else serves; and not TLS sessions.
+        They cannot when the whole server ends, nor when no other process serves; and a TLS session
+        cannot change the process.
         """
         return heir != self.seat and not self.board.stopping and not self.cfg.is_ssl
 
     def drain_timeout(self) -> float:
-        """Seconds in which what was begun is to be finished."""
+        """Return the seconds in which requests in progress have to finish."""
         if self.board.stopping:
             return float(self.cfg.graceful_timeout)
         return self.shared.settings.drain(self.cfg)
 
-    def is_expected(self, since: float, now: float) -> bool:
-        """Whether sessions that only this process knows may still go on here.
+    def has_live_sessions(self, since: float, now: float) -> bool:
+        """Return True if sessions that only this process knows may still be in use.
 
-        ``since`` is when it was last heard of one. A learned session may be silent for long, and
-        nothing says when it is over, before it is forgotten.
+        ``since`` is when the last request ended (monotonic). A learned session may be silent for
+        long, and nothing says when it is over before it is forgotten.
         """
         if not self.board.get(self.seat, Word.SESSIONS):
             return False
-        memory = self.shared.learned
-        return now - since < HARD_QUIET or (memory is not None and memory.has_own_sessions())
+        learned = self.shared.learned
+        return now - since < SESSION_QUIET_S or (learned is not None and learned.has_own_sessions())
 
-    def lingers(self) -> bool:
-        """Whether idle connections are kept for a while that nobody will take over.
+    def keeps_idle_open(self) -> bool:
+        """Return True if idle connections stay open for a while because no heir takes them.
 
-        For requests that are on their way, as in gunicorn 27. Otherwise somebody will.
+        This is for requests that are on their way, as in gunicorn 27.
         """
         return self.board.stopping or bool(self.cfg.is_ssl) or self.board.any_without_inbox()
 
 
 class Drain:
-    """A member that leaves since ``begun``."""
+    """The drain of a worker, which began at ``begun`` (monotonic)."""
 
-    def __init__(self, member: Member, begun: float) -> None:
-        self._member, self._begun = member, begun
+    def __init__(self, membership: Membership, begun: float) -> None:
+        self._membership, self._begun = membership, begun
 
     def is_over(self, now: float) -> bool:
-        """Whether what is not finished is given up."""
-        return now >= self._begun + self._member.drain_timeout()
+        """Return True if requests still in progress are to be given up."""
+        return now >= self._begun + self._membership.drain_timeout()
 
-    def may_go(self, connections: int, unbegun: int, finished: float, now: float) -> bool:
-        """Whether there is nothing left to do.
+    def may_exit(self, connections: int, idle: int, finished: float, now: float) -> bool:
+        """Return True if nothing is left to do.
 
-        Of the ``connections``, ``unbegun`` have no request in progress; the last request was
-        ``finished`` then.
+        ``idle`` of the ``connections`` have no request in progress. The last request ended at
+        ``finished`` (monotonic).
         """
-        if self._member.can_leave_to(self._member.heir()):
+        membership = self._membership
+        if membership.can_leave_to(membership.heir()):
             since = max(self._begun, finished)
-            return not connections and not self._member.is_expected(since, now)
-        if connections > unbegun:
+            return not connections and not membership.has_live_sessions(since, now)
+        if connections > idle:
             return False
-        return now >= self._begun + STOP_TIMEOUT or not unbegun or not self._member.lingers()
+        is_late = now >= self._begun + IDLE_CLOSE_TIMEOUT_S
+        return is_late or not idle or not membership.keeps_idle_open()

@@ -1,11 +1,11 @@
 """A connection of ``StickyASGI``: gunicorn's own protocol, which is given whole heads only.
 
-    bytes --> Entrance --> StickyProtocol --> gunicorn's ASGIProtocol
+    bytes --> Entrance --> ASGIConnection --> gunicorn's ASGIProtocol
                              holds them until it is known whose request they begin
 
 From a head to the end of its request all bytes are gunicorn's. What comes after that is held until
-the request has been answered. A connection is handed on between two requests only, when nothing of
-it is left in this process: no task of gunicorn's, no byte that was not sent.
+the request has been answered. A connection is handed over between two requests only, when nothing
+of it is left in this process: no task of gunicorn's, no byte that was not sent.
 
 Closing our copy of a connection must not end it. asyncio and uvloop close the descriptor when a
 transport is aborted, and call shutdown(2) only for ``write_eof``; gunicorn, which does call that,
@@ -21,38 +21,35 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.asgi.protocol import ASGIProtocol
 
-from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
-from gunicorn_cluster_ext.workers.connection import Arrival, ip_of
+from gunicorn_cluster_ext.workers.asgi.loop import AsyncioConnection
+from gunicorn_cluster_ext.workers.connection import (
+    HEAD_READ_SIZE,
+    NOTHING_CHECKED,
+    ip_of,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from gunicorn_cluster_ext.workers.asgi.worker import StickyASGI
 
-#: Bytes read at once while a head is awaited. Nearly every head fits, and what follows it has
-#: to fit into a message to another worker.
-HEAD_SIZE: Final = 16 * 1024
-#: Bytes read at once otherwise, as asyncio does.
+#: Bytes read at once while no head is awaited, as asyncio does.
 READ_SIZE: Final = 256 * 1024
 #: Code and reason of the WebSocket close (RFC 6455 section 7.4 and the IANA registry).
 SERVICE_RESTART: Final = (1012, "service restart")
 
 
-class StickyProtocol(Arrival, ASGIProtocol):
-    """A connection from accept, or from its hand-off, to its end in this process.
+class ASGIConnection(AsyncioConnection, ASGIProtocol):
+    """A connection as gunicorn's protocol.
 
-    At first it is a mere socket. ``serve`` or ``wait`` opens a transport. It has ``begun`` from
-    a request's head on until the request is answered, and for good where heads cannot be read or
-    HTTP/1 has ended (WebSocket, HTTP/2).
+    It has ``begun`` from a request's head on until the request is answered, and for good where
+    heads cannot be read or HTTP/1 has ended (WebSocket, HTTP/2).
     """
 
     worker: StickyASGI
 
     begun = False
-    #: Whether the request has been read to its end.
+    #: True when the request has been read to its end.
     is_read = False
-    #: Whether its request asks for a WebSocket, and is served here.
-    is_websocket = False
-    #: Application calls in progress.
-    calls = 0
 
     _is_opening = False
     _timer: asyncio.TimerHandle | None = None
@@ -64,33 +61,21 @@ class StickyProtocol(Arrival, ASGIProtocol):
         self.client, self.server = client, server
         self.address = ip_of(client)
 
-    @classmethod
-    def unpack(cls, worker: StickyASGI, message: HandoffMessage, fd: int) -> StickyProtocol:
-        """The connection that another worker has packed."""
-        sock = socket.socket(fileno=fd)
-        sock.setblocking(False)
-        conn = cls(worker, sock, message.client, message.server)
-        conn.take(message)
-        return conn
-
     # --- what the worker decides ----------------------------------------------------------
 
     def wait(self) -> None:
-        """Wait for a request, or for the rest of its head."""
         if self.received:
             self._cancel_keepalive_timer()
             self._await_rest()
         self._open()
         self._resume_reading()
 
-    def stop(self) -> None:
-        """Read nothing more for now: the request that is here can be served nowhere yet."""
+    def pause(self) -> None:
         self._cancel_timer()
         self._open()
         self._pause_reading()
 
     def serve(self) -> None:
-        """Let gunicorn have the request."""
         self._cancel_timer()
         self._cancel_keepalive_timer()
         self.begun, self.is_read = True, False
@@ -99,15 +84,12 @@ class StickyProtocol(Arrival, ASGIProtocol):
         else:
             self._feed()
 
-    def refuse(self, status: int, reason: str, headers: str = "") -> None:
-        """Answer in gunicorn's place, and close."""
+    def refuse(self, status: int, reason: str, headers: str) -> None:
         self._cancel_timer()
-        headers += "Connection: close\r\nContent-Length: 0\r\n"
-        self._safe_write(f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode())
+        self._safe_write(refusal(status, reason, headers))
         self._close_transport()
 
-    def leave(self) -> None:
-        """Close this process's copy of the connection, and leave nothing behind."""
+    def release(self) -> None:
         self._cancel_timer()
         if self.transport is None:
             self._closed = True
@@ -123,15 +105,18 @@ class StickyProtocol(Arrival, ASGIProtocol):
             self._request_ready.set()
         self.transport.abort()
 
-    def can_leave(self) -> bool:
-        """Whether the client has been sent all that was written, and may ask for more."""
+    def can_move(self) -> bool:
+        """Return True if the client was sent all that was written, and may ask for more."""
         transport = self.transport
         if transport is None:
             return True
         return not (transport.is_closing() or transport.get_write_buffer_size())
 
+    def can_answer(self) -> bool:
+        return self.transport is not None
+
     async def restart(self) -> None:
-        """Tell a WebSocket's client to come again."""
+        """Tell a WebSocket's client to connect again."""
         websocket = self._websocket
         if websocket is not None and websocket.accepted and not websocket.closed:
             await websocket._send_close(*SERVICE_RESTART)
@@ -158,29 +143,25 @@ class StickyProtocol(Arrival, ASGIProtocol):
             worker.forget(self)
 
     def connection_made(self, transport: Any) -> None:
-        if self._closed:  # it was handed on meanwhile
+        if self._closed:  # it was handed over meanwhile
             self._conn_lost_handled = True
             transport.abort()
             return
         super().connection_made(transport)
-        if not self.worker.heads.are_readable:
+        if not self.worker.head_reader.are_readable:
             self.begun = True
             return
         self._request_ready = Flag(self._answered)
         if self.served:
-            self._go_on()
+            # Other workers have served requests on it, so no PROXY protocol header can follow.
+            self._callback_parser.reset()
+            if not self.begun:
+                # After gunicorn's task has begun, which (before 27) begins by cancelling it.
+                self.worker.loop.call_soon(self._await_next)
         if self.begun:
             self._feed()
         elif self._reading_paused:
             transport.pause_reading()
-
-    def _go_on(self) -> None:
-        """Others have served requests on the connection."""
-        # So no header of the PROXY protocol can follow.
-        self._callback_parser.reset()
-        if not self.begun:
-            # After gunicorn's task has begun, which (before 27) begins by cancelling it.
-            self.worker.loop.call_soon(self._await_next)
 
     def _await_next(self) -> None:
         if not (self.begun or self.received or self._closed):
@@ -190,16 +171,16 @@ class StickyProtocol(Arrival, ASGIProtocol):
         if self.awaits_head():
             self.received = self.received + data if self.received else data
             if not self.begun:
-                self.worker.consider(self)
-            elif len(self.received) >= HEAD_SIZE:
+                self.worker.advance(self)
+            elif len(self.received) >= HEAD_READ_SIZE:
                 self._pause_reading()
         else:
             super().data_received(data)
 
     def awaits_head(self) -> bool:
-        """Whether what comes next belongs to the next request.
+        """Return True if what comes next belongs to the next request.
 
-        A client may have an answer before gunicorn has seen to it that it is complete.
+        A client may have an answer before gunicorn knows that it is complete.
         """
         if self.begun and (self.is_websocket or getattr(self, "_h2c_upgrade_ok", False)):
             return False  # no more requests may follow
@@ -213,20 +194,20 @@ class StickyProtocol(Arrival, ASGIProtocol):
     # --- called by gunicorn -----------------------------------------------------------------
 
     def _answered(self) -> None:
-        """A request has been answered, and the next one may come."""
+        """Called when a request has been answered, and the next one may come."""
         if self.transport.is_closing():
             return  # its descriptor may be another connection's by now
         self._cancel_timer()
         self.served += 1
-        self.hops = 0
+        self.hops, self.checked = 0, NOTHING_CHECKED
         self.begun = self.owned = False
-        self.worker.is_idle(self)
+        self.worker.on_keepalive(self)
         if self.received:
-            self.worker.loop.call_soon(self._consider)
+            self.worker.loop.call_soon(self._advance)
 
-    def _consider(self) -> None:
+    def _advance(self) -> None:
         if not (self.begun or self._closed):
-            self.worker.consider(self)
+            self.worker.advance(self)
 
     def _on_message_complete(self) -> None:
         super()._on_message_complete()
@@ -239,11 +220,11 @@ class StickyProtocol(Arrival, ASGIProtocol):
         if self.begun:
             return bool(super()._feed_callback_parser(data))
         self.received = data + self.received
-        self.worker.consider(self)
+        self.worker.advance(self)
         return not self._closed
 
     def _effective_peername(self, peername: Any) -> Any:
-        """The client, which only the first request tells where the PROXY protocol is in use."""
+        """Return the client. The PROXY protocol names it before the first request only."""
         if not self.served:
             self.client = super()._effective_peername(peername)
             self.address = ip_of(self.client)
@@ -275,14 +256,14 @@ class StickyProtocol(Arrival, ASGIProtocol):
             self._await_rest()
 
     def _await_rest(self) -> None:
-        """Let a head that has begun not take forever."""
+        """Limit the time that a head that has begun may take."""
         if self._timer is None:
             self._timer = self.worker.loop.call_later(self.worker.head_timeout, self._give_up)
 
     def _give_up(self) -> None:
         self._timer = None
         if not (self._closed or self._request_ready.is_set()):
-            self.worker.head_is_late(self)
+            self.worker.on_late_head(self)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -291,7 +272,7 @@ class StickyProtocol(Arrival, ASGIProtocol):
 
 
 class Flag(asyncio.Event):
-    """Gunicorn's sign that a request's head is there, which it clears when it wants the next."""
+    """The event that a request's head is there. Gunicorn clears it when it wants the next."""
 
     def __init__(self, cleared: Callable[[], None]) -> None:
         super().__init__()
@@ -303,15 +284,15 @@ class Flag(asyncio.Event):
 
 
 class Entrance(asyncio.BufferedProtocol):
-    """What the event loop knows of a connection: it decides how much is read at once.
+    """The protocol that the event loop has of a connection: it decides how much is read at once.
 
-    uvloop asks only those for a buffer that are no ``asyncio.Protocol``, as gunicorn's is.
+    uvloop does not ask an ``asyncio.Protocol`` for a buffer, and gunicorn's protocol is one.
     """
 
-    def __init__(self, conn: StickyProtocol, buffer: memoryview) -> None:
+    def __init__(self, conn: ASGIConnection, buffer: memoryview) -> None:
         self._conn = conn
         self._buffer = buffer
-        self._small = buffer[:HEAD_SIZE]
+        self._small = buffer[:HEAD_READ_SIZE]
 
     def connection_made(self, transport: Any) -> None:
         self._conn.connection_made(transport)

@@ -14,17 +14,25 @@ from gunicorn.http.parser import RequestParser
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
-from gunicorn_cluster_ext.workers.connection import Arrival, family_of, ip_of
+from gunicorn_cluster_ext.workers.connection import (
+    HEAD_READ_SIZE,
+    LINGER_TIMEOUT_S,
+    Connection,
+    family_of,
+    ip_of,
+    refusal,
+)
 
-READ_SIZE: Final = 16 * 1024
-#: How long a connection lingers that we have closed after an answer of our own.
-LINGER_TIMEOUT: Final = 2.0
 
-
-class Connection(Arrival, socket):
-    """An accepted connection. Its greenlet reads it and nobody else does."""
+class GreenletConnection(Connection, socket):
+    """An accepted connection. Its greenlet reads it, and no other."""
 
     parser: Parser | None = None
+
+    #: When the head that has begun must be there (monotonic).
+    head_deadline: float | None = None
+    #: True if its next request is served here, False if it is not, None until that is known.
+    is_served: bool | None = None
 
     def __init__(self, fd: int, client: Any, server: Any) -> None:
         # With all three given, the constructor need not ask the kernel for them.
@@ -32,8 +40,8 @@ class Connection(Arrival, socket):
         self.client, self.server, self.address = client, server, ip_of(client)
 
     @classmethod
-    def unpack(cls, message: HandoffMessage, fd: int) -> Connection:
-        """The connection that another worker has packed."""
+    def unpack(cls, message: HandoffMessage, fd: int) -> GreenletConnection:
+        """Return the connection that another worker has packed."""
         conn = cls(fd, message.client, message.server)
         conn.take(message)
         return conn
@@ -45,22 +53,20 @@ class Connection(Arrival, socket):
     def read_more(self, seconds: float) -> bool:
         """Wait for more of the next request, ``seconds`` at most.
 
-        False when none comes: the client has closed the connection, or this worker has while
-        it was waited for. Raises TimeoutError.
+        Return False when none comes in time, the client has closed the connection, or this worker
+        has while it was waited for.
         """
         self.settimeout(seconds)
         try:
-            data = self.recv(READ_SIZE)
-        except TimeoutError:
-            raise
+            data = self.recv(HEAD_READ_SIZE)
         except OSError:
             return False
         self.settimeout(None)
         self.received += data
         return bool(data)
 
-    def leave(self) -> None:
-        """Close this process's end, and let its greenlet end. Another process has the connection.
+    def release(self) -> None:
+        """Close this process's end, which ends its greenlet. Another process has the connection.
 
         Closing a descriptor that another process has too does not take it out of our poller;
         and libev, which relies on that, would be woken by the connection again, and then make
@@ -75,26 +81,25 @@ class Connection(Arrival, socket):
         self.close()
 
     def refuse(self, status: int, reason: str, headers: str = "") -> None:
-        """Answer in gunicorn's place, and part."""
-        headers += "Connection: close\r\nContent-Length: 0\r\n"
+        """Answer in gunicorn's place, and close."""
         try:
-            self.sendall(f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode())
+            self.sendall(refusal(status, reason, headers))
         except OSError:
             return  # the client was first
-        self.part()
+        self.close_after_response()
 
-    def part(self) -> None:
+    def close_after_response(self) -> None:
         """Wait until the client has all that was sent, as the connection is about to be closed.
 
-        At once if it has, and will send no more: should it send more all the same, the kernel
-        resets the connection, and what it has not delivered is lost (RFC 9112 section 9.6).
+        Return at once if it has, and will send no more: should it send more all the same, the
+        kernel resets the connection, and what it has not delivered is lost (RFC 9112 section 9.6).
         """
         try:
             if self.closed or (compat.is_spent(self.parser) and self.is_delivered()):
                 return
             self.shutdown(plain_socket.SHUT_WR)
-            with Timeout(LINGER_TIMEOUT, False):
-                while self.recv(READ_SIZE):
+            with Timeout(LINGER_TIMEOUT_S, False):
+                while self.recv(HEAD_READ_SIZE):
                     pass
         except (OSError, ConcurrentObjectUseError):
             pass  # the client was first, or the application reads it
@@ -102,21 +107,35 @@ class Connection(Arrival, socket):
             pass  # the worker ends, and has no time left
 
 
-class Parser(RequestParser):
-    """Gunicorn's, which asks ``await_request`` for each request before it reads it.
+class BoundAddress:
+    """Stands for a listener where gunicorn asks it for the address that a connection came to."""
 
-    That says whether there is one for it: whether its bytes are in ``conn.received``, at least
-    as many as its head has.
+    def __init__(self, address: Any) -> None:
+        self._address = address
+
+    def getsockname(self) -> Any:
+        return self._address
+
+
+class Parser(RequestParser):
+    """Gunicorn's parser, which calls ``await_request`` before it reads each request.
+
+    ``await_request`` returns True when the request is to be served here, and ``conn.received`` has
+    its head at least.
     """
 
     mesg: Any
 
     def __init__(
-        self, cfg: Any, conn: Connection, client: Any, await_request: Callable[[Connection], bool]
+        self,
+        cfg: Any,
+        conn: GreenletConnection,
+        client: Any,
+        await_request: Callable[[GreenletConnection], bool],
     ) -> None:
         super().__init__(cfg, conn, client)
         self._conn, conn.parser = conn, self
-        # It is told the client of the PROXY protocol before its first request, as everywhere.
+        # The parser reads the PROXY protocol's header before its first request only.
         self._first = conn.proxied if conn.served else b""
         self.req_count = 0 if self._first else conn.served
         self._await_request = await_request
@@ -128,6 +147,7 @@ class Parser(RequestParser):
                 raise StopIteration
             conn.received, conn.served = compat.take_buffered(self), self.req_count
             self.mesg = None  # or gunicorn would ask all that again
+        conn.is_served = None
         if not self._await_request(conn):
             raise StopIteration
         self.unreader.unread(self._first + conn.received)
@@ -135,18 +155,18 @@ class Parser(RequestParser):
         return super().__next__()
 
     def _finish(self) -> bool:
-        """Read the last request to its end. False when that cannot be done, or takes too long."""
+        """Read the last request to its end. Return False if that fails, or takes too long."""
         if compat.is_read(self):
             return True
         is_read = False
         with Timeout(self.cfg.keepalive, False):
-            is_read = self.finish_body() is not False  # gunicorn 25 says nothing
+            is_read = self.finish_body() is not False  # gunicorn 25 returns nothing
         return is_read
 
 
 @functools.cache
 def _epoll(fd: int) -> Any:
-    """The poller ``fd``. It is kept for ever, because its end would close the descriptor."""
+    """Return the poller ``fd``. It is kept for ever, because its end would close the descriptor."""
     return monkey.get_original("select", "epoll").fromfd(fd)
 
 

@@ -1,4 +1,4 @@
-"""Whether greenlets take long."""
+"""The lag of gevent's event loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 #: Seconds for which greenlets may run before the kernel is asked again what is new. When they take
 #: longer, requests wait for them. On a machine that is busy with other things they take
 #: milliseconds longer for that alone.
-PATIENCE: Final = 0.02
+LAG_LIMIT_S: Final = 0.02
 
 
-class Pace:
-    """The pace of the event loop ``loop``. Its turns are counted from poll to poll."""
+class LoopLag:
+    """Measures the turns of the event loop ``loop``, from poll to poll."""
 
     def __init__(self, loop: Any) -> None:
         self._polled = time.monotonic()
@@ -20,7 +20,7 @@ class Pace:
         self._after_poll = loop.check()
         self._after_poll.start(self._begin)
         if "libuv" in type(loop).__module__:
-            return  # it cannot tell when it is about to poll: only the present turn is known
+            return  # it cannot say when it is about to poll: only the present turn is known
         self._before_poll = loop.prepare()
         self._before_poll.priority = loop.MINPRI  # after the greenlets that are to run first
         self._before_poll.start(self._end)
@@ -32,8 +32,8 @@ class Pace:
         self._was_behind = self._is_slow()
 
     def _is_slow(self) -> bool:
-        return time.monotonic() - self._polled > PATIENCE
+        return time.monotonic() - self._polled > LAG_LIMIT_S
 
     def is_behind(self) -> bool:
-        """Whether what is served now has waited because of what others do in this process."""
+        """Return True if a request that is served now has waited for other greenlets."""
         return self._was_behind or self._is_slow()

@@ -1,19 +1,17 @@
-"""StickyGevent: gunicorn's gevent worker, whose greenlets look where each request goes.
+"""StickyGevent: gunicorn's gevent worker, whose greenlets decide where each request is served.
 
-    accept -> a greenlet: read -> scan -> owner?  me       gunicorn's own handle_request()
+    accept -> a greenlet: read -> head -> owner?  me       gunicorn's own handle_request()
                             |               another  hand the connection over, and end
                             ` need more     wait, as greenlets do
 
 One greenlet serves one connection, with gunicorn's own ``handle()``. It asks its parser for the
-next request, and our parser (``greenlets.Parser``) asks the worker first. What is handed over by
-others arrives in the hub, and gets a greenlet too. All else happens in the main greenlet, which
-sleeps most of the time.
+next request, and our ``Parser`` asks the worker first. What other workers hand over arrives in the
+hub, and gets a greenlet too. All else happens in the main greenlet, which sleeps most of the time.
 """
 
 from __future__ import annotations
 
 import functools
-import signal
 import ssl
 import time
 from collections.abc import Callable
@@ -29,333 +27,234 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.ggevent import GeventWorker
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
-from gunicorn_cluster_ext.runtime.board.layout import State, Word
-from gunicorn_cluster_ext.workers.base import (
-    DRAIN_INTERVAL,
-    INBOX_BATCH,
-    RETRY_INTERVAL,
-    START_INTERVAL,
-    START_TIMEOUT,
-    StickyWorker,
-    Way,
+from gunicorn_cluster_ext.routing.head import Head, Partial
+from gunicorn_cluster_ext.runtime.board.layout import Word
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
+from gunicorn_cluster_ext.workers.connection import NOTHING_CHECKED
+from gunicorn_cluster_ext.workers.event_loop import EventLoopWorker
+from gunicorn_cluster_ext.workers.gevent.connection import BoundAddress, GreenletConnection, Parser
+from gunicorn_cluster_ext.workers.gevent.lag import LoopLag
+from gunicorn_cluster_ext.workers.lifecycle import (
+    FIRST_BYTE_TIMEOUT_S,
+    RETRY_INTERVAL_S,
+    run_blocking,
 )
-from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE
-from gunicorn_cluster_ext.workers.gevent.connection import Connection, Parser
-from gunicorn_cluster_ext.workers.gevent.lag import Pace
-from gunicorn_cluster_ext.workers.gevent.listener import Door, Listener
-from gunicorn_cluster_ext.workers.handoff import Post
-from gunicorn_cluster_ext.workers.head_reader import Heads
-from gunicorn_cluster_ext.workers.membership import Drain, Member
+from gunicorn_cluster_ext.workers.listener import Listener
 
-#: How long a new connection may say nothing where gunicorn's ``keepalive`` is off.
-FIRST_BYTE_TIMEOUT: Final = 5.0
-NOTIFY_INTERVAL: Final = 1.0
 #: How long requests that are given up have to notice. The arbiter waits for a second.
-KILL_TIMEOUT: Final = 0.5
+KILL_TIMEOUT_S: Final = 0.5
 
 
-class StickyGevent(StickyWorker, GeventWorker):
+class StickyGevent(EventLoopWorker[GreenletConnection], GeventWorker):
     """A gevent worker for applications that keep state between requests.
 
     ``worker_class = "gunicorn_cluster_ext.StickyGevent"`` is all that is needed; see the setting
     ``cluster_sticky`` and gunicorn's ``worker_connections``.
     """
 
-    post: Post[Connection]
-
-    #: How the main greenlet is to end the process, once a signal wants that.
+    #: What the main greenlet is to call to end the process, once a signal wants that.
     _quit: Callable[[], None] | None = None
 
-    # --- life -----------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Called by gunicorn when the application is loaded. The main greenlet."""
-        self._open()
-        try:
-            self.notify()
-            self.member.become(State.READY)
-            self._start_together()
-            while self.alive and not self.leaving:
-                self._obey()
-                self._turn(NOTIFY_INTERVAL if self.member.serves else DRAIN_INTERVAL)
-            self._drain()
-        finally:  # also when a signal ends the process
-            self._close()
+    # --- the main greenlet --------------------------------------------------------------------
 
     def init_process(self) -> None:
-        compat.offer_parser(self._parser_of)
+        def make_parser(cfg: Any, source: Any, client: Any) -> Parser | None:
+            if isinstance(source, GreenletConnection) and self.head_reader.are_readable:
+                return Parser(cfg, source, client, self._await_request)
+            return None
+
+        compat.offer_parser(make_parser)
         super().init_process()
 
-    def _open(self) -> None:
-        board = self.shared.board
-        self._words, self._row = board.words, board.row_start(self.place.seat)
-        self._words[self._row + Word.THREADS] = self.worker_connections
+    def run(self) -> None:
+        """Called by gunicorn when the application is loaded."""
+        run_blocking(self.live())
+
+    def open_loop(self) -> None:
+        super().open_loop()
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
-        self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
         # A question to gunicorn's configuration costs more than most of what is done here.
-        self._idle_timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT
+        self._idle_timeout = self.cfg.keepalive or FIRST_BYTE_TIMEOUT_S
         self._head_timeout = self.shared.settings.head_timeout
-        self.calls = 0  # requests in progress
-        self.finished = 0.0
         self.greenlets = Group()
-        self.connections = 0
-        self._unbegun: dict[Connection, None] = {}
-        self._blocked: dict[Connection, None] = {}
-        self.heads = Heads(self.cfg)
-        self.member = Member(self.shared, self.place, self.cfg)
-        self.post = Post(
-            self.member,
-            self.log,
-            unpack=Connection.unpack,
-            consider=self._go_on,
-            drop=Connection.leave,
-        )
-        self._listen()
-
-    def _listen(self) -> None:
         loop = get_hub().loop
-        self._inbox = loop.io(self.post.fileno(), 1)
-        self._inbox.start(self._on_inbox)
-        self._pace = Pace(loop)
-        self._doors = [Door(sock, self._came, self.log) for sock in self.sockets]
-        self._may_accept = False
+        self._inbox = loop.io(self.handoff.fileno(), 1)
+        self._inbox.start(self.on_inbox)
+        self._lag = LoopLag(loop)
+        self._watchers = [(loop.io(each.fd, 1), each) for each in self.listeners]
+        self._accepting = False
 
-    def _start_together(self) -> None:
-        """Accept nothing until the server's first workers are all ready."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while self.alive and not self.leaving and time.monotonic() < deadline:
-            if not self.member.awaits_siblings():
-                break
-            self._turn(START_INTERVAL)
-
-    def _obey(self) -> None:
-        self.member.obey()
-        self._may_accept = self.member.serves
-        if not self._may_accept:
-            self.post.hand_on(list(self._unbegun))
-
-    def _turn(self, timeout: float) -> None:
-        """Sleep, but for what is due."""
-        self._attend_doors()
+    async def turn(self, timeout: float) -> bool:
+        """Sleep until the main greenlet has something to do."""
+        self.publish()
         self.notify()
-        self.post.sweep(time.monotonic())
+        self.handoff.sweep(time.monotonic())
         self._woken.wait(timeout)
         self._woken.clear()
         if self._quit is not None:
             self._quit()
+        return True
 
-    def _attend_doors(self) -> None:
-        self._publish()
-        is_open = self._may_accept and self.connections < self.worker_connections
-        for door in self._doors:
-            door.set_open(is_open)
+    def stop_events(self) -> None:
+        self._inbox.stop()
+        for watcher, _ in self._watchers:
+            watcher.close()
 
-    def _publish(self) -> None:
-        """Say at once what siblings decide by: a burst is shared out before its first answer."""
-        words, row, connections = self._words, self._row, self.connections
-        words[row + Word.CONNECTIONS] = connections
-        words[row + Word.REQUESTS] = self.nr
-        if self.heads.are_readable:
-            words[row + Word.BUSY] = connections - len(self._unbegun) - len(self._blocked)
-        else:
-            words[row + Word.BUSY] = self.calls
+    def close_loop(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.greenlets.kill(timeout=KILL_TIMEOUT_S)
 
-    # --- signals --------------------------------------------------------------------------
+    def count_connections(self) -> tuple[int, int]:
+        connections = len(self.conns)
+        return connections, connections - self.calls - len(self.blocked)
+
+    async def end_drain(self) -> None:
+        self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+
+    # --- signals ------------------------------------------------------------------------------
 
     def init_signals(self) -> None:
         self._woken = Event()
         self._wake = get_hub().loop.async_()
         self._wake.start(self._woken.set)
         super().init_signals()
-        # As gunicorn does for SIGTERM: libraries that know no EINTR are not to be disturbed.
-        signal.siginterrupt(signal.SIGWINCH, False)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: finish."""
-        self.leaving = True
+    def wake(self) -> None:
         self._wake.send()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT, SIGQUIT: end now. Gunicorn does that in a greenlet of its own, which then may
-        interrupt the main one at its end."""
+        """SIGINT, SIGQUIT: end now.
+
+        Gunicorn does that in a greenlet of its own, which then may interrupt the main one at its
+        end.
+        """
         if self.booted:
             self._quit = functools.partial(Worker.handle_quit, self, sig, frame)
-            self._wake.send()
+            self.wake()
         else:
             super().handle_quit(sig, frame)
 
-    def handle_winch(self, sig: int, frame: Any) -> None:
-        """SIGWINCH: the arbiter has written an order on the board."""
-        self._wake.send()
+    # --- connections --------------------------------------------------------------------------
 
-    # --- leaving --------------------------------------------------------------------------
+    def set_accepting(self, accepting: bool) -> None:
+        self._accepting = accepting
+        self._watch_listeners()
 
-    def _drain(self) -> None:
-        """Finish what was begun, and leave connections to whom goes on."""
-        now = time.monotonic()
-        drain = Drain(self.member, now)
-        self._may_accept = False
-        self.member.become(State.DRAINING)
-        while not drain.is_over(now):
-            followed = self.post.hand_on(list(self._unbegun))
-            # Told so, gunicorn answers with "Connection: close", and ends HTTP/2 connections.
-            self.alive = followed and not self._may_speak_http2
-            connections = self.connections
-            unbegun = connections - self.calls - len(self._blocked)
-            if drain.may_go(connections, unbegun, self.finished, now):
-                return
-            self._turn(DRAIN_INTERVAL)
-            now = time.monotonic()
-        self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+    def _watch_listeners(self) -> None:
+        accepting = self._accepting and len(self.conns) < self.worker_connections
+        for watcher, listener in self._watchers:
+            if not accepting:
+                watcher.stop()
+            elif not watcher.active:
+                watcher.start(self._accept, listener)
 
-    def _close(self) -> None:
-        self.member.become(State.GONE)
-        self.alive = False
-        self._inbox.stop()
-        for door in self._doors:
-            door.close()
-        self.post.close(lambda: (*self._unbegun, *self._blocked))
-        self.greenlets.kill(timeout=KILL_TIMEOUT)
+    def _accept(self, listener: Listener) -> None:
+        """Accept one connection, so that siblings have their share. Runs in the hub."""
+        accepted = listener.accept()
+        if accepted is not None:
+            self._spawn(self.on_accepted, GreenletConnection(*accepted, listener.address))
 
-    # --- connections ----------------------------------------------------------------------
+    def unpack(self, message: HandoffMessage, fd: int) -> GreenletConnection:
+        return GreenletConnection.unpack(message, fd)
 
-    def _came(self, fd: int, client: Any, address: Any) -> None:
-        self._spawn(self._arrive, Connection(fd, client, address))
+    def resume_handed(self, conn: GreenletConnection) -> None:
+        self._spawn(self.start, conn)
 
-    def _on_inbox(self) -> None:
-        for _ in range(INBOX_BATCH):
-            conn = self.post.receive()
-            if conn is None:
-                return
-            self._go_on(conn)
+    def _spawn(self, begin: Callable[[GreenletConnection], None], conn: GreenletConnection) -> None:
+        self.conns.add(conn)
+        self.publish()
+        self._watch_listeners()
+        self.greenlets.spawn(self._run_connection, begin, conn)
 
-    def _go_on(self, conn: Connection) -> None:
-        """With a connection that another worker has handed over."""
-        if not self.member.serves:
-            conn.owned = False
-        self._spawn(self._serve, conn)
-
-    def _spawn(self, serve: Callable[[Connection], None], conn: Connection) -> None:
-        self.connections += 1
-        self._attend_doors()
-        self.greenlets.spawn(self._see_off, serve, conn)
-
-    def _see_off(self, serve: Callable[[Connection], None], conn: Connection) -> None:
-        """A connection's whole stay here. Its greenlet."""
+    def _run_connection(
+        self, begin: Callable[[GreenletConnection], None], conn: GreenletConnection
+    ) -> None:
+        """Serve a connection as long as it stays in this process. Its greenlet."""
         try:
-            serve(conn)
+            begin(conn)
         finally:
-            self.connections -= 1
-            self._attend_doors()
+            self.conns.discard(conn)
+            self.publish()
+            self._watch_listeners()
 
-    def _arrive(self, conn: Connection) -> None:
-        if self.heads.are_readable or self.route_blindly(conn) is Way.HERE:
-            self._serve(conn)
+    def start(self, conn: GreenletConnection) -> None:
+        """Let gunicorn serve the connection. The greenlet ends with it."""
+        client: Any = conn
+        if self._tls is not None:
+            try:
+                client = self._tls.wrap_socket(conn, server_side=True)
+            except (ssl.SSLError, OSError) as error:
+                self.log.debug("TLS handshake failed: %s", error)
+                conn.close()
+                return
+        self.handle(BoundAddress(conn.server), client, conn.client)
 
-    def _serve(self, conn: Connection) -> None:
-        """Serve a connection as long as it stays here."""
-        listener = Listener(conn.server)
-        if self._tls is None:
-            self.handle(listener, conn, conn.client)
-            return
-        try:
-            client = self._tls.wrap_socket(conn, server_side=True)
-        except (ssl.SSLError, OSError) as error:
-            self.log.debug("TLS handshake failed: %s", error)
-            conn.close()
-            return
-        self.handle(listener, client, conn.client)
-
-    # --- requests -------------------------------------------------------------------------
+    # --- requests, in the connection's greenlet -----------------------------------------------
 
     def timeout_ctx(self) -> AbstractContextManager[Any]:
-        """How long gunicorn waits for a request."""
-        if self.heads.are_readable:  # then it does not wait: we do
+        """Return how long gunicorn waits for a request."""
+        if self.head_reader.are_readable:  # then it does not wait: we do
             return _NO_TIMEOUT
         return super().timeout_ctx()  # type: ignore[no-any-return]
 
-    def _parser_of(self, cfg: Any, source: Any, client: Any) -> Parser | None:
-        """The parser of a connection whose requests are routed one by one."""
-        if isinstance(source, Connection) and self.heads.are_readable:
-            return Parser(cfg, source, client, self._await_request)
-        return None
+    def _await_request(self, conn: GreenletConnection) -> bool:
+        """Wait for the next request on ``conn``. Return True if it is to be served here.
 
-    def _await_request(self, conn: Connection) -> bool:
-        """Wait for the next request on ``conn``. Whether it is to be served here.
-
-        If not, the connection was handed over, or is to be closed.
+        Otherwise the connection was handed over, or is to be closed.
         """
-        if not (conn.owned and conn.received) and not self._find_server(conn):
-            return False
-        conn.hops, conn.judged, conn.owned = 0, NOTHING_TO_JUDGE, False
-        return True
+        super().resume_handed(conn)
+        while conn.is_served is None:
+            self.advance(conn)
+        return conn.is_served
 
-    def _find_server(self, conn: Connection) -> bool:
-        self._unbegun[conn] = None
-        self._publish()
+    def wait(self, conn: GreenletConnection) -> None:
+        timeout = self._idle_timeout
+        if conn.received:
+            now = time.monotonic()
+            conn.head_deadline = conn.head_deadline or now + self._head_timeout
+            timeout = max(conn.head_deadline - now, 0.001)
+        self.idle_conns.add(conn)
+        self.words[self.row + Word.REQUESTS] = self.nr
+        self.publish_busy()
         try:
-            head = self._read_head(conn)
-        except TimeoutError:
-            head = None
+            has_more = conn.read_more(timeout)
         finally:
-            del self._unbegun[conn]
-            self._publish()
-        if isinstance(head, Head):
-            return self._route(conn, head)
-        if head is None and conn.received and not conn.closed:
-            self._words[self._row + Word.TIMED_OUT] += 1
+            self.idle_conns.discard(conn)
+            self.publish_busy()
+        if has_more:
+            return
+        conn.is_served = False
+        if conn.received and not conn.closed:
+            self.words[self.row + Word.TIMED_OUT] += 1
             conn.refuse(408, "Request Timeout")
-        return head is not None
 
-    def _read_head(self, conn: Connection) -> Any:
-        """The next request's Head, or OPAQUE or NEED_MORE if it is for gunicorn to judge.
+    def serve(self, conn: GreenletConnection, head: Head | Partial | None) -> None:
+        conn.is_served = True
+        conn.hops, conn.checked, conn.owned = 0, NOTHING_CHECKED, False
+        conn.head_deadline = None
 
-        None when there will be none. Raises TimeoutError.
-        """
-        timeout, deadline = self._idle_timeout, None
-        while True:
-            if conn.received:
-                head = self.heads.scan(conn)
-                if head is not NEED_MORE or self.heads.have_answer(conn):
-                    return head
-                now = time.monotonic()
-                deadline = deadline or now + self._head_timeout
-                timeout = max(deadline - now, 0.001)
-            if not conn.read_more(timeout):
-                return None
+    def block(self, conn: GreenletConnection) -> None:
+        gevent.sleep(RETRY_INTERVAL_S)
 
-    def _route(self, conn: Connection, head: Head) -> bool:
-        """Whether the request is to be served here."""
-        deadline = time.monotonic() + self.shared.settings.handoff_timeout
-        while (way := self.route(conn, head)) is Way.WAIT:
-            if time.monotonic() >= deadline:
-                conn.refuse(503, "Service Unavailable", "Retry-After: 1\r\n")
-                return False
-            self._blocked[conn] = None
-            gevent.sleep(RETRY_INTERVAL)
-            del self._blocked[conn]
-            if conn.closed:  # it was left to the heir
-                return False
-        return way is Way.HERE
+    def refuse(self, conn: GreenletConnection, status: int, reason: str, headers: str = "") -> None:
+        conn.is_served = False
+        conn.refuse(status, reason, headers)
 
-    def taker_of(self, head: Head) -> int:
-        seat, me = super().taker_of(head), self.place.seat
-        if seat != me or not self._pace.is_behind():
-            return seat
-        loads = self.post.loads()
-        least_loaded = min(loads, key=lambda seat: loads[seat].busy, default=me)
-        return me if loads[least_loaded].busy else least_loaded
+    def drop(self, conn: GreenletConnection) -> None:
+        """Close this process's end, from any greenlet."""
+        conn.is_served = False
+        conn.release()
 
-    def has_room(self) -> bool:
-        return self.member.serves and self.has_its_share(self.calls)
+    def is_behind(self) -> bool:
+        return self._lag.is_behind()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         try:
             self._count(super().handle_request, listener_name, req, sock, addr)
         except StopIteration:
-            if isinstance(sock, Connection):
-                sock.part()
+            if isinstance(sock, GreenletConnection):
+                sock.close_after_response()
             raise
 
     def handle_http2_request(
@@ -370,8 +269,8 @@ class StickyGevent(StickyWorker, GeventWorker):
         finally:
             self.calls -= 1
             self.finished = time.monotonic()
-            if not self.heads.are_readable:  # otherwise at once, when the next one is waited for
-                self._publish()
+            if not self.head_reader.are_readable:  # otherwise at the next wait for a request
+                self.publish()
 
 
 _NO_TIMEOUT: Final = nullcontext()

@@ -1,9 +1,8 @@
-"""A connection as the main loop of a sticky threaded worker sees it, and how it waits."""
+"""A connection as the main loop of a threaded worker sees it, and how it waits."""
 
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -11,18 +10,17 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
 
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
-from gunicorn_cluster_ext.workers.connection import Arrival, family_of, ip_of
+from gunicorn_cluster_ext.workers.connection import Connection, family_of, ip_of
 
 
 class Stream(socket.socket):
-    """A socket that does not tell the kernel the blocking mode that it is in.
+    """A socket that does not set a blocking mode again that it is in already.
 
-    gunicorn sets it twice for each request, and each time the interpreter's lock changes hands.
+    Gunicorn sets it twice for each request, and each time the interpreter's lock changes hands.
 
-    And one whose descriptor only the main loop closes (``StickyConn.release``), which waits for
-    it. Threads close sockets too: simple-websocket, and gunicorn itself when an application fails
-    in the middle of a response. The number could then be another connection's before the main
-    loop hears of it.
+    Only the main loop closes its descriptor, with ``ThreadConnection.release``. Threads close
+    sockets too: simple-websocket does, and gunicorn itself when an application fails in the middle
+    of a response. The number could then be another connection's before the main loop knows.
     """
 
     __slots__ = ()
@@ -51,32 +49,15 @@ class _NoSocket:
 _NO_SOCKET: Final = _NoSocket()
 
 
-class Listener:
-    """A listening socket, as the main loop uses it: what it is asked for often is asked once."""
-
-    def __init__(self, sock: Any) -> None:
-        self.fd = sock.fileno()
-        self.address = sock.getsockname()
-        self._accept = sock._accept
-        # Plain ints: the properties make enums of them at each call.
-        self._kind = int(sock.family), int(sock.type), int(sock.proto)
-        sock.setblocking(False)
-
-    def accept(self) -> tuple[Stream, Any]:
-        """The next connection and its client's address. Raises what accept(2) does."""
-        fd, client = self._accept()
-        sock = Stream(*self._kind, fd)
-        if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
-            socket.socket.setblocking(sock, True)
-        return sock, client
-
-
-class StickyConn(Arrival, TConn):
+class ThreadConnection(Connection, TConn):
     """A connection, with what the main loop has read from it.
 
-    ``waiting`` is where it waits: nowhere while a thread has it. ``watched`` when the poller has
-    it, and ``unread`` when the kernel may hold input that the poller will not report again.
+    ``waiting`` is the Waiting that it is in, or None while a thread has it or its request is
+    blocked. It is ``watched`` when the poller has it, and ``unread`` when the kernel may hold input
+    that the poller will not report again.
     """
+
+    initialized: bool
 
     # Defaults of the class: an instance is made for each new connection and each hand-off.
     unread = False
@@ -96,18 +77,15 @@ class StickyConn(Arrival, TConn):
     def init(self) -> None:
         """Give gunicorn's parser what the main loop has read. Runs in a worker thread."""
         if not self.initialized:
-            self._begin()
+            if self.received:  # so it is plain HTTP/1, which gunicorn would find out first
+                self.initialized = True
+                self.parser = RequestParser(self.cfg, self.sock, self.client)
+                self.parser.req_count = self.served
+            else:
+                super().init()
         if self.received:
             self.parser.unreader.unread(self.received)
             self.received = b""
-
-    def _begin(self) -> None:
-        if self.received:  # so it is plain HTTP/1, which costs gunicorn some questions to find out
-            self.initialized = True
-            self.parser = RequestParser(self.cfg, self.sock, self.client)
-            self.parser.req_count = self.served
-        else:
-            super().init()
 
     def release(self) -> None:
         """Close the descriptor. The connection ends if no other process has it."""
@@ -117,12 +95,12 @@ class StickyConn(Arrival, TConn):
             pass  # the client has reset it; the descriptor is free all the same
 
     @classmethod
-    def unpack(cls, cfg: Any, message: HandoffMessage, fd: int) -> StickyConn:
-        """The connection that another worker has packed."""
+    def unpack(cls, cfg: Any, message: HandoffMessage, fd: int) -> ThreadConnection:
+        """Return the connection that another worker has packed."""
         # With all three given, the constructor need not ask the kernel for them.
         sock = Stream(family_of(message.server), _STREAM, 0, fd)
-        # Another worker class, which a roll has replaced, may have it otherwise; the mode is the
-        # connection's, not the descriptor's.
+        # A sender of another worker class, which a roll has replaced, may have set it non-blocking;
+        # the mode is the connection's, not the descriptor's.
         socket.socket.setblocking(sock, True)
         conn = cls(cfg, sock, message.client, message.server)
         conn.take(message)
@@ -137,34 +115,34 @@ class StickyConn(Arrival, TConn):
 
 
 class Waiting:
-    """Connections that wait for something for ``seconds`` at most, the oldest first.
+    """Connections that wait for ``seconds`` at most, the oldest first.
 
-    One duration for all of them keeps a plain dictionary in order of their deadlines.
+    As the duration is the same for all, a plain dictionary is in the order of their deadlines.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._deadlines: dict[StickyConn, float] = {}
+        self._deadlines: dict[ThreadConnection, float] = {}
 
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def __iter__(self) -> Iterator[StickyConn]:
+    def __iter__(self) -> Iterator[ThreadConnection]:
         return iter(list(self._deadlines))
 
-    def add(self, conn: StickyConn, now: float) -> None:
-        """Let ``conn`` wait here, and nowhere else."""
+    def add(self, conn: ThreadConnection, now: float) -> None:
+        """Let ``conn`` wait here, and nowhere else. Its time begins ``now`` (monotonic)."""
         if conn.waiting is not None:
             conn.waiting.remove(conn)
         conn.waiting = self
         self._deadlines[conn] = now + self.seconds
 
-    def remove(self, conn: StickyConn) -> None:
+    def remove(self, conn: ThreadConnection) -> None:
         conn.waiting = None
         del self._deadlines[conn]
 
-    def expired(self, now: float) -> Iterator[StickyConn]:
-        """Take out every connection whose time has passed."""
+    def expired(self, now: float) -> Iterator[ThreadConnection]:
+        """Take out and yield every connection whose time has passed."""
         while self._deadlines:
             conn = next(iter(self._deadlines))
             if self._deadlines[conn] > now:

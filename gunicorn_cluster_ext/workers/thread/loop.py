@@ -1,16 +1,16 @@
-"""The main loop of a threaded worker: gthread's, done again so that it never blocks.
+"""The connections of a threaded worker, as its main loop accepts, awaits, reads and closes them.
 
-It waits for connections, gives requests to threads, takes connections back, and closes them.
-What happens between "readable" and "to a thread" is for the subclass to say: ``read``.
+The main loop reads a request's head itself, without blocking, and gives the bytes to gunicorn's
+parser afterwards. (Peeking would leave them in the kernel for a second read, would need
+``SO_RCVLOWAT`` against spinning on half a head, and that does nothing on Unix sockets.)
 
-All methods run in the worker's main thread unless they say otherwise.
+All methods run in the worker's main thread.
 """
 
 from __future__ import annotations
 
-import errno
-import signal
 import socket
+import sys
 import time
 from functools import partial
 from typing import Any, Final
@@ -18,158 +18,106 @@ from typing import Any, Final
 from gunicorn.workers.gthread import ThreadWorker
 
 from gunicorn_cluster_ext import compat
-from gunicorn_cluster_ext.workers.connection import NOTHING_TO_JUDGE
-from gunicorn_cluster_ext.workers.thread.connection import Listener, StickyConn, Waiting
+from gunicorn_cluster_ext.runtime.board.layout import Word
+from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
+from gunicorn_cluster_ext.workers.base import StickyWorker
+from gunicorn_cluster_ext.workers.connection import HEAD_READ_SIZE, LINGER_TIMEOUT_S, refusal
+from gunicorn_cluster_ext.workers.lifecycle import FIRST_BYTE_TIMEOUT_S
+from gunicorn_cluster_ext.workers.listener import Listener
+from gunicorn_cluster_ext.workers.thread.connection import Stream, ThreadConnection, Waiting
 from gunicorn_cluster_ext.workers.thread.poller import Poller
-from gunicorn_cluster_ext.workers.thread.pool import Pool
 
-#: Bytes read at once in the main loop; nearly every head fits, and what follows it travels along.
-READ_SIZE: Final = 16 * 1024
-#: How long a new connection may say nothing: gthread waits 5 s in a thread and then
-#: `keepalive` in its poller.
-FIRST_BYTE_TIMEOUT: Final = 5.0
-#: How long a connection lingers that we have closed (util.close_graceful in gunicorn 26 on).
-LINGER_TIMEOUT: Final = 2.0
-NOTIFY_INTERVAL: Final = 0.25
-#: How long nothing is accepted when there are too many open files.
-PAUSE: Final = 0.5
 #: A plain int: the socket module's flags are enums, and slow.
 DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 
 
-class LoopWorker(ThreadWorker):
-    """A ThreadWorker with a main loop of its own."""
+class LoopWorker(StickyWorker[ThreadConnection], ThreadWorker):
+    """A ThreadWorker whose main loop never blocks but in the poller."""
 
     poller: Any  # until open_loop it is gthread's
-    leaving: bool
+    tpool: Any
+    nr_conns: int
     _accepting: bool
 
-    # --- for the subclass -----------------------------------------------------------------
-
-    def arrive(self, conn: StickyConn) -> None:
-        """A connection was accepted."""
-        raise NotImplementedError
-
-    def read(self, conn: StickyConn) -> None:
-        """An idle connection is readable."""
-        raise NotImplementedError
-
-    def kept(self, conn: StickyConn) -> None:
-        """A request was answered and the connection can carry another.
-
-        What was read of that is in ``conn.received``.
-        """
-        raise NotImplementedError
-
-    # --- turns ----------------------------------------------------------------------------
-
-    def open_loop(self, head_timeout: float) -> None:
-        """Called when the application is loaded; after this ``turn`` works."""
+    def open_loop(self) -> None:
         keepalive = self.cfg.keepalive
-        self._listeners = [Listener(sock) for sock in self.sockets]
-        self._notified = 0.0
-        self._arrived: list[StickyConn] = []
-        self._accept_after = 0.0
-        # When threads last finished something, and the smoothed interval between two requests
-        # that they finish: how long a request will wait here.
-        self.finished = self.pace = 0.0
-        self.silent = Waiting(FIRST_BYTE_TIMEOUT + keepalive)
-        self.partial = Waiting(head_timeout)
-        self._lingering = Waiting(LINGER_TIMEOUT)
+        self._arrived: list[ThreadConnection] = []
+        # gthread waits 5 s in a thread and then `keepalive` in its poller.
+        self.silent = Waiting(FIRST_BYTE_TIMEOUT_S + keepalive)
+        self.partial = Waiting(self.shared.settings.head_timeout)
+        self._lingering = Waiting(LINGER_TIMEOUT_S)
         # gunicorn's handle_request() asks how long this is, to limit kept-alive connections.
         self.keepalived_conns = Waiting(keepalive)
         self.poller.close()
         self.poller = Poller()
-        self.poller.add(self.tpool.fileno(), lambda _ended: self.tpool.drain_wakeups())
+        self.poller.add(self.handoff.fileno(), lambda _ended: self.on_inbox())
 
     def close_loop(self) -> None:
         self.poller.close()
-        self.tpool.close()
-        self.method_queue.close()
         for sock in self.sockets:
             sock.close()
 
-    def get_thread_pool(self) -> Pool[StickyConn]:
-        return Pool(self.cfg.threads, self._serve)
+    def idle(self) -> list[ThreadConnection]:
+        return [*self.keepalived_conns, *self.silent, *self.partial]
 
-    def init_signals(self) -> None:
-        super().init_signals()
-        # As gunicorn does for SIGTERM: libraries that know no EINTR are not to be disturbed.
-        signal.siginterrupt(signal.SIGWINCH, False)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: finish."""
-        self.leaving = True
-        self.tpool.wake()
-
-    def handle_winch(self, sig: int, frame: Any) -> None:
-        """SIGWINCH: the arbiter has written an order on the board, which the main loop reads."""
-        self.tpool.wake()
-
-    def turn(self, timeout: float) -> bool:
-        """Wait for events and serve them. False when the arbiter is gone."""
-        timeout = self.tpool.patience(timeout)
-        readable = self.poller.wait(timeout if self.tpool.may_sleep() else 0)
-        self.tpool.is_awake()
-        # First what threads gave back, so that a connection whose next request is there is idle.
-        self._finish_all()
-        self.poller.call(readable)
-        # Last: by now more of these have sent their request, and need not be waited for.
-        while self._arrived:
-            self.arrive(self._arrived.pop())
-        now = time.monotonic()
-        self.tpool.attend(now)
-        if now - self._notified < NOTIFY_INTERVAL:
-            return True
-        self._notified = now
-        self.notify()
-        self.expire(now)
-        return bool(self.is_parent_alive())
+    def count_connections(self) -> tuple[int, int]:
+        return self.nr_conns, len(self.keepalived_conns) + len(self.silent) + len(self.partial)
 
     def expire(self, now: float) -> None:
-        """End what has waited too long."""
+        """End connections that have waited too long."""
         for waiting in (self.keepalived_conns, self.silent, self._lingering):
             for conn in waiting.expired(now):
                 self.drop(conn)
         for conn in self.partial.expired(now):
+            self.words[self.row + Word.TIMED_OUT] += 1
             self.refuse(conn, 408, "Request Timeout")
 
-    # --- connections come -----------------------------------------------------------------
+    # --- connections come ---------------------------------------------------------------------
 
-    def set_accept_enabled(self, enabled: bool) -> None:
-        if enabled == self._accepting:
+    def set_accepting(self, accepting: bool) -> None:
+        accepting = accepting and self.nr_conns < self.worker_connections
+        if accepting == self._accepting:
             return
-        self._accepting = enabled
-        for listener in self._listeners:
-            if enabled:
-                self.poller.add(listener.fd, partial(self.accept, listener))
+        self._accepting = accepting
+        for listener in self.listeners:
+            if accepting:
+                self.poller.add(listener.fd, partial(self._accept, listener))
             else:
                 self.poller.remove(listener.fd)
 
-    def accept(self, listener: Listener, _ended: bool = False) -> None:
-        try:
-            sock, client = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._pause_accept()
-            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
-                raise
+    def _accept(self, listener: Listener, _ended: bool) -> None:
+        accepted = listener.accept()
+        if accepted is None:
             return
+        fd, client = accepted
+        sock = Stream(*listener.kind, fd)
+        if sys.platform != "linux":  # elsewhere it inherits the listener's non-blocking mode
+            socket.socket.setblocking(sock, True)
         self.nr_conns += 1
-        self._arrived.append(StickyConn(self.cfg, sock, client, listener.address))
+        self._arrived.append(ThreadConnection(self.cfg, sock, client, listener.address))
 
-    def _pause_accept(self) -> None:
-        """The process has no file descriptor left. Clients wait in the kernel, or for a sibling."""
-        self.log.error("Too many open files: accepting nothing for %s s. Raise ulimit -n.", PAUSE)
-        self.set_accept_enabled(False)
-        self._accept_after = time.monotonic() + PAUSE
+    def start_accepted(self) -> None:
+        """Begin with what was accepted in this turn.
 
-    def may_accept(self) -> bool:
-        has_room = self.nr_conns < self.worker_connections
-        return bool(has_room) and time.monotonic() >= self._accept_after
+        It comes last in a turn: by then more of the connections have sent their request, and need
+        not be waited for.
+        """
+        while self._arrived:
+            self.on_accepted(self._arrived.pop())
 
-    def wait_for_request(self, conn: StickyConn) -> None:
-        """Wait in the poller for a request, or for the rest of its head."""
+    def start(self, conn: ThreadConnection) -> None:
+        if self.head_reader.are_readable:
+            self._read(conn)
+        else:
+            self.wait(conn)
+
+    def unpack(self, message: HandoffMessage, fd: int) -> ThreadConnection:
+        self.nr_conns += 1
+        return ThreadConnection.unpack(self.cfg, message, fd)
+
+    # --- waiting and reading ------------------------------------------------------------------
+
+    def wait(self, conn: ThreadConnection) -> None:
         if conn.received:
             if conn.waiting is not self.partial:
                 self.partial.add(conn, time.monotonic())
@@ -178,7 +126,7 @@ class LoopWorker(ThreadWorker):
             waiting.add(conn, time.monotonic())
         self._watch(conn)
 
-    def _watch(self, conn: StickyConn) -> None:
+    def _watch(self, conn: ThreadConnection) -> None:
         if conn.callback is None:
             conn.callback = partial(self._on_readable, conn)
         if not conn.watched:
@@ -188,79 +136,63 @@ class LoopWorker(ThreadWorker):
             self.poller.resume(conn.fd)
         conn.unread = False
 
-    def _on_readable(self, conn: StickyConn, ended: bool) -> None:
+    def _on_readable(self, conn: ThreadConnection, ended: bool) -> None:
         if ended:
             conn.unread = True
-        if conn.waiting is None or conn.waiting is self._lingering:
-            self._on_stray(conn)
-        else:
-            self.read(conn)
-
-    def _on_stray(self, conn: StickyConn) -> None:
-        """Input that nobody waits for: a thread has the connection, or we have closed it."""
-        if conn.waiting is None:
+        if conn.waiting is None:  # a thread has the connection, or its request is blocked
             self.poller.pause(conn.fd)
             conn.unread = True
-        else:
+        elif conn.waiting is self._lingering:
             self._discard_input(conn)
+        elif self.head_reader.are_readable:
+            self._read(conn)
+        else:
+            self.serve(conn, None)
 
-    # --- to a thread and back -------------------------------------------------------------
+    def _read(self, conn: ThreadConnection) -> None:
+        try:
+            data = conn.sock.recv(HEAD_READ_SIZE, DONTWAIT)
+        except BlockingIOError:
+            self.wait(conn)
+            return
+        except OSError:  # the client has reset the connection
+            self.drop(conn)
+            return
+        if not data:
+            self.drop(conn)
+            return
+        if len(data) == HEAD_READ_SIZE:  # the poller reports news only, and there may be more
+            conn.unread = True
+        conn.received = conn.received + data if conn.received else data
+        self.advance(conn)
 
-    def dispatch(self, conn: StickyConn) -> None:
-        """Let a thread serve the request."""
+    def block(self, conn: ThreadConnection) -> None:
+        if conn.waiting is not None:
+            conn.waiting.remove(conn)
+
+    # --- connections go -----------------------------------------------------------------------
+
+    def drop(self, conn: ThreadConnection) -> None:
         if conn.waiting is not None:
             conn.waiting.remove(conn)
         if conn.watched:
-            conn.watched = self._stays_watched(conn)
-        if not self.tpool.busy:
-            self.finished = time.monotonic()  # the pace counts from here
-        conn.hops, conn.judged = 0, NOTHING_TO_JUDGE
-        self.tpool.submit(conn)
-
-    def _stays_watched(self, conn: StickyConn) -> bool:
-        # TLS: the thread wraps the socket in another, which closes the descriptor by itself.
-        if self.cfg.is_ssl:
             self.poller.remove(conn.fd, conn.callback)
-            return False
-        return bool(self.poller.busy(conn.fd))
+        self.nr_conns -= 1
+        conn.release()
 
-    def _serve(self, conn: StickyConn) -> bool:
-        """Whether the connection can be kept. Runs in a thread."""
+    def refuse(self, conn: ThreadConnection, status: int, reason: str, headers: str = "") -> None:
         try:
-            return bool(self.handle(conn))
-        except BaseException:  # an application that calls sys.exit() must not end this thread
-            self.log.exception("Error in a worker thread")
-            return False
+            conn.sock.send(refusal(status, reason, headers), DONTWAIT)
+        except OSError:
+            self.drop(conn)
+            return
+        self._linger(conn)
 
-    def _keepalive_after(self, conn: StickyConn, keepalive: bool) -> bool:
-        """Without three system calls to read a body to its end that has none. Runs in a thread."""
-        if keepalive and compat.is_read(conn.parser):
-            return True
-        return bool(super()._keepalive_after(conn, keepalive))
+    def close_after_response(self, conn: ThreadConnection) -> None:
+        """Close a connection that gunicorn does not keep.
 
-    def _finish_all(self) -> None:
-        count = 0
-        for conn, keep in self.tpool.finished():
-            self._finish(conn, keep)
-            count += 1
-        if count:
-            now = time.monotonic()
-            self.pace += ((now - self.finished) / count - self.pace) / 8
-            self.finished = now
-
-    def _finish(self, conn: StickyConn, keep: bool) -> None:
-        """A thread has given the connection back."""
-        if keep:
-            conn.received = compat.take_buffered(conn.parser)
-            self.kept(conn)
-        else:
-            self._part(conn)
-
-    def _part(self, conn: StickyConn) -> None:
-        """Close after an answer.
-
-        At once if the client will send no more and has all of the answer: should it send more all
-        the same, the kernel resets the connection, and what it has not delivered is lost.
+        Close at once if the client will send no more and has all of the answer: should it send
+        more all the same, the kernel resets the connection, and what it has not delivered is lost.
         """
         try:
             is_over = compat.is_spent(conn.parser) and conn.is_delivered()
@@ -271,22 +203,10 @@ class LoopWorker(ThreadWorker):
         else:
             self._linger(conn)
 
-    # --- connections go -------------------------------------------------------------------
-
-    def drop(self, conn: StickyConn) -> None:
-        """Close our end at once."""
-        if conn.waiting is not None:
-            conn.waiting.remove(conn)
-        if conn.watched:
-            self.poller.remove(conn.fd, conn.callback)
-        self.nr_conns -= 1
-        conn.release()
-
-    def _linger(self, conn: StickyConn) -> None:
+    def _linger(self, conn: ThreadConnection) -> None:
         """Close, but not before the client has what was sent (RFC 9112 section 9.6).
 
-        Gunicorn 26 on waits for the client in its main thread; here that goes through the
-        poller.
+        Gunicorn 26 on waits for the client in its main thread; here the poller does.
         """
         try:
             conn.sock.shutdown(socket.SHUT_WR)
@@ -296,10 +216,10 @@ class LoopWorker(ThreadWorker):
         self._lingering.add(conn, time.monotonic())
         self._discard_input(conn)
 
-    def _discard_input(self, conn: StickyConn) -> None:
+    def _discard_input(self, conn: ThreadConnection) -> None:
         try:
             # Not through TLS: what comes is thrown away, and SSLSocket.recv takes no flags.
-            if not socket.socket.recv(conn.sock, READ_SIZE, DONTWAIT):
+            if not socket.socket.recv(conn.sock, HEAD_READ_SIZE, DONTWAIT):
                 self.drop(conn)
                 return
             conn.unread = True
@@ -309,14 +229,3 @@ class LoopWorker(ThreadWorker):
             self.drop(conn)
             return
         self._watch(conn)
-
-    def refuse(self, conn: StickyConn, status: int, reason: str, headers: str = "") -> None:
-        """Answer in gunicorn's place, and close."""
-        headers += "Connection: close\r\nContent-Length: 0\r\n"
-        try:
-            answer = f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n".encode()
-            conn.sock.send(answer, DONTWAIT)
-        except OSError:
-            self.drop(conn)
-            return
-        self._linger(conn)

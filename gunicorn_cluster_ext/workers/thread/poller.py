@@ -1,4 +1,4 @@
-"""What the main loop waits for: file descriptors and the functions to call for them.
+"""File descriptors that the main loop waits for, and the functions to call for them.
 
 A connection is *idle* while the main loop waits for its next request and *busy* while a
 thread has it. On Linux it is registered once, edge-triggered: in 1,000 small requests on one
@@ -14,12 +14,12 @@ import selectors
 from collections.abc import Callable
 from typing import Final
 
-#: Called with whether the peer has closed its side, which may be the last that is ever reported.
+#: Called with True if the peer has closed its side: nothing more may be reported then.
 Callback = Callable[[bool], None]
 
 
 class EdgePoller:
-    """On epoll (Linux)."""
+    """The poller on epoll (Linux)."""
 
     _EVENTS: Final = 128
     _CONNECTION: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -34,39 +34,39 @@ class EdgePoller:
         self._epoll.close()
 
     def add(self, fd: int, callback: Callback) -> None:
-        """Call ``callback`` while ``fd`` is readable: for what is no connection."""
+        """Call ``callback`` while ``fd``, which is no connection, is readable."""
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
     def watch(self, fd: int, callback: Callback) -> None:
-        """Call ``callback`` when the connection ``fd`` becomes readable, or is."""
+        """Call ``callback`` when the connection ``fd`` is or becomes readable."""
         self._paused.discard(fd)
         self._callbacks[fd] = callback
         try:
             self._epoll.register(fd, self._CONNECTION)
-        except FileExistsError:  # an application has kept a copy of what had this number
+        except FileExistsError:  # an application keeps a copy of the last one
             self._epoll.modify(fd, self._CONNECTION)
 
     def busy(self, fd: int) -> bool:
-        """The connection ``fd`` is not to be waited for. Returns whether calls may still come."""
+        """Do not wait for the connection ``fd``. Return True if calls may still come."""
         return True
 
     def pause(self, fd: int) -> None:
-        """A call came for the busy connection ``fd``: let no more come before ``resume``."""
+        """Let no more calls come for the busy connection ``fd`` before ``resume``."""
         if fd not in self._paused:
             self._paused.add(fd)
             self._epoll.modify(fd, 0)
 
     def resume(self, fd: int) -> None:
-        """Call again for ``fd`` when it becomes readable, or if it is."""
+        """Call again for ``fd`` when it is or becomes readable."""
         self._paused.discard(fd)
         self._epoll.modify(fd, self._CONNECTION)
 
     def remove(self, fd: int, callback: Callback | None = None) -> None:
-        """Forget ``fd``, if it still stands for ``callback``.
+        """Forget ``fd``, if it is still registered with ``callback``.
 
-        Before it is closed: another process may keep the connection open. An application may
-        have closed the number already, and it may be another connection's by now.
+        This comes before ``fd`` is closed, because another process may keep the connection open.
+        An application may have closed it already, and it may be another connection's by now.
         """
         if callback is None or self._callbacks.get(fd) is callback:
             del self._callbacks[fd]
@@ -77,11 +77,11 @@ class EdgePoller:
                 pass  # closed already, which unregisters
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """Wait ``timeout`` seconds at most; returns what is readable, for ``call``."""
+        """Wait ``timeout`` seconds at most, and return the readable ones, for ``call``."""
         return self._epoll.poll(timeout, self._EVENTS)
 
     def call(self, events: list[tuple[int, int]]) -> None:
-        """Make the calls that are due, but for what was removed meanwhile."""
+        """Make the calls that are due, except for descriptors that were removed meanwhile."""
         for fd, event in events:
             callback = self._callbacks.get(fd)
             if callback is not None:
@@ -89,7 +89,7 @@ class EdgePoller:
 
 
 class LevelPoller:
-    """On whatever ``selectors`` offers (macOS): a busy connection is not registered."""
+    """The poller on what ``selectors`` offers (macOS): a busy connection is not registered."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()

@@ -1,12 +1,12 @@
-"""The threads of a worker, and how they give back what they have finished.
+"""The threads of a worker, and how their results come back to the main loop.
 
 ``concurrent.futures`` costs a future, two semaphores and a wake-up of the main loop for each
 request; and each request wakes a thread, which then waits for the interpreter's lock. Here
 
 * the main loop is woken only while it sleeps;
-* while requests are quick (``QUICK``), a thread that is awake takes one after the other, and
-  another is woken only when none was taken for ``PATIENCE``. With requests of 0.1 ms, eight of
-  ten system calls of gthread are about who may run next.
+* while requests are quick (``QUICK_S``), a thread that is awake takes one after the other, and
+  another is woken only when no request was taken for ``WAKE_AFTER_S``. With requests of 0.1 ms,
+  eight of ten system calls of gthread are about which thread may run next.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds that a request takes on average, below which waiting for the thread that is awake is
-#: cheaper than waking another.
-QUICK: Final = 0.0005
-#: Seconds without a request being taken after which further threads are woken all the same. It is
-#: the resolution of epoll's timeout.
-PATIENCE: Final = 0.001
+#: Below this average duration of a request, waiting for the thread that is awake is cheaper than
+#: waking another.
+QUICK_S: Final = 0.0005
+#: After this time without a request being taken further threads are woken all the same. It is the
+#: resolution of epoll's timeout.
+WAKE_AFTER_S: Final = 0.001
 _SMOOTHING: Final = 1 / 16
 
 
 class Pool(Generic[T]):
     """Up to ``size`` threads that call ``work`` with each item given to ``submit``.
 
-    All methods run in the main thread but for those that say otherwise. Threads are started when
-    they are needed. They are no daemons, so that the process ends only after what they do;
-    ``close`` must be called.
+    All methods run in the main thread unless they say otherwise. Threads are started when they are
+    needed. They are no daemon threads, so that the process ends only after what they do: ``close``
+    must be called.
     """
 
     def __init__(self, size: int, work: Callable[[T], bool]) -> None:
@@ -62,16 +62,16 @@ class Pool(Generic[T]):
         self.busy += 1
         with self._lock:
             self._queue.append(item)
-            wanted = 1 if self._duration > QUICK or not self._awake else 0
+            wanted = 1 if self._duration > QUICK_S or not self._awake else 0
         if wanted:
             self._wake_threads(wanted)
 
     def waiting(self) -> int:
-        """How many items wait because all threads are busy."""
+        """Return how many items wait because all threads are busy."""
         return max(self.busy - self.size, 0)
 
-    def take_back(self) -> Iterator[T]:
-        """Take out what no thread has taken yet, the oldest first."""
+    def withdraw(self) -> Iterator[T]:
+        """Take out and yield what no thread has taken yet, the oldest first."""
         while self._queue:
             try:
                 item = self._queue.popleft()
@@ -80,24 +80,24 @@ class Pool(Generic[T]):
             self.busy -= 1
             yield item
 
-    def give_back(self, items: list[T]) -> None:
-        """Undo ``take_back`` of ``items``: they are the next that threads take."""
+    def requeue(self, items: list[T]) -> None:
+        """Undo ``withdraw`` of ``items``: threads take them next."""
         self.busy += len(items)
         with self._lock:
             self._queue.extendleft(reversed(items))
 
-    def attend(self, now: float) -> None:
-        """Wake more threads if those that are awake have taken nothing for long.
+    def wake_more(self, now: float) -> None:
+        """Wake more threads if those that are awake have taken nothing for ``WAKE_AFTER_S``.
 
-        The main loop calls this at each turn, and does not sleep longer than ``patience``.
+        The main loop calls this at each turn, and does not sleep longer than ``max_sleep``.
         """
-        if self._queue and now - self._taken > PATIENCE:
+        if self._queue and now - self._taken > WAKE_AFTER_S:
             self._wake_threads(len(self._queue))
 
-    def patience(self, timeout: float) -> float:
-        """How long the main loop may sleep, given that it wants to sleep for ``timeout``."""
+    def max_sleep(self, timeout: float) -> float:
+        """Return how long the main loop may sleep if it wants to sleep for ``timeout`` seconds."""
         if self._queue and self._awake < self.size:
-            return min(timeout, PATIENCE)
+            return min(timeout, WAKE_AFTER_S)
         return timeout
 
     def _wake_threads(self, wanted: int) -> None:
@@ -136,7 +136,7 @@ class Pool(Generic[T]):
         keep = self._work(item)
         self._duration += (time.monotonic() - started - self._duration) * _SMOOTHING
         self._done.append((item, keep))
-        # Only after the item is there: see ``may_sleep``.
+        # Only after the item is stored: see ``may_sleep``.
         if self._sleeping:
             self._sleeping = False
             self.wake()
@@ -144,7 +144,7 @@ class Pool(Generic[T]):
     # --- taking results -----------------------------------------------------------------
 
     def fileno(self) -> int:
-        """Readable when something was finished while the main loop slept."""
+        """Return the descriptor that is readable when ``wake`` was called."""
         return self._wake_reader
 
     def wake(self) -> None:
@@ -155,15 +155,16 @@ class Pool(Generic[T]):
             pass  # the pipe is full, so the main loop is about to wake; or there is none any more
 
     def may_sleep(self) -> bool:
-        """Whether the main loop may wait now; it then says ``is_awake`` afterwards.
+        """Return True if the main loop may wait now. It calls ``is_awake`` afterwards.
 
-        No wake-up is lost: here the flag is set before the results are looked at, in a thread the
-        result is put before the flag is looked at. So one of the two sees the other.
+        No wake-up is lost: here the flag is set before the results are looked at; in a thread the
+        result is stored before the flag is looked at. So one of the two sees the other.
         """
         self._sleeping = True
         return not self._done
 
     def is_awake(self) -> None:
+        """Note that the main loop waits no more."""
         self._sleeping = False
 
     def drain_wakeups(self) -> None:
@@ -171,10 +172,10 @@ class Pool(Generic[T]):
         try:
             os.read(self._wake_reader, 4096)
         except BlockingIOError:
-            pass  # somebody was faster
+            pass  # it was read already
 
     def finished(self) -> Iterator[tuple[T, bool]]:
-        """Take out each item that is done, with what ``work`` returned."""
+        """Take out and yield each item that is done, with what ``work`` returned."""
         done = self._done
         while done:
             self.busy -= 1
@@ -183,12 +184,12 @@ class Pool(Generic[T]):
     # --- the end ------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = False) -> None:
-        """Let each thread end after what it does now. Gunicorn's ``handle_quit`` calls this."""
+        """Let each thread end after its present item. Gunicorn's ``handle_quit`` calls this."""
         self._ending = True
         for _ in range(self._threads):
             self._tokens.put(None)
 
     def close(self) -> None:
-        """Only when the main loop runs no more. The writer stays: threads may still finish."""
+        """Close, after the main loop. The writer stays open: threads may still finish items."""
         self.shutdown()
         os.close(self._wake_reader)

@@ -1,13 +1,10 @@
-"""Sticky: gunicorn's threaded worker, whose main loop decides for every request where it goes.
+"""Sticky: gunicorn's threaded worker, whose main loop decides for every request where it is served.
 
-    accept -> read -> scan -> owner?  me      a thread runs gunicorn's own handle()
-                        |             another hand the connection over
+    accept -> read -> head -> owner?  me       a thread runs gunicorn's own handle()
+                        |             another  hand the connection over
                         ` need more   wait in the poller
 
-All methods here run in the worker's main thread unless they say otherwise. The main loop
-reads a request's head itself, without blocking, and gives the bytes to gunicorn's parser
-afterwards. (Peeking would leave them in the kernel for a second read, would need
-``SO_RCVLOWAT`` against spinning on half a head, and that does nothing on Unix sockets.)
+All methods run in the worker's main thread unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -18,257 +15,177 @@ from typing import Any, Final
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.balance import least_loaded
-from gunicorn_cluster_ext.routing.head import NEED_MORE, Head
-from gunicorn_cluster_ext.runtime.board.layout import State, Word
-from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage
+from gunicorn_cluster_ext.routing.head import Head, Partial
+from gunicorn_cluster_ext.runtime.board.layout import Word
 from gunicorn_cluster_ext.settings import executed_config
-from gunicorn_cluster_ext.workers.base import (
-    DRAIN_INTERVAL,
-    INBOX_BATCH,
-    RETRY_INTERVAL,
-    START_INTERVAL,
-    START_TIMEOUT,
-    StickyWorker,
-    Way,
-)
-from gunicorn_cluster_ext.workers.handoff import Post
-from gunicorn_cluster_ext.workers.head_reader import Heads
-from gunicorn_cluster_ext.workers.membership import Drain, Member
-from gunicorn_cluster_ext.workers.thread.connection import StickyConn, Waiting
-from gunicorn_cluster_ext.workers.thread.loop import DONTWAIT, READ_SIZE, LoopWorker
+from gunicorn_cluster_ext.workers.connection import NOTHING_CHECKED
+from gunicorn_cluster_ext.workers.lifecycle import RETRY_INTERVAL_S, run_blocking
+from gunicorn_cluster_ext.workers.thread.connection import ThreadConnection
+from gunicorn_cluster_ext.workers.thread.loop import LoopWorker
+from gunicorn_cluster_ext.workers.thread.pool import Pool
 
-#: How long a request of nobody may wait for a thread here before it goes to a free sibling. A
-#: hand-off costs as much as many a request; and 5 ms is how long a thread may hold the interpreter.
-PATIENCE: Final = 0.005
+#: How long a request without an owner may wait for a thread here before it is sent to a free
+#: sibling. A hand-off costs as much as many a request; and 5 ms is how long a thread may hold the
+#: interpreter.
+QUEUE_LIMIT_S: Final = 0.005
+NOTIFY_INTERVAL_S: Final = 0.25
 
 
-class Sticky(StickyWorker, LoopWorker):
+class Sticky(LoopWorker):
     """A threaded worker for applications that keep state between requests.
 
     ``worker_class = "gunicorn_cluster_ext.Sticky"`` is all that is needed; see the settings
     ``cluster_sticky`` and ``cluster_threads``.
     """
 
+    #: The smoothed interval between two requests that threads finish: how long a request waits.
+    seconds_per_request = 0.0
+    _notified = 0.0
+
     @staticmethod
     def choose_threads(cfg: Any, threads: int) -> None:
+        words = compat.command_line(cfg)
         is_set = "threads" in executed_config(cfg.config) or any(
-            word.startswith("--thread") for word in compat.command_line(cfg)
+            word.startswith("--thread") for word in words
         )
         if cfg.threads == 1 and not is_set:
             cfg.set("threads", threads)
 
-    # --- life -----------------------------------------------------------------------------
-
-    post: Post[StickyConn]
+    # --- the main loop ------------------------------------------------------------------------
 
     def run(self) -> None:
         """Called by gunicorn when the application is loaded."""
-        self._open()
-        try:
-            self.notify()
-            self.member.become(State.READY)
-            self._start_together()
-            while self.alive and not self.leaving:
-                self._obey()
-                self.set_accept_enabled(self.may_accept())
-                if not self.turn(1.0 if self.member.serves else DRAIN_INTERVAL):
-                    break
-            self._drain()
-        finally:  # also when a signal ends the process: its threads must end too
-            self._close()
+        run_blocking(self.live())
 
-    def _open(self) -> None:
-        board, settings = self.shared.board, self.shared.settings
-        self._words, self._row = board.words, board.row_start(self.place.seat)
-        self._may_speak_http2 = getattr(self.cfg, "http2_cleartext", "off") != "off"
-        self._blocked = Waiting(settings.handoff_timeout)
-        self.heads = Heads(self.cfg)
-        self.member = Member(self.shared, self.place, self.cfg)
-        self.post = Post(
-            self.member,
-            self.log,
-            unpack=self._unpack,
-            consider=self._consider,
-            drop=self.drop,
-        )
-        self.open_loop(settings.head_timeout)
-        self.poller.add(self.post.fileno(), self._on_inbox)
+    def open_loop(self) -> None:
+        super().open_loop()
+        self.poller.add(self.tpool.fileno(), lambda _ended: self.tpool.drain_wakeups())
 
-    def _start_together(self) -> None:
-        """Accept nothing until the server's first workers are all ready."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while self.alive and not self.leaving and time.monotonic() < deadline:
-            if not self.member.awaits_siblings() or not self.turn(START_INTERVAL):
-                break
-
-    def may_accept(self) -> bool:
-        return self.member.serves and super().may_accept()
-
-    def _obey(self) -> None:
-        self.member.obey()
-        if not self.member.serves:
-            self.post.hand_on(self._unbegun())
-
-    def turn(self, timeout: float) -> bool:
-        words, row = self._words, self._row
-        words[row + Word.BUSY] = self.tpool.busy
+    async def turn(self, timeout: float) -> bool:
+        """Serve events. Return False when the arbiter has ended."""
+        pool, words, row = self.tpool, self.words, self.row
+        words[row + Word.BUSY] = pool.busy
         words[row + Word.CONNECTIONS] = self.nr_conns
         words[row + Word.REQUESTS] = self.nr
-        if self._blocked:
-            timeout = min(timeout, RETRY_INTERVAL)
-        elif self.tpool.waiting():
-            timeout = min(timeout, PATIENCE)
-        if not super().turn(timeout):
-            return False
-        now = time.monotonic()
-        if self._blocked:
-            self._retry(now)
-        if self.tpool.waiting() and now - self.finished > PATIENCE:
-            self._relieve()
-        self.post.sweep(now)
-        return True
-
-    # --- leaving --------------------------------------------------------------------------
-
-    def _drain(self) -> None:
-        """Finish what was begun, and leave connections to whom goes on."""
-        now = time.monotonic()
-        drain = Drain(self.member, now)
-        self.set_accept_enabled(False)
-        self.member.become(State.DRAINING)
-        while not drain.is_over(now):
-            followed = self.post.hand_on(self._unbegun())
-            # Told so, gunicorn answers with "Connection: close", and ends HTTP/2 connections.
-            self.alive = followed and not self._may_speak_http2
-            unbegun = len(self._unbegun())
-            if drain.may_go(self.nr_conns, unbegun, self.finished, now):
-                break
-            if not self.turn(DRAIN_INTERVAL):
-                break
-            now = time.monotonic()
-
-    def _close(self) -> None:
-        self.member.become(State.GONE)
-        self.alive = False
+        if self.blocked:
+            timeout = min(timeout, RETRY_INTERVAL_S)
+        elif pool.waiting():
+            timeout = min(timeout, QUEUE_LIMIT_S)
+        timeout = pool.max_sleep(timeout)
+        readable = self.poller.wait(timeout if pool.may_sleep() else 0)
+        pool.is_awake()
+        # First what threads gave back, so that a connection whose next request is there is idle.
         self._finish_all()
-        self.post.close(lambda: (*self._unbegun(), *self._blocked))
-        self.close_loop()
+        self.poller.call(readable)
+        self.start_accepted()
+        now = time.monotonic()
+        pool.wake_more(now)
+        if self.blocked:
+            self.retry_blocked()
+        if pool.waiting() and now - self.finished > QUEUE_LIMIT_S:
+            self._relieve()
+        self.handoff.sweep(now)
+        if now - self._notified < NOTIFY_INTERVAL_S:
+            return True
+        self._notified = now
+        self.notify()
+        self.expire(now)
+        return bool(self.is_parent_alive())
 
-    def _unbegun(self) -> list[StickyConn]:
-        """The connections on which no request is in progress."""
-        return [*self.keepalived_conns, *self.silent, *self.partial]
+    def wake(self) -> None:
+        self.tpool.wake()
 
-    # --- inboxes --------------------------------------------------------------------------
+    def stop_events(self) -> None:
+        self._finish_all()
 
-    def _on_inbox(self, _ended: bool) -> None:
-        for _ in range(INBOX_BATCH):
-            conn = self.post.receive()
-            if conn is None:
-                return
-            if conn.owned and self.member.serves:
-                self._serve_here(conn)
+    def close_loop(self) -> None:
+        super().close_loop()
+        self.tpool.close()
+        self.method_queue.close()
+
+    # --- to a thread and back -----------------------------------------------------------------
+
+    def get_thread_pool(self) -> Pool[ThreadConnection]:
+        return Pool(self.cfg.threads, self._serve)
+
+    def serve(self, conn: ThreadConnection, head: Head | Partial | None) -> None:
+        """Let a thread serve the request."""
+        pool = self.tpool
+        if conn.waiting is not None:
+            conn.waiting.remove(conn)
+        if conn.watched:
+            # TLS: the thread wraps the socket in another, which closes the descriptor by itself.
+            if self.cfg.is_ssl:
+                self.poller.remove(conn.fd, conn.callback)
+                conn.watched = False
             else:
-                self._consider(conn)
+                conn.watched = self.poller.busy(conn.fd)
+        if not pool.busy:
+            self.finished = time.monotonic()  # the interval counts from here
+        conn.hops, conn.checked = 0, NOTHING_CHECKED
+        pool.submit(conn)
+        self.words[self.row + Word.BUSY] = pool.busy
 
-    def _unpack(self, message: HandoffMessage, fd: int) -> StickyConn:
-        self.nr_conns += 1
-        return StickyConn.unpack(self.cfg, message, fd)
+    def _serve(self, conn: ThreadConnection) -> bool:
+        """Return True if the connection can be kept. Runs in a thread."""
+        try:
+            return bool(self.handle(conn))
+        except BaseException:  # an application that calls sys.exit() must not end this thread
+            self.log.exception("Error in a worker thread")
+            return False
 
-    # --- a request's head -----------------------------------------------------------------
+    def _keepalive_after(self, conn: ThreadConnection, keepalive: bool) -> bool:
+        """Called by gunicorn, in a thread.
 
-    def arrive(self, conn: StickyConn) -> None:
-        if self.heads.are_readable:
-            self.read(conn)
-        elif self.route_blindly(conn) is Way.HERE:
-            self.wait_for_request(conn)
+        A body that was read already costs no system call here; gunicorn's own makes three.
+        """
+        if keepalive and compat.is_read(conn.parser):
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
 
-    def read(self, conn: StickyConn) -> None:
-        if conn.waiting is self._blocked:  # it has a request that cannot be served yet
-            self.poller.pause(conn.fd)
-            conn.unread = True
-        elif self.heads.are_readable:
-            self._read_head(conn)
-        else:
-            self._serve_here(conn)
+    def _finish_all(self) -> None:
+        """Take back the connections that threads have done with."""
+        count = 0
+        for conn, keep in self.tpool.finished():
+            count += 1
+            if keep:
+                self.on_keepalive(conn)
+            else:
+                self.close_after_response(conn)
+        if count:
+            now = time.monotonic()
+            interval = (now - self.finished) / count
+            self.seconds_per_request += (interval - self.seconds_per_request) / 8
+            self.finished = now
 
-    def kept(self, conn: StickyConn) -> None:
+    def on_keepalive(self, conn: ThreadConnection) -> None:
+        """A request was answered, and the connection can carry another."""
+        conn.received = compat.take_buffered(conn.parser)
         conn.owned = False
         if conn.received:  # the client sends requests without waiting for answers
-            self._consider(conn)
+            self.advance(conn)
         else:
-            self.wait_for_request(conn)
+            self.wait(conn)
 
-    def _read_head(self, conn: StickyConn) -> None:
-        try:
-            data = conn.sock.recv(READ_SIZE, DONTWAIT)
-        except BlockingIOError:
-            self.wait_for_request(conn)
-            return
-        except OSError:  # the client has reset the connection
-            self.drop(conn)
-            return
-        if not data:
-            self.drop(conn)
-            return
-        if len(data) == READ_SIZE:  # the poller tells of news only, and there may be more
-            conn.unread = True
-        conn.received = conn.received + data if conn.received else data
-        self._consider(conn)
-
-    def _consider(self, conn: StickyConn) -> None:
-        """Go on with a connection as far as its bytes allow."""
-        if not conn.received:
-            self.arrive(conn) if self.heads.are_readable else self.wait_for_request(conn)
-            return
-        head = self.heads.scan(conn)
-        if head is NEED_MORE and not self.heads.have_answer(conn):
-            self.wait_for_request(conn)
-        elif isinstance(head, Head):
-            self._route(conn, head)
-        else:
-            self._serve_here(conn)
-
-    # --- where it goes --------------------------------------------------------------------
-
-    def _route(self, conn: StickyConn, head: Head) -> None:
-        way = self.route(conn, head)
-        if way is Way.HERE:
-            self._serve_here(conn)
-        elif way is Way.WAIT and conn.waiting is not self._blocked:
-            self._blocked.add(conn, time.monotonic())
-
-    def _serve_here(self, conn: StickyConn) -> None:
-        self.dispatch(conn)
-        self._words[self._row + Word.BUSY] = self.tpool.busy
+    # --- where requests are served ------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Whether a thread is free, or will be at once: a hand-off costs more than a short wait."""
+        """Return True if a thread is free, or soon is: a hand-off costs more than a short wait."""
         pool = self.tpool
-        if not self.member.serves or pool.busy < pool.size:
-            return self.member.serves
-        if (pool.waiting() + 1) * self.pace > PATIENCE:
+        if not self.membership.serves or pool.busy < pool.size:
+            return self.membership.serves
+        if (pool.waiting() + 1) * self.seconds_per_request > QUEUE_LIMIT_S:
             return False
-        return time.monotonic() - self.finished < PATIENCE
+        return time.monotonic() - self.finished < QUEUE_LIMIT_S
 
     def _relieve(self) -> None:
-        """Hand what waits for a thread here, and is anybody's, to workers with free threads."""
+        """Send requests without an owner that wait for a thread to workers with free threads."""
         board, me = self.shared.board, self.place.seat
         loads = board.loads()
         room = sum(load.threads - load.busy for load in loads.values() if load.busy < load.threads)
-        stay: list[StickyConn] = []
-        for conn in islice(self.tpool.take_back(), room):
+        stay: list[ThreadConnection] = []
+        for conn in islice(self.tpool.withdraw(), room):
             seat = least_loaded(board.loads(), me, strictly=False)
-            if conn.owned or seat == me or not self.post.hand_over(conn, seat):
+            if conn.owned or seat == me or not self.handoff.send(conn, seat):
                 stay.append(conn)
-        self.tpool.give_back(stay)
-
-    def _retry(self, now: float) -> None:
-        for conn in self._blocked.expired(now):
-            self.refuse(conn, 503, "Service Unavailable", "Retry-After: 1\r\n")
-        for conn in self._blocked:
-            self._route(conn, self.heads.scan(conn))
-
-    def expire(self, now: float) -> None:
-        timed_out = len(self.partial)
-        super().expire(now)
-        self._words[self._row + Word.TIMED_OUT] += timed_out - len(self.partial)
+        self.tpool.requeue(stay)

@@ -1,4 +1,4 @@
-"""Workers that leave or are parked beside others, as threads of this process."""
+"""Workers that drain or are parked beside others, as threads of this process."""
 
 import os
 import select
@@ -33,7 +33,7 @@ MANY = 400
 
 
 class Member:
-    """A worker in a seat, with an application that says in which."""
+    """A worker in a seat, whose application answers with the seat."""
 
     def __init__(self, site: "Site", seat: int, generation: int) -> None:
         self.site, self.seat = site, seat
@@ -68,7 +68,7 @@ class Member:
         self.wait_state(state)
 
     def leave(self) -> None:
-        """As SIGTERM."""
+        """Order it to finish, as SIGTERM does."""
         self.worker.handle_exit(0, None)
         wait_until(lambda: self.state in (State.DRAINING, State.GONE), PATIENCE_S, "it to leave")
 
@@ -84,14 +84,14 @@ class Member:
         self.worker.tmp.close()
 
     def _has_finished(self) -> bool:
-        """What threads finish after the main loop has ended: elsewhere the process ends, too."""
+        """Close what threads finish after the main loop. In a real worker the process ends then."""
         for conn, _ in self.worker.tpool.finished():
             conn.release()
         return not self.worker.tpool.busy
 
 
 class Site:
-    """Three slots, one listener, and the workers that a test starts."""
+    """A server of three slots, one listener, and the workers that a test starts."""
 
     def __init__(self) -> None:
         self.board, self.inboxes = Board.create(3), Inboxes(6)
@@ -103,7 +103,7 @@ class Site:
         self.memory: LearnedSessions | None = None
 
     def start(self, seat: int, generation: int = 2) -> Member:
-        """A worker in ``seat`` that is ready."""
+        """Start a worker in ``seat``, and return it when it is ready."""
         self.board.clear(seat, generation, now=1)
         self.members.append(Member(self, seat, generation))
         return self.members[-1].start()
@@ -119,7 +119,7 @@ class Site:
         worker.shared, worker.place, worker.wsgi = shared, place, member.app
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
         worker.method_queue.init()
-        worker.rules = worker._build_rules()
+        worker.load_rules()
         self.board.set(place.seat, Word.THREADS, self.cfg.threads)
         return worker
 
@@ -147,7 +147,7 @@ def connect(site: Site) -> Iterator[Callable[[], Connection]]:
 
 
 def seat_of(answer: Answer) -> int:
-    """Who has answered, and keeps the connection."""
+    """Return the seat of the worker that has answered, and keeps the connection."""
     assert answer.status == 200
     assert answer.headers["Connection"] == "keep-alive"
     return int(answer.body)
@@ -219,7 +219,7 @@ def test_a_head_that_no_message_can_carry_is_served_where_it_began(
     assert ask(connection) == 3
 
 
-def test_where_nobody_goes_on_clients_are_told_to_close(site: Site, connect: Connect) -> None:
+def test_without_an_heir_clients_are_told_to_close(site: Site, connect: Connect) -> None:
     leaving, busy, next_one = site.start(2), connect(), connect()
     assert ask(next_one) == 2
     busy.send(request_bytes("GET", "/wait"))
@@ -232,9 +232,7 @@ def test_where_nobody_goes_on_clients_are_told_to_close(site: Site, connect: Con
     leaving.wait_gone()
 
 
-def test_idle_connections_wait_in_the_inbox_where_nobody_goes_on(
-    site: Site, connect: Connect
-) -> None:
+def test_without_an_heir_idle_connections_wait_in_the_inbox(site: Site, connect: Connect) -> None:
     leaving, connection = site.start(2), connect()
     assert ask(connection) == 2
     leaving.leave()
@@ -243,8 +241,9 @@ def test_idle_connections_wait_in_the_inbox_where_nobody_goes_on(
     assert ask(connection) == 2
 
 
-def test_the_end_of_the_drain(site: Site, connect: Connect) -> None:
-    """Who outlives it is not waited for."""
+def test_a_request_that_outlives_the_drain_timeout_is_given_up(
+    site: Site, connect: Connect
+) -> None:
     site.settings = Settings(drain_timeout=0.3)
     leaving, busy = site.start(2), connect()
     busy.send(request_bytes("GET", "/wait"))
@@ -257,10 +256,10 @@ def test_the_end_of_the_drain(site: Site, connect: Connect) -> None:
 # --- sessions ---------------------------------------------------------------------------------
 
 
-def test_a_session_goes_on_where_it_is(
+def test_a_session_stays_where_it_is(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(membership, "HARD_QUIET", 0.5)
+    monkeypatch.setattr(membership, "SESSION_QUIET_S", 0.5)
     leaving, connection = site.start(2), connect()
     site.board.set(2, Word.SESSIONS, 1)
     site.start(3, generation=3)
@@ -275,11 +274,10 @@ def test_a_session_goes_on_where_it_is(
     assert ask(connection, sid(leaving)) == 3
 
 
-def test_a_learned_session_is_waited_for_until_it_is_forgotten(
+def test_a_learned_session_is_waited_for_until_it_is_forgotten_however_quiet(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However quiet it is."""
-    monkeypatch.setattr(membership, "HARD_QUIET", 0)
+    monkeypatch.setattr(membership, "SESSION_QUIET_S", 0)
     site.memory, connection = LearnedSessions(8, ttl=2), connect()
     leaving = site.start(2)
     site.memory.join(ProcessTag(1, 2), 2)
@@ -300,17 +298,17 @@ def test_without_sessions_nothing_is_waited_for(site: Site, connect: Connect) ->
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < membership.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.SESSION_QUIET_S / 2
 
 
-def test_sessions_hold_nobody_up_who_has_no_heir(site: Site) -> None:
-    """The sooner it goes, the sooner its replacement is there."""
+def test_without_an_heir_sessions_are_not_waited_for(site: Site) -> None:
+    """The sooner the worker exits, the sooner its replacement is there."""
     leaving = site.start(2)
     site.board.set(2, Word.SESSIONS, 1)
     begun = time.monotonic()
     leaving.leave()
     leaving.wait_gone()
-    assert time.monotonic() - begun < membership.HARD_QUIET / 2
+    assert time.monotonic() - begun < membership.SESSION_QUIET_S / 2
 
 
 # --- parking ----------------------------------------------------------------------------------
@@ -341,7 +339,7 @@ def test_parked_and_called_back(site: Site, connect: Connect) -> None:
     assert {ask(idle), ask(busy), ask(connect())} == {2}
 
 
-def test_who_is_parked_alone_serves_what_it_has(site: Site, connect: Connect) -> None:
+def test_a_worker_that_is_parked_alone_serves_what_it_has(site: Site, connect: Connect) -> None:
     alone, connection = site.start(2), connect()
     assert ask(connection) == 2
     alone.order(Order.PARK, State.PARKED)
@@ -349,7 +347,7 @@ def test_who_is_parked_alone_serves_what_it_has(site: Site, connect: Connect) ->
     assert ask(connection, slot=1) == 2
 
 
-def test_who_is_parked_can_leave(site: Site, connect: Connect) -> None:
+def test_a_parked_worker_can_finish(site: Site, connect: Connect) -> None:
     old, connection = site.start(2), connect()
     assert ask(connection) == 2
     old.order(Order.PARK, State.PARKED)
@@ -360,10 +358,10 @@ def test_who_is_parked_can_leave(site: Site, connect: Connect) -> None:
 # --- what comes too late ----------------------------------------------------------------------
 
 
-def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
+def test_what_is_sent_to_a_worker_that_exits_meanwhile_is_taken_back(
     site: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sender has read the board, and is held up."""
+    """The sender is held up after it has read the board."""
     site.start(0)
     connection = connect()
     send = site.inboxes.send
@@ -373,7 +371,7 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
         return send(seat, *args)
 
     monkeypatch.setattr(site.inboxes, "send", send_late)
-    monkeypatch.setattr(handoff, "SWEEP_INTERVAL", 1_000)
+    monkeypatch.setattr(handoff, "SWEEP_INTERVAL_S", 1_000)
     site.board.clear(2, generation=2, now=1)
     site.board.set(2, Word.STATE, State.READY)
     assert ask(connection, slot=1) == 0
@@ -382,13 +380,13 @@ def test_what_is_sent_to_a_worker_that_goes_meanwhile_is_taken_back(
 
 @pytest.fixture
 def sweeper(site: Site) -> Iterator[Sticky]:
-    """The worker that sweeps, with its main loop standing still; and what is in every inbox."""
+    """The worker that sweeps, with its main loop stalled and a connection in every inbox."""
     for seat in (0, 2, 3, 4):
         site.board.clear(seat, generation=2, now=1)
         site.board.set(seat, Word.STATE, State.GONE if seat else State.READY)
     worker = Member(site, 0, 2).worker
-    worker._open()
-    worker.serves = True
+    worker.open()
+    worker.membership.serves = True
     with ExitStack() as stack:
         for seat in (0, 2, 3, 4):
             ours, theirs = socket.socketpair()
@@ -397,41 +395,41 @@ def sweeper(site: Site) -> Iterator[Sticky]:
             message = HandoffMessage(b"", ("192.0.2.1", 1), ("127.0.0.1", 80), 0, 0, False)
             site.inboxes.send(seat, message, ours.fileno())
         yield worker
-        for conn in worker._unbegun():
+        for conn in worker.idle():
             worker.drop(conn)
     worker.close_loop()
     worker.tmp.close()
 
 
 def full(site: Site) -> list[int]:
-    """The seats with something in their inboxes."""
+    """Return the seats with something in their inboxes."""
     readers = {site.inboxes.reader(seat): seat for seat in range(6)}
     return sorted(readers[reader] for reader in select.select(list(readers), [], [], 0)[0])
 
 
 def test_what_a_dead_worker_left_waits_for_its_replacement(site: Site, sweeper: Sticky) -> None:
-    sweeper.post.sweep(10)
+    sweeper.handoff.sweep(10)
     assert full(site) == [0, 2, 3, 4]
     site.board.set(4, Word.STATE, State.BOOTING)
-    sweeper.post.sweep(20)
+    sweeper.handoff.sweep(20)
     assert full(site) == [0, 4]
 
 
-def test_what_a_dead_worker_left_beside_its_successor_waits_for_nobody(
+def test_what_a_dead_worker_left_beside_its_successor_is_taken_at_once(
     site: Site, sweeper: Sticky
 ) -> None:
     site.board.set(3, Word.STATE, State.READY)
-    sweeper.post.sweep(10)
+    sweeper.handoff.sweep(10)
     assert full(site) == [0, 3, 4]
 
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.PARKED])
-def test_only_who_serves_in_the_lowest_slot_sweeps(
+def test_only_the_worker_that_serves_in_the_lowest_slot_sweeps(
     site: Site, sweeper: Sticky, state: State
 ) -> None:
     site.board.clear(1, generation=3, now=1)
     site.board.set(1, Word.STATE, State.READY)
-    sweeper.member.become(state)
-    sweeper.post.sweep(10)
-    sweeper.post.sweep(20)
+    sweeper.membership.set_state(state)
+    sweeper.handoff.sweep(10)
+    sweeper.handoff.sweep(20)
     assert full(site) == [0, 2, 3, 4]

@@ -15,7 +15,7 @@ print(server.generate_id(), len(begun))
 
 
 def sids(code: str) -> tuple[str, int]:
-    """The sid that a server in `code` makes, and how many were counted."""
+    """Return the sid that a server in `code` makes, and how many were counted."""
     sid, count = in_fresh_interpreter(code + ASK).split()
     return sid, int(count)
 
@@ -69,7 +69,7 @@ def test_an_engineio_that_is_not_installed_stays_so() -> None:
 
 
 def test_looking_for_engineio_is_not_importing_it() -> None:
-    """Libraries do that to find out what is there."""
+    """Libraries look for it to find out what is installed."""
     probe = "import importlib.util; importlib.util.find_spec('engineio.base_server')\n"
     code = TAG + probe + "import engineio; server = engineio.Server(async_mode='threading')"
     assert parse_sid(sids(code)[0].encode()) == (2, 5)

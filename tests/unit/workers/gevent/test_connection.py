@@ -9,10 +9,10 @@ from tests.harness.forks import in_fresh_interpreter
 HEADER = """
 import os, re, socket, gevent
 from gevent.hub import get_hub
-from gunicorn_cluster_ext.workers.gevent.connection import Connection
+from gunicorn_cluster_ext.workers.gevent.connection import GreenletConnection
 
 ours, theirs = socket.socketpair()
-conn = Connection(ours.detach(), "", "/server")
+conn = GreenletConnection(ours.detach(), "", "/server")
 
 def polled():
     info = open(f"/proc/self/fdinfo/{get_hub().loop.fileno()}").read()
@@ -29,26 +29,26 @@ def run(code: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll")
-def test_who_leaves_is_polled_no_more() -> None:
-    """Although another process has the connection; libev would find out from its input."""
+def test_a_released_connection_is_polled_no_more() -> None:
+    """Another process has the connection; libev would learn that from its input."""
     assert (
         run("""
 gevent.sleep(0.01)
 fd = conn.fd
 elsewhere = os.dup(fd)
 assert fd in polled()
-conn.leave()
+conn.release()
 assert fd not in polled()
 theirs.sendall(b"for somebody else")
 waiting.join(20)
-conn.leave()
+conn.release()
 print(more, conn.received, os.read(elsewhere, 100))
 """)
         == "[False] b'' b'for somebody else'"
     )
 
 
-def test_what_comes_is_collected() -> None:
+def test_input_is_collected() -> None:
     assert (
         run("""
 theirs.sendall(b"GET ")
@@ -61,28 +61,11 @@ print(more, conn.received, conn.gettimeout())
     )
 
 
-def test_nothing_comes() -> None:
-    assert (
-        run("""
-theirs.close()
-waiting.join(20)
-try:
-    print(more, conn.read_more(0.01))
-except TimeoutError:
-    print("too late")
-""")
-        == "[False] False"
-    )
-    assert (
-        run("""
-waiting.kill()
-try:
-    print(conn.read_more(0.01))
-except TimeoutError:
-    print("too late")
-""")
-        == "too late"
-    )
+@pytest.mark.parametrize(
+    "nothing", ["theirs.close(); waiting.join(20)", "waiting.kill()"], ids=["closed", "too late"]
+)
+def test_nothing_comes(nothing: str) -> None:
+    assert run(f"{nothing}\nprint(conn.read_more(0.01), conn.closed)") == "False False"
 
 
 def test_a_refusal_waits_for_the_client() -> None:

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from gunicorn_cluster_ext.compat import take_buffered
 from gunicorn_cluster_ext.runtime.inboxes import HandoffMessage, Inboxes
-from gunicorn_cluster_ext.workers.thread.connection import Listener, StickyConn, Stream, Waiting
+from gunicorn_cluster_ext.workers.listener import Listener
+from gunicorn_cluster_ext.workers.thread.connection import (
+    Stream,
+    ThreadConnection,
+    Waiting,
+)
 from tests.harness.reference import config
 
 CFG = config()
@@ -29,17 +34,17 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def conns() -> Iterator[list[StickyConn]]:
+def conns() -> Iterator[list[ThreadConnection]]:
     pairs = [socket.socketpair() for _ in range(5)]
-    yield [StickyConn(CFG, ours, CLIENT, SERVER) for _, ours in pairs]
+    yield [ThreadConnection(CFG, ours, CLIENT, SERVER) for _, ours in pairs]
     for theirs, ours in pairs:
         theirs.close()
         ours.close()
 
 
 @contextmanager
-def released(conn: StickyConn) -> Iterator[StickyConn]:
-    """As the main loop does it when a connection is over."""
+def released(conn: ThreadConnection) -> Iterator[ThreadConnection]:
+    """Release it as the main loop does when a connection is over."""
     try:
         yield conn
     finally:
@@ -55,15 +60,15 @@ def stream_of(sock: socket.socket) -> Iterator[Stream]:
         socket.socket.close(stream)
 
 
-def handed_over(conn: StickyConn) -> StickyConn:
-    """The connection as another worker has it."""
+def handed_over(conn: ThreadConnection) -> ThreadConnection:
+    """Return the connection as another worker has it."""
     inboxes = Inboxes(1)
     assert inboxes.send(0, conn.pack(), conn.fd)
     conn.release()
     arrived = inboxes.receive(0)
     inboxes.close()
     assert arrived is not None
-    return StickyConn.unpack(CFG, *arrived)
+    return ThreadConnection.unpack(CFG, *arrived)
 
 
 # --- packing ----------------------------------------------------------------------------------
@@ -72,25 +77,25 @@ def handed_over(conn: StickyConn) -> StickyConn:
 def test_a_connection_is_packed_with_what_is_known_of_it(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
+    conn = ThreadConnection(CFG, pair[1], CLIENT, SERVER)
     conn.received, conn.served = b"GET / HT", 3
     assert conn.pack() == HandoffMessage(b"GET / HT", CLIENT, SERVER, 3, 1, False)
 
 
 def test_each_hand_off_of_a_request_is_a_hop(pair: tuple[socket.socket, socket.socket]) -> None:
-    conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
+    conn = ThreadConnection(CFG, pair[1], CLIENT, SERVER)
     conn.received, conn.hops = b"GET", 1
     assert conn.pack().hops == 2
 
 
 def test_an_idle_connection_has_no_hops(pair: tuple[socket.socket, socket.socket]) -> None:
-    conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
+    conn = ThreadConnection(CFG, pair[1], CLIENT, SERVER)
     conn.hops = 1
     assert conn.pack().hops == 0
 
 
 def test_an_unpacked_connection_is_the_same(pair: tuple[socket.socket, socket.socket]) -> None:
-    conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
+    conn = ThreadConnection(CFG, pair[1], CLIENT, SERVER)
     conn.received, conn.served, conn.hops, conn.owned = b"GET / HT", 3, 1, True
     with released(handed_over(conn)) as there:
         assert there.owned
@@ -118,7 +123,7 @@ def test_every_kind_of_address_travels(
     family: socket.AddressFamily,
     address: str,
 ) -> None:
-    conn = StickyConn(CFG, pair[1], client, server)
+    conn = ThreadConnection(CFG, pair[1], client, server)
     assert conn.address == address
     with released(handed_over(conn)) as there:
         assert there.address == address
@@ -134,7 +139,7 @@ def test_gunicorns_parser_begins_with_what_was_read(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     theirs, ours = pair
-    conn = StickyConn(CFG, ours, CLIENT, SERVER)
+    conn = ThreadConnection(CFG, ours, CLIENT, SERVER)
     conn.received = b"GET /a HT"
     theirs.sendall(b"TP/1.1\r\nX-Key: 1\r\n\r\n")
     conn.init()
@@ -144,9 +149,9 @@ def test_gunicorns_parser_begins_with_what_was_read(
 
 
 def test_requests_are_counted_over_hand_offs(pair: tuple[socket.socket, socket.socket]) -> None:
-    """The PROXY protocol, for one, is spoken only before the first."""
+    """The PROXY protocol, for one, comes only before the first."""
     theirs, ours = pair
-    conn = StickyConn(CFG, ours, CLIENT, SERVER)
+    conn = ThreadConnection(CFG, ours, CLIENT, SERVER)
     assert conn.requests == 0
     theirs.sendall(b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n")
     conn.init()
@@ -164,7 +169,7 @@ def test_requests_are_counted_over_hand_offs(pair: tuple[socket.socket, socket.s
 def test_what_is_read_later_is_given_to_the_same_parser(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    conn = StickyConn(CFG, pair[1], CLIENT, SERVER)
+    conn = ThreadConnection(CFG, pair[1], CLIENT, SERVER)
     for number in range(3):
         conn.received = b"GET /%d HTTP/1.1\r\n\r\n" % number
         conn.init()
@@ -183,10 +188,17 @@ def listener() -> Iterator[socket.socket]:
         yield listening
 
 
+def accept(listener: socket.socket) -> tuple[Stream, Any]:
+    opened = Listener(listener, lambda: None)
+    accepted = opened.accept()
+    assert accepted is not None
+    return Stream(*opened.kind, accepted[0]), accepted[1]
+
+
 def test_a_connection_is_accepted(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()) as theirs:
         theirs.settimeout(10)
-        accepted, client = Listener(listener).accept()
+        accepted, client = accept(listener)
         with stream_of(accepted) as sock:
             assert isinstance(accepted, Stream)
             assert client == theirs.getsockname()
@@ -197,13 +209,8 @@ def test_a_connection_is_accepted(listener: socket.socket) -> None:
             assert sock.recv(100) == b"question"
 
 
-def test_without_a_connection_nothing_is_accepted(listener: socket.socket) -> None:
-    with pytest.raises(BlockingIOError):
-        Listener(listener).accept()
-
-
 def test_a_thread_that_reads_waits_for_data(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Also when gunicorn has said twice that it should."""
+    """It does so also when gunicorn has set the mode twice."""
     theirs, ours = pair
     with stream_of(ours) as stream:
         stream.setblocking(True)
@@ -231,10 +238,10 @@ def test_a_timeout_that_is_set_holds(pair: tuple[socket.socket, socket.socket]) 
 
 def test_a_reset_is_noticed(listener: socket.socket) -> None:
     theirs = socket.create_connection(listener.getsockname())
-    sock, _ = Listener(listener).accept()
+    sock, _ = accept(listener)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
-    with released(StickyConn(CFG, sock, CLIENT, SERVER)), pytest.raises(ConnectionResetError):
+    with released(ThreadConnection(CFG, sock, CLIENT, SERVER)), pytest.raises(ConnectionResetError):
         sock.recv(100)
 
 
@@ -253,12 +260,12 @@ def test_a_thread_that_closes_a_connection_ends_it(
 def test_a_thread_that_closes_a_connection_does_not_free_its_number(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """It would be the next connection's while the main loop still takes it for this one's."""
+    """It would be the next connection's while the main loop takes it for this one's."""
     with stream_of(pair[1]) as stream:
         fd = stream.fileno()
         stream.close()
         assert stream.fileno() == fd
-        conn = StickyConn(CFG, stream, CLIENT, SERVER)
+        conn = ThreadConnection(CFG, stream, CLIENT, SERVER)
         conn.release()
         with pytest.raises(OSError):
             os.fstat(fd)
@@ -268,7 +275,7 @@ def test_a_thread_that_closes_a_connection_does_not_free_its_number(
 # --- waiting ----------------------------------------------------------------------------------
 
 
-def test_who_waits_too_long_is_taken_out_oldest_first(conns: list[StickyConn]) -> None:
+def test_expired_connections_are_taken_out_oldest_first(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     for number, conn in enumerate(conns[:3]):
         waiting.add(conn, now=number)
@@ -278,7 +285,7 @@ def test_who_waits_too_long_is_taken_out_oldest_first(conns: list[StickyConn]) -
     assert list(waiting) == [conns[2]]
 
 
-def test_a_connection_waits_in_one_place(conns: list[StickyConn]) -> None:
+def test_a_connection_waits_in_one_place(conns: list[ThreadConnection]) -> None:
     here, there = Waiting(10), Waiting(10)
     assert not here and conns[0].waiting is None
     here.add(conns[0], now=0)
@@ -290,15 +297,17 @@ def test_a_connection_waits_in_one_place(conns: list[StickyConn]) -> None:
     assert (len(here), len(there), conns[0].waiting) == (1, 0, None)
 
 
-def test_who_has_waited_too_long_waits_no_more(conns: list[StickyConn]) -> None:
+def test_an_expired_connection_waits_no_more(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     waiting.add(conns[0], now=0)
     assert list(waiting.expired(now=10)) == [conns[0]]
     assert conns[0].waiting is None
 
 
-def test_who_begins_to_wait_anew_waits_the_full_time(conns: list[StickyConn]) -> None:
-    """And does not hold up those behind it."""
+def test_a_connection_that_is_added_again_waits_the_full_time(
+    conns: list[ThreadConnection],
+) -> None:
+    """It does not hold up those behind it."""
     waiting = Waiting(10)
     waiting.add(conns[0], now=0)
     waiting.add(conns[1], now=1)
@@ -307,7 +316,7 @@ def test_who_begins_to_wait_anew_waits_the_full_time(conns: list[StickyConn]) ->
     assert list(waiting.expired(now=15)) == [conns[0]]
 
 
-def test_who_waits_may_leave_while_others_are_looked_at(conns: list[StickyConn]) -> None:
+def test_connections_may_be_removed_during_an_iteration(conns: list[ThreadConnection]) -> None:
     waiting = Waiting(10)
     for conn in conns:
         waiting.add(conn, now=0)
@@ -326,9 +335,11 @@ def test_who_waits_may_leave_while_others_are_looked_at(conns: list[StickyConn])
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_nobody_waits_longer_than_allowed(conns: list[StickyConn], data: st.DataObject) -> None:
-    """Whoever comes and goes, as long as the clock does not go back."""
-    waiting, model, now = Waiting(10), dict[StickyConn, float](), 0.0
+def test_no_connection_waits_longer_than_allowed(
+    conns: list[ThreadConnection], data: st.DataObject
+) -> None:
+    """This holds for any order of calls, as long as the clock does not go back."""
+    waiting, model, now = Waiting(10), dict[ThreadConnection, float](), 0.0
     for conn in conns:
         conn.waiting = None
     for _ in range(data.draw(st.integers(0, 15))):

@@ -19,7 +19,7 @@ def poller(request: pytest.FixtureRequest) -> Iterator[AnyPoller]:
 
 
 class Calls(list[str]):
-    """What was called."""
+    """The calls that were made."""
 
     def named(self, name: str) -> "Call":
         return Call(self, name)
@@ -84,7 +84,7 @@ def test_a_connection_is_called_for_when_it_is_readable_already(
     assert calls == ["a"]
 
 
-def test_each_piece_of_news_is_told(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
+def test_each_arrival_of_input_is_reported(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
     ours, theirs = pair
     poller.watch(ours.fileno(), calls.named("a"))
     for _ in range(3):
@@ -95,7 +95,7 @@ def test_each_piece_of_news_is_told(poller: AnyPoller, pair: Pair, calls: Calls)
     assert calls == ["a"] * 3
 
 
-def test_the_end_of_a_connection_is_told(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
+def test_the_end_of_a_connection_is_reported(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
     ours, theirs = pair
     poller.watch(ours.fileno(), calls.named("a"))
     theirs.shutdown(socket.SHUT_WR)
@@ -103,7 +103,9 @@ def test_the_end_of_a_connection_is_told(poller: AnyPoller, pair: Pair, calls: C
     assert calls == ["a ended" if isinstance(poller, EdgePoller) else "a"]
 
 
-def test_what_was_not_read_empty_is_told_again(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
+def test_input_that_was_left_unread_is_reported_again(
+    poller: AnyPoller, pair: Pair, calls: Calls
+) -> None:
     ours, theirs = pair
     theirs.send(b"12")
     poller.watch(ours.fileno(), calls.named("a"))
@@ -118,8 +120,10 @@ def test_what_was_not_read_empty_is_told_again(poller: AnyPoller, pair: Pair, ca
     assert calls == ["a", "a"]
 
 
-def test_a_busy_connection_wakes_nobody_twice(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
-    """Its first call says that it is to be paused; nothing of it is lost for later."""
+def test_a_busy_connection_does_not_wake_the_loop_twice(
+    poller: AnyPoller, pair: Pair, calls: Calls
+) -> None:
+    """After its first call it is paused; nothing of its input is lost."""
     ours, theirs = pair
     callback = calls.named("a")
     poller.watch(ours.fileno(), callback)
@@ -137,9 +141,7 @@ def test_a_busy_connection_wakes_nobody_twice(poller: AnyPoller, pair: Pair, cal
     assert calls == ["a"]
 
 
-def test_what_is_no_connection_is_called_for_until_it_is_read(
-    poller: AnyPoller, calls: Calls
-) -> None:
+def test_another_descriptor_is_called_for_until_it_is_read(poller: AnyPoller, calls: Calls) -> None:
     reader, writer = os.pipe()
     poller.add(reader, calls.named("pipe"))
     os.write(writer, b"12")
@@ -153,7 +155,9 @@ def test_what_is_no_connection_is_called_for_until_it_is_read(
     os.close(writer)
 
 
-def test_what_was_removed_is_not_called_for(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
+def test_a_removed_descriptor_is_not_called_for(
+    poller: AnyPoller, pair: Pair, calls: Calls
+) -> None:
     ours, theirs = pair
     callback = calls.named("a")
     poller.watch(ours.fileno(), callback)
@@ -165,7 +169,9 @@ def test_what_was_removed_is_not_called_for(poller: AnyPoller, pair: Pair, calls
     assert calls == []
 
 
-def test_who_was_removed_can_come_back(poller: AnyPoller, pair: Pair, calls: Calls) -> None:
+def test_a_removed_connection_can_be_watched_again(
+    poller: AnyPoller, pair: Pair, calls: Calls
+) -> None:
     ours, theirs = pair
     for callback in (calls.named("a"), calls.named("b")):
         poller.watch(ours.fileno(), callback)
@@ -215,7 +221,7 @@ def test_the_next_connection_with_its_number_is_called_for(edge: EdgePoller, cal
     really_close(new)
 
 
-def test_a_number_whose_connection_lives_on_elsewhere_can_be_used_again(
+def test_a_number_whose_connection_stays_open_elsewhere_can_be_used_again(
     edge: EdgePoller, calls: Calls
 ) -> None:
     old = new_pair()

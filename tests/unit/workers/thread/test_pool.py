@@ -29,19 +29,19 @@ def start() -> Iterator[Callable[[int, Work], Pool[int]]]:
 
 
 def turn(pool: Pool[int], timeout: float = 0.1) -> list[tuple[int, bool]]:
-    """One turn of a main loop; returns what threads gave back."""
-    timeout = pool.patience(timeout) if pool.may_sleep() else 0
+    """Run one turn of a main loop, and return what threads gave back."""
+    timeout = pool.max_sleep(timeout) if pool.may_sleep() else 0
     readable, _, _ = select.select([pool], [], [], timeout)
     pool.is_awake()
     if readable:
         pool.drain_wakeups()
     finished = list(pool.finished())
-    pool.attend(time.monotonic())
+    pool.wake_more(time.monotonic())
     return finished
 
 
 def collect(pool: Pool[int], count: int) -> list[tuple[int, bool]]:
-    """What threads give back, until that is `count` items."""
+    """Return what threads give back, once that is `count` items."""
     finished: list[tuple[int, bool]] = []
     deadline = time.monotonic() + TIMEOUT
     while len(finished) < count:
@@ -83,7 +83,7 @@ def test_slow_work_gets_a_thread_each(start: Callable[..., Pool[int]]) -> None:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What work waits for. It is open at the end at the latest."""
+    """The event that work waits for. It is set at the end at the latest."""
     event = threading.Event()
     yield event
     event.set()
@@ -111,7 +111,7 @@ def test_there_are_never_more_threads_than_allowed(
     assert sorted(collect(pool, 6)) == [(item, True) for item in range(6)]
 
 
-def test_what_no_thread_has_taken_can_be_taken_back(
+def test_what_no_thread_has_taken_can_be_withdrawn(
     start: Callable[..., Pool[int]], gate: threading.Event
 ) -> None:
     begun = threading.Semaphore(0)
@@ -125,7 +125,7 @@ def test_what_no_thread_has_taken_can_be_taken_back(
         pool.submit(item)
     assert begun.acquire(timeout=TIMEOUT)
     assert pool.waiting() == 3
-    assert list(pool.take_back()) == [1, 2, 3]
+    assert list(pool.withdraw()) == [1, 2, 3]
     assert (pool.busy, pool.waiting()) == (1, 0)
     gate.set()
     assert collect(pool, 1) == [(0, True)]
@@ -157,7 +157,7 @@ def test_a_main_loop_does_not_sleep_over_what_is_finished(
 
 
 def test_a_main_loop_can_be_woken_often(start: Callable[..., Pool[int]]) -> None:
-    """By signal handlers, which must never block."""
+    """Signal handlers do that, and must never block."""
     pool = start(1, lambda item: True)
     for _ in range(100_000):
         pool.wake()
