@@ -110,7 +110,7 @@ def test_what_was_received_decides(worker: Worker, received: bytes, told: str) -
 
 def test_bytes_that_are_no_plain_http_are_gunicorns() -> None:
     tls = Worker(certfile="cert.pem")
-    tls.owner = Owner(OTHER, hard=True)
+    tls.owner = Owner(OTHER, hard_affinity=True)
     assert tls.take(REQUEST) == ["serve"]
     assert tls.take(b"") == ["wait"]
 
@@ -118,7 +118,7 @@ def test_bytes_that_are_no_plain_http_are_gunicorns() -> None:
 def test_where_heads_cannot_be_read_the_address_decides_at_accept(worker: Worker) -> None:
     conn = Connection()
     conn.address = "192.0.2.1"
-    worker.owner = Owner(OTHER, hard=False)
+    worker.owner = Owner(OTHER, hard_affinity=False)
     worker.on_accepted(conn)
     assert worker.told == ["start"]
     worker.head_reader.are_readable = False
@@ -139,22 +139,22 @@ def test_a_request_is_brought_to_its_owner(worker: Worker, hard: bool) -> None:
 
 
 def test_a_request_that_was_sent_to_its_owner_is_served(worker: Worker) -> None:
-    worker.owner = Owner(OTHER, hard=True)
+    worker.owner = Owner(OTHER, hard_affinity=True)
     assert worker.take(REQUEST, owned=True) == ["serve"]
     worker.membership.serves = False
     assert worker.take(REQUEST, owned=True) == [OTHER]
 
 
 def test_what_no_message_can_carry_is_served(worker: Worker) -> None:
-    worker.owner = Owner(OTHER, hard=True)
+    worker.owner = Owner(OTHER, hard_affinity=True)
     assert worker.take(REQUEST.ljust(MAX_RECEIVED + 1, b"x")) == ["serve"]
 
 
 def test_a_full_inbox(worker: Worker) -> None:
     worker.inbox_has_room = False
-    worker.owner = Owner(OTHER, hard=False)
+    worker.owner = Owner(OTHER, hard_affinity=False)
     assert worker.take(REQUEST) == ["serve"]
-    worker.owner = Owner(OTHER, hard=True)
+    worker.owner = Owner(OTHER, hard_affinity=True)
     assert worker.take(REQUEST) == ["block"]
     assert worker.board.get(ME, Word.INBOX_FULL) == 2
     worker.retry_blocked()
@@ -166,7 +166,7 @@ def test_a_full_inbox(worker: Worker) -> None:
 
 def test_a_request_is_not_blocked_for_ever(worker: Worker) -> None:
     worker.inbox_has_room = False
-    worker.owner = Owner(OTHER, hard=True)
+    worker.owner = Owner(OTHER, hard_affinity=True)
     worker.take(REQUEST)
     (conn,) = worker.blocked
     worker.blocked[conn] = 0
