@@ -17,7 +17,7 @@ from flask.sessions import SecureCookieSession, SessionInterface
 from flask_session.redis import RedisSessionInterface
 
 from gunicorn_cluster_ext.flask import ClusterSession
-from gunicorn_cluster_ext.session.middleware import KEY
+from gunicorn_cluster_ext.session.middleware import ENVIRON_KEY
 from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 from gunicorn_cluster_ext.settings import Settings
 from gunicorn_cluster_ext.stores.handles import Stores
@@ -88,13 +88,13 @@ class Client:
 
 
 def plain(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    ACTS[environ["PATH_INFO"]](environ[KEY])
+    ACTS[environ["PATH_INFO"]](environ[ENVIRON_KEY])
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
     return [BODY]
 
 
 def plain_without(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    environ[KEY] = dict(CONTENTS)
+    environ[ENVIRON_KEY] = dict(CONTENTS)
     return plain(environ, start_response)
 
 

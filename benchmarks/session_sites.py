@@ -52,11 +52,11 @@ def change(session: Session, query: Mapping[str, str], *, nested: bool) -> None:
 
 
 def middleware() -> Any:
-    from gunicorn_cluster_ext.session.middleware import KEY
+    from gunicorn_cluster_ext.session.middleware import ENVIRON_KEY
     from gunicorn_cluster_ext.session.wsgi import SessionMiddleware
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        session = environ[KEY]
+        session = environ[ENVIRON_KEY]
         query = dict(parse_qsl(environ["QUERY_STRING"]))
         body = act(environ["PATH_INFO"], query, session, session.clear)
         length = ("Content-Length", str(len(body)))

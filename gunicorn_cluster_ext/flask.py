@@ -25,7 +25,7 @@ from gunicorn_cluster_ext.session.session import Outcome, Session, SessionAway, 
 from gunicorn_cluster_ext.stores import handles
 from gunicorn_cluster_ext.stores.handles import Stores
 
-__all__ = ["ClusterSession", "FlaskSession"]
+__all__ = ["ClusterSession"]
 
 
 class FlaskSession(Session, SessionMixin):  # type: ignore[override]  # `new` is read-only

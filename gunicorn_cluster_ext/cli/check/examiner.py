@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -116,10 +117,13 @@ def _configuration_facts(app: Any) -> tuple[ConfigFacts, Settings | None]:
         health_path=settings.health_path,
         startup_timeout=settings.startup_timeout,
         foreign_user=str(cfg.uid) if os.geteuid() not in (0, cfg.uid) else "",
-        unwritable=_unwritable(cfg, settings),
-        cookie_error=_cookie_error(settings),
+        unwritable=_error(
+            OSError, lambda: shutil.rmtree(make_directory(settings.dir, cfg.uid, cfg.gid))
+        ),
+        cookie_error=_error(SettingError, lambda: SessionCookie.of(settings)),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        needed_files=_needed_files(cfg, settings),
+        # A worker holds both ends of the inboxes of two seats per slot.
+        needed_files=cfg.worker_connections + 4 * settings.capacity(cfg.workers) + _OTHER_FILES,
     ), settings
 
 
@@ -136,26 +140,13 @@ def _address(address: Any) -> str:
     return f"unix:{address}" if isinstance(address, str) else f"fd://{address}"
 
 
-def _unwritable(cfg: Any, settings: Settings) -> str:
+def _error(kind: type[Exception], work: Callable[[], object]) -> str:
+    """Return the message of the error of this kind that ``work`` raises, or ""."""
     try:
-        shutil.rmtree(make_directory(settings.dir, cfg.uid, cfg.gid))
-    except OSError as error:
+        work()
+    except kind as error:
         return str(error)
     return ""
-
-
-def _cookie_error(settings: Settings) -> str:
-    try:
-        SessionCookie.of(settings)
-    except SettingError as error:
-        return str(error)
-    return ""
-
-
-def _needed_files(cfg: Any, settings: Settings) -> int:
-    slots: int = settings.capacity(cfg.workers)
-    # A worker holds both ends of the inboxes of two seats per slot.
-    return int(cfg.worker_connections) + 4 * slots + _OTHER_FILES
 
 
 # --- the application ------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ REDIS = Settings(store="redis://127.0.0.1:1/0", store_timeout=0.2)
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Those of a server with the embedded store; what a test has listening stops after it."""
-    monkeypatch.setattr(context, "_server", Settings())
+    monkeypatch.setattr(context, "_server_settings", Settings())
     yield
     bus_transport.local.forget()
 
@@ -197,7 +197,7 @@ def test_a_handler_that_hangs_costs_messages_but_no_memory(
 
 
 def test_old_versions_would_read_pickles_from_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "_server", REDIS)
+    monkeypatch.setattr(context, "_server_settings", REDIS)
     monkeypatch.setattr(pubsub_manager, "pickle", None, raising=False)
     for manager in (ClusterManager(), AsyncClusterManager()):
         with pytest.raises(StoreError, match=r"python-socketio before 5.14"):
@@ -210,7 +210,7 @@ def test_a_redis_that_is_away_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As python-socketio has it: an emit does not fail."""
-    monkeypatch.setattr(context, "_server", REDIS)
+    monkeypatch.setattr(context, "_server_settings", REDIS)
     ClusterManager(write_only=True).emit("event", "text")
     assert "Cannot publish to redis... giving up" in caplog.text
 
