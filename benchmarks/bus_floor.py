@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from itertools import chain
 from statistics import median
 
 from .bus import PACED, PAUSE_S
@@ -30,7 +31,7 @@ def main() -> int:
     rounds = [one_round() for _ in range(parser.parse_args().rounds)]
     for delays in rounds:
         print("  ".join(f"{median(each):5.0f}" for each in delays))
-    print(f"p50 one way: {median(median(sum(delays, [])) for delays in rounds):.0f} us")
+    print(f"p50 one way: {median(median(chain.from_iterable(delays)) for delays in rounds):.0f} us")
     return 0
 
 

@@ -135,10 +135,6 @@ def _wrap_dict(value: dict[Any, Any], plain: frozenset[type], depth: int) -> Any
     return {key: _wrap(item, plain, depth + 1) for key, item in value.items()}
 
 
-def _wrap_tuple(value: Any, plain: frozenset[type], depth: int) -> Any:
-    return Ext(_TUPLE, _encoder.encode(_wrap_items(list(value), plain, depth)))
-
-
 def _wrap_set(code: int, value: Any, plain: frozenset[type], depth: int) -> Any:
     items = (_encoder.encode(_wrap(item, plain, depth + 1)) for item in value)
     return Ext(code, _encoder.encode([msgspec.Raw(item) for item in sorted(items)]))
@@ -168,7 +164,9 @@ _Wrapper = Callable[[Any, frozenset[type], int], Any]
 
 #: These also get subclasses, so they call the base class's methods: a subclass may override them.
 _WRAPPERS: dict[type, _Wrapper] = {
-    tuple: _wrap_tuple,
+    tuple: lambda value, plain, depth: Ext(
+        _TUPLE, _encoder.encode(_wrap_items(list(value), plain, depth))
+    ),
     set: functools.partial(_wrap_set, _SET),
     frozenset: functools.partial(_wrap_set, _FROZENSET),
     int: _wrap_int,
@@ -209,6 +207,7 @@ def _items(data: bytes) -> Any:
 
 
 def _dict(data: bytes) -> dict[Any, Any]:
+    """Return a dict whose keys and values alternate in ``data``."""
     parts = _items(data)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 

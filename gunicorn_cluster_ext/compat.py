@@ -19,10 +19,9 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
   ``post_worker_init`` runs between ``load_wsgi`` and ``run``; that the application is ``wsgi``, in
   ``ASGIWorker`` ``asgi``, and is looked up when a connection arrives, not before.
 * ``workers.gthread``: ``TConn`` with ``initialized``, ``is_http2`` and ``data_ready``; in
-  ``ThreadWorker`` ``accept``, ``set_accept_enabled``, ``_accepting``, ``handle``,
-  ``get_thread_pool``, ``handle_exit``, ``_keepalive_after``, ``method_queue``, ``poller``,
-  ``tpool``, ``nr_conns``, ``max_keepalived``, ``is_parent_alive``; that ``handle_request`` reads
-  ``len(self.keepalived_conns)``.
+  ``ThreadWorker`` ``accept``, ``_accepting``, ``handle``, ``get_thread_pool``, ``handle_exit``,
+  ``_keepalive_after``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``is_parent_alive``;
+  that ``handle_request`` reads ``len(self.keepalived_conns)``.
 * ``workers.ggevent.GeventWorker``: ``patch``, ``notify``, ``timeout_ctx``, ``worker_connections``,
   ``handle``, ``handle_request``, ``handle_http2_request``, ``handle_quit``; that ``handle`` gets
   its parser from ``http.get_parser``, takes each request from it, and asks its listener only for

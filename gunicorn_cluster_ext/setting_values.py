@@ -6,6 +6,7 @@ what it accepts, so that the check and its description stand in one place.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -30,21 +31,13 @@ class Rate(NamedTuple):
     seconds: float
 
 
-def integer(low: int, high: int, note: str = "") -> Kind:
-    """A whole number in this range; ``note`` explains a special value."""
-    return _number(int, low, high, note)
+def number(low: float, high: float, note: str = "", *, of: type = float) -> Kind:
+    """Accept numbers in this range, of the type ``of``; ``note`` explains a special value."""
 
-
-def number(low: float, high: float, note: str = "") -> Kind:
-    """A number in this range; ``note`` explains a special value."""
-    return _number(float, low, high, note)
-
-
-def _number(kind: type, low: float, high: float, note: str) -> Kind:
     def parse(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError("it is not a number")
-        number = kind(value)
+        number = of(value)
         if not low <= number <= high or (isinstance(value, float) and number != value):
             raise ValueError("it is out of range")
         return number
@@ -52,8 +45,11 @@ def _number(kind: type, low: float, high: float, note: str) -> Kind:
     return Kind(parse, f"{low} to {high}" + (f"; {note}" if note else ""))
 
 
+integer = functools.partial(number, of=int)
+
+
 def worker_share(rounding: str) -> Kind:
-    """A number of workers, or a percentage of them, as Kubernetes writes it."""
+    """Accept a number of workers, or a percentage of them, as Kubernetes does."""
 
     def parse(value: Any) -> int | str:
         if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,3})%", value.strip())):
@@ -67,6 +63,8 @@ def worker_share(rounding: str) -> Kind:
 
 
 def one_of(*words: str) -> Kind:
+    """Accept these words only."""
+
     def parse(value: Any) -> str:
         if value not in words:
             raise ValueError("it is none of these words")
@@ -76,7 +74,7 @@ def one_of(*words: str) -> Kind:
 
 
 def optional(kind: Kind, without: str) -> Kind:
-    """A value of ``kind``, or none; ``without`` says what that means."""
+    """Accept values of ``kind``, or none; ``without`` says what none means."""
 
     def parse(value: Any) -> Any:
         return None if value in (None, "") else kind.parse(value)
@@ -85,7 +83,7 @@ def optional(kind: Kind, without: str) -> Kind:
 
 
 def text(pattern: str, allowed: str, problem: str) -> Kind:
-    """A string that matches the regular expression ``pattern``."""
+    """Accept strings that match the regular expression ``pattern``."""
 
     def parse(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -195,4 +193,5 @@ def _directory(value: Any) -> str:
 
 
 def directory(allowed: str, without: str) -> Kind:
+    """Accept a path, or none; the words say which path, and what none means."""
     return optional(Kind(_directory, allowed), without)

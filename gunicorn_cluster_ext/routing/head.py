@@ -44,7 +44,7 @@ class Head:
     them; None means "missing, or ambiguous".
     """
 
-    __slots__ = ("client", "method", "path", "query_string", "_cookie_line", "_lower", "_raw")
+    __slots__ = ("_cookie_line", "_lower", "_raw", "client", "method", "path", "query_string")
 
     def __init__(self, raw: bytes, line: re.Match[bytes], client: str = "") -> None:
         self._raw = raw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 
 from gunicorn_cluster_ext.runtime import prometheus_files
 from gunicorn_cluster_ext.runtime.board import exits, ledger
@@ -45,7 +45,7 @@ class Seats:
                 if process.ready_at is not None and not was_ready:
                     self._reporter.ready(process, self._board.get(process.place.seat, Word.PID))
 
-    def drop_vanished(self, present: Set[int], now: float) -> None:
+    def drop_vanished(self, present: AbstractSet[int], now: float) -> None:
         """Forget processes whose key is not ``present``: their fork failed, or gunicorn lost
         them because it did not reap them."""
         for process in self._lifecycle:

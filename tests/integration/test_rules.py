@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def check_spread(server: Gunicorn, requests: list[tuple[str, dict[str, str]]], k
     before = view.total("handed_in")
     assert workers_of(server, requests) == expected
     # On one connection each change of owner is a hand-off.
-    changes = sum(one != other for one, other in zip(expected, expected[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(expected))
     handed = view.total("handed_in") - before
     assert changes <= handed <= changes + 1
     # The sender counts after the receiver may have.

@@ -43,7 +43,7 @@ def test_nothing_can_be_written(gunicorn: StartGunicorn, place: str) -> None:
     (complaint,) = lines(server, COMPLAINT)
     assert "[WARNING]" in complaint and "Set cluster_dir to one that can be written" in complaint
     server.stop()
-    problems = [line for line in lines(server, "[WARNING]") + lines(server, "[ERROR]")]
+    problems = [*lines(server, "[WARNING]"), *lines(server, "[ERROR]")]
     assert [line for line in problems if COMPLAINT not in line] == []
     assert "Traceback" not in server.log_text()
 

@@ -120,7 +120,7 @@ def test_a_full_store_takes_fields_and_counts(opened: OpenStore) -> None:
 def test_an_entry_larger_than_the_store(opened: OpenStore) -> None:
     store = opened("4M")
     store.set(b"a", b"1")
-    with pytest.raises(StoreError, match="600000 bytes are too many.*cluster_store_size"):
+    with pytest.raises(StoreError, match=r"600000 bytes are too many.*cluster_store_size"):
         store.set(b"b", b"x" * 600_000)
     with pytest.raises(StoreError, match="too many"):
         store.change(b"c", {b"f": b"x" * 600_000})

@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(prefix=st.sampled_from([b"a", b"a:", b"\xff", b"none", b"k" * 300, b""]))
     def clear(self, prefix: bytes) -> None:
-        gone = [key for key in self.model.keys() if key.startswith(prefix)]
+        gone = [key for key in self.model.keys() if key.startswith(prefix)]  # noqa: SIM118
         assert self.store.clear(prefix) == len(gone)
         for key in gone:
             del self.model.entries[key]
@@ -217,7 +217,7 @@ def opened_embedded() -> Iterator[tuple[Any, Callable[[float], None]]]:
         nonlocal now
         now += seconds
 
-    with mock.patch.object(shared_state, "since_boot", lambda: now):
+    with mock.patch.object(shared_state, "since_boot", lambda: now):  # noqa: PT008
         store = open_store(Settings(store_path=directory))
         try:
             yield store, put_forward

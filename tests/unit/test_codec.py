@@ -2,12 +2,12 @@
 
 import enum
 import math
-from collections import Counter, OrderedDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -216,7 +216,9 @@ class Bold(Markup):
     pass
 
 
-Point = namedtuple("Point", "x y")
+class Point(NamedTuple):
+    x: int
+    y: list[int]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_too_deep_is_refused() -> None:
     for _ in range(MAX_DEPTH):
         value = [value]
     assert there_and_back(value) == value
-    with pytest.raises(UnknownType, match="'k'.*nested"):
+    with pytest.raises(UnknownType, match=r"'k'.*nested"):
         encode([value], "k")
 
 

@@ -525,7 +525,7 @@ def test_a_worker_that_is_stopped_holds_up_only_once_and_what_it_loses_is_counte
     slow, sent, lines, lost = cluster.ask(publish, bus_timeout=0.5)
     assert len(slow) == 1 and 0.5 <= slow[0] < 1.5
     assert sent.count(1) == lost > 0
-    assert sent == sorted(sent[:-1], reverse=True) + [2]
+    assert sent == [*sorted(sent[:-1], reverse=True), 2]
     name = "Worker 1 (generation 1)"
     assert lines == [
         f"{name} does not read the bus: messages to it are lost from now on",
@@ -656,7 +656,7 @@ def test_without_a_server_there_is_nothing_to_publish_to(
     new_directory: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bus._endpoints, "_choice", bus._Choice())
-    with pytest.raises(bus.BusError, match="no server found .*GUNICORN_CLUSTER_DIR"):
+    with pytest.raises(bus.BusError, match=r"no server found .*GUNICORN_CLUSTER_DIR"):
         bus.connect(directory=str(new_directory()))
     with pytest.raises(bus.BusError, match="no server found with the pid 1 "):
         bus.connect(pid=1, directory=str(new_directory()))

@@ -105,7 +105,7 @@ def test_an_unknown_type_is_refused_where_it_is_stored(cache: Cache, memory: Mem
         lambda: cache.set_many({"fine": 1, "basket": object()}),
         lambda: cache.get_or_set("basket", object),
     ):
-        with pytest.raises(UnknownType, match="'basket'.*builtins.object"):
+        with pytest.raises(UnknownType, match=r"'basket'.*builtins.object"):
             store()
     assert memory.items == {}
 
@@ -222,7 +222,7 @@ def test_a_store_that_goes_away_meanwhile_costs_no_answer(
     cache: Cache, memory: MemoryStore, name: str, when: int
 ) -> None:
     def leave(called: str) -> None:
-        memory.away = memory.away or (memory.calls + [called]).count(name) == when
+        memory.away = memory.away or [*memory.calls, called].count(name) == when
 
     memory.before = leave
     assert cache.get_or_set("key", lambda: 5) == 5
@@ -439,7 +439,7 @@ def test_an_argument_that_makes_no_key_is_named(cache: Cache) -> None:
         def price(self) -> int:
             return 1
 
-    with pytest.raises(UnknownType, match="argument of .*Shop.price.*Shop"):
+    with pytest.raises(UnknownType, match=r"argument of .*Shop.price.*Shop"):
         Shop().price()
 
 
@@ -493,7 +493,7 @@ def test_a_lock_excludes(cache: Cache, memory: MemoryStore) -> None:
 
 def test_a_lock_that_is_held_is_waited_for_in_vain(cache: Cache) -> None:
     with cache.lock("name", 10):
-        with pytest.raises(LockTimeout, match="'name'.*0.05 s"), cache.lock("name", 10, wait=0.05):
+        with pytest.raises(LockTimeout, match=r"'name'.*0.05 s"), cache.lock("name", 10, wait=0.05):
             pass
         with cache.lock("other", 10, wait=0):
             pass

@@ -1,5 +1,4 @@
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def dead_pid() -> int:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only places that are tried for a directory."""
     for name in ("runtime", "memory", "temporary"):
         (tmp_path / name).mkdir()
@@ -28,7 +27,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "gunicorn_cluster_ext.runtime.directory._places",
         lambda: [str(tmp_path / name) for name in ("runtime", "memory", "temporary")],
     )
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_directory_is_private(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_it_does_not_show_its_id(known: Client) -> None:
 
 
 def test_what_cannot_be_stored_is_refused_where_it_is_set(known: Client) -> None:
-    with pytest.raises(UnknownType, match="'user'.*builtins.object"):
+    with pytest.raises(UnknownType, match=r"'user'.*builtins.object"):
         known.request()["user"] = object()
 
 

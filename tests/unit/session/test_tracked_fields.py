@@ -92,12 +92,12 @@ def test_what_was_stored_counts_no_more() -> None:
 
 def test_what_cannot_be_stored_is_refused_where_it_is_set() -> None:
     some = fields(a=1)
-    with pytest.raises(UnknownType, match="'user'.*builtins.object"):
+    with pytest.raises(UnknownType, match=r"'user'.*builtins.object"):
         some["user"] = object()
     assert "user" not in some
     some["deep"] = {}
     some["deep"]["user"] = object()
-    with pytest.raises(UnknownType, match="'deep'.*builtins.object"):
+    with pytest.raises(UnknownType, match=r"'deep'.*builtins.object"):
         some.changes()
 
 

@@ -140,7 +140,7 @@ def test_what_only_the_servers_json_knows() -> None:
 
 
 def test_what_nobody_knows() -> None:
-    with pytest.raises(TypeError, match="object is not JSON serializable|Object of type object"):
+    with pytest.raises(TypeError, match=r"object is not JSON serializable|Object of type object"):
         ClusterManager(write_only=True).emit("event", object())
 
 
@@ -200,9 +200,9 @@ def test_old_versions_would_read_pickles_from_a_redis(monkeypatch: pytest.Monkey
     monkeypatch.setattr(context, "_server_settings", REDIS)
     monkeypatch.setattr(pubsub_manager, "pickle", None, raising=False)
     for manager in (ClusterManager(), AsyncClusterManager()):
-        with pytest.raises(StoreError, match="python-socketio before 5.14"):
+        with pytest.raises(StoreError, match=r"python-socketio before 5.14"):
             server(manager)
-    with pytest.raises(StoreError, match="python-socketio before 5.14"):
+    with pytest.raises(StoreError, match=r"python-socketio before 5.14"):
         ClusterManager(write_only=True).emit("event", "text")
 
 

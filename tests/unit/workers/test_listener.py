@@ -38,5 +38,5 @@ def test_a_process_without_descriptors_pauses(error: int) -> None:
 
 
 def test_any_other_error_is_raised() -> None:
-    with pytest.raises(OSError, match="[Ii]nvalid"):
+    with pytest.raises(OSError, match=r"[Ii]nvalid"):
         Listener(Sock(errno.EINVAL), lambda: None).accept()
