@@ -194,7 +194,11 @@ class Dispatcher(Generic[C]):
             # A worker that handed it over found this one the least loaded. What has changed since
             # then is not worth another hand-off.
             return me
-        if self._chooses_for_long(head) or not self.has_room():
+        # A session or a WebSocket stays where it begins, so it is worth a hand-off.
+        stays = (self._balances_sessions and starts_engineio_session(head)) or is_websocket_upgrade(
+            head
+        )
+        if stays or not self.has_room():
             seat = least_loaded(self.handoff.loads(), me, strictly=True)
         else:
             seat = me
@@ -208,12 +212,6 @@ class Dispatcher(Generic[C]):
         if clearly_less_loaded(self.shared.board.loads(), me) == me:
             return me
         return clearly_less_loaded(self.handoff.loads(), me)
-
-    def _chooses_for_long(self, head: Head) -> bool:
-        """Return True if later requests follow this one, so that it is worth a hand-off."""
-        if self._balances_sessions and starts_engineio_session(head):
-            return True
-        return is_websocket_upgrade(head)
 
     @cached_property
     def _balances_sessions(self) -> bool:

@@ -116,30 +116,25 @@ class Pool(Generic[T]):
 
     def _run(self) -> None:
         while True:
-            item = self._take()
-            if item is not None:
-                self._do(item)
-            elif self._ending:
-                return
-            else:
+            item = None
+            with self._lock:
+                if self._queue:
+                    item = self._queue.popleft()
+                else:
+                    self._awake -= 1
+            if item is None:
+                if self._ending:
+                    return
                 self._tokens.get()
-
-    def _take(self) -> T | None:
-        with self._lock:
-            if self._queue:
-                return self._queue.popleft()
-            self._awake -= 1
-            return None
-
-    def _do(self, item: T) -> None:
-        started = self._taken = time.monotonic()
-        keep = self._work(item)
-        self._duration += (time.monotonic() - started - self._duration) * _SMOOTHING
-        self._done.append((item, keep))
-        # Only after the item is stored: see ``may_sleep``.
-        if self._sleeping:
-            self._sleeping = False
-            self.wake()
+                continue
+            started = self._taken = time.monotonic()
+            keep = self._work(item)
+            self._duration += (time.monotonic() - started - self._duration) * _SMOOTHING
+            self._done.append((item, keep))
+            # Only after the item is stored: see ``may_sleep``.
+            if self._sleeping:
+                self._sleeping = False
+                self.wake()
 
     # --- taking results -----------------------------------------------------------------
 
