@@ -96,6 +96,7 @@ class Board:
         self.capacity = words[ServerWord.CAPACITY]
         rows_end = HEADER_WORDS + self.capacity * SEATS_PER_SLOT * ROW_WORDS
         self.words, self.ledger = words[:rows_end], words[rows_end:]
+        self._states = self.words[HEADER_WORDS + Word.STATE :: ROW_WORDS]
 
     @classmethod
     def create(cls, capacity: int, path: Path | None = None) -> Board:
@@ -275,7 +276,12 @@ class Board:
 
     def slots(self) -> Sequence[int]:
         """Return the slots in which a process is ready."""
-        return [slot for slot in range(self.capacity) if self.seat_of_slot(slot) is not None]
+        states = self._states.tolist()
+        return [
+            slot
+            for slot, pair in enumerate(zip(states[::2], states[1::2], strict=True))
+            if READY in pair
+        ]
 
     def beat(self, seat: int) -> None:
         """Write the heartbeat of the process in ``seat``. Each turn of its loop calls this."""
@@ -288,9 +294,12 @@ class Board:
         """
         words, loads = self.words, {}
         oldest = time.monotonic_ns() - STALLED_NS
-        for seat in range(self.capacity * SEATS_PER_SLOT):
+        # One copy in C: most seats are empty, and every worker asks for many requests.
+        for seat, state in enumerate(self._states.tolist()):
+            if state != READY:
+                continue
             row = HEADER_WORDS + seat * ROW_WORDS
-            if words[row + Word.STATE] == READY and words[row + Word.BEAT] > oldest:
+            if words[row + Word.BEAT] > oldest:
                 loads[seat] = Load(
                     words[row + Word.BUSY], words[row + Word.SESSIONS], words[row + Word.THREADS]
                 )
