@@ -1,4 +1,8 @@
-"""``gunicorn-cluster``: look at a running server, and control it."""
+"""``gunicorn-cluster``: look at a running server, and control it.
+
+Only the module of the given command is imported, and what ``status`` needs imports neither
+dataclasses, msgspec nor tempfile: these took three quarters of its time.
+"""
 
 from __future__ import annotations
 

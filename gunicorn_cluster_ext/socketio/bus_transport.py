@@ -3,6 +3,8 @@
 What arrives is queued, and a background task of the server handles it. The task may call the
 application (callbacks, ``disconnect`` handlers, also when an emit finds that a client is gone),
 and the bus's thread must not wait for that.
+
+The hop to the task costs some tens of microseconds.
 """
 
 from __future__ import annotations
