@@ -3,8 +3,8 @@
 The arbiter makes it before a fork, if there is a learn rule. It keeps no values, only their keyed
 64-bit hashes: clients choose values, and must not be able to choose values that collide.
 
-A lookup takes 2 to 4 us, most of it hashing. Among 65,536 values an unknown one is taken for a known
-one once in 3e14 times; its request then reaches a worker that knows neither.
+A lookup takes 2 to 4 us, most of it hashing. Among 65,536 values an unknown one is taken for a
+known one once in 3e14 times; its request then reaches a worker that knows neither.
 """
 
 from __future__ import annotations
