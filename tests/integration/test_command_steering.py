@@ -163,7 +163,7 @@ def test_a_wish_of_a_server_that_hangs_is_withdrawn(site: StartSite) -> None:
     try:
         said = refusal(run(steered, "scale", "+1"))
         assert (
-            said == f"gunicorn-cluster: server {steered.server.pid}: the server does not answer\n"
+            said == f"gunicorn-cluster: server {steered.server.pid}: the server does not reply\n"
         )
     finally:
         os.kill(steered.server.pid, signal.SIGCONT)
