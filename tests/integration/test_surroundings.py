@@ -41,7 +41,7 @@ def test_nothing_can_be_written(gunicorn: StartGunicorn, place: str) -> None:
     seen = Scrape(server.get("/metrics").body.decode())
     assert seen.by("gunicorn_cluster_rolls_total", "outcome")["committed"] == 1
     (complaint,) = lines(server, COMPLAINT)
-    assert "[WARNING]" in complaint and "Set cluster_dir to one that can be written" in complaint
+    assert "[WARNING]" in complaint and "Set cluster_dir to a writable one" in complaint
     server.stop()
     problems = [*lines(server, "[WARNING]"), *lines(server, "[ERROR]")]
     assert [line for line in problems if COMPLAINT not in line] == []
