@@ -190,6 +190,7 @@ def test_an_event_loop_goes_on_while_others_write(
         return max(pauses)
 
     assert asyncio.run(longest_pause()) < 0.1
+    crash(writer)  # the store is closed before the programs are ended
 
 
 def test_a_task_that_is_cancelled_leaves_no_lock(settings: Settings, start: Start) -> None:
