@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +401,8 @@ def test_websockets_are_told_to_come_again(site: StartSite, loop: str, number: i
     async def follow(client: aiohttp.ClientWebSocketResponse) -> tuple[int, bool]:
         echoes = 0
         while True:
-            await client.send_str("echo")
+            with suppress(ConnectionResetError):  # closed since the last echo
+                await client.send_str("echo")
             message = await client.receive()
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return client.close_code or 0, echoes > 5

@@ -63,6 +63,7 @@ def test_sessions(store_site: StoreSite, args: tuple[str, ...]) -> None:
 
 
 def test_the_cache(store_site: StoreSite) -> None:
+    store_site.settings["store_timeout"] = 20.0  # a busy machine may let one wait long
     client = Client(store_site.start("shared_state:app", "-k", STICKY, "--threads", "8"))
     answers = client.get_all(["/count?times=25"] * 32)
     assert {answer.status for answer in answers} == {200}
@@ -90,6 +91,7 @@ def test_the_master_dies_under_load(
     with ThreadPoolExecutor(8) as crowd:
         loads = [crowd.submit(load) for _ in range(8)]
         try:
+            wait_until(lambda: answers, 20, "an answer")
             watched.nodes[0].crash()
             wait_until(lambda: is_master(watched.nodes[1]), 20, "a master")
             changed = time.monotonic()
