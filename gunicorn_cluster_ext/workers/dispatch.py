@@ -145,18 +145,20 @@ class Dispatcher(Generic[C]):
             self.wait(conn)
             return
         fate = self.route(conn, head) if isinstance(head, Head) else Fate.SERVE
-        if fate is Fate.BLOCKED:
+        if fate is Fate.SERVE:
+            if self.blocked:
+                self.blocked.pop(conn, None)
+            self.serve(conn, head)
+        elif fate is Fate.SENT:
+            self.blocked.pop(conn, None)
+        else:
             now = time.monotonic()
             deadline = self.blocked.setdefault(conn, now + self.shared.settings.handoff_timeout)
             if now < deadline or not conn.can_answer():
                 self.block(conn)
-                return
-        if self.blocked:
-            self.blocked.pop(conn, None)
-        if fate is Fate.SERVE:
-            self.serve(conn, head)
-        elif fate is Fate.BLOCKED:
-            self.refuse(conn, 503, "Service Unavailable", "Retry-After: 1\r\n")
+            else:
+                del self.blocked[conn]
+                self.refuse(conn, 503, "Service Unavailable", "Retry-After: 1\r\n")
 
     def retry_blocked(self) -> None:
         """Try again what only one process can serve."""
@@ -195,10 +197,8 @@ class Dispatcher(Generic[C]):
             # then is not worth another hand-off.
             return me
         # A session or a WebSocket stays where it begins, so it is worth a hand-off.
-        stays = (self._balances_sessions and starts_engineio_session(head)) or is_websocket_upgrade(
-            head
-        )
-        if stays or not self.has_room():
+        starts_session = self._balances_sessions and starts_engineio_session(head)
+        if starts_session or is_websocket_upgrade(head) or not self.has_room():
             seat = least_loaded(self.handoff.loads(), me, strictly=True)
         else:
             seat = me

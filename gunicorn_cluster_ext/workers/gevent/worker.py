@@ -203,7 +203,8 @@ class StickyGevent(EventLoopWorker[GreenletConnection], GeventWorker):
 
         Otherwise the connection was handed over, or is to be closed.
         """
-        super().resume_handed(conn)
+        if conn.owned:  # it was handed over to be served here
+            super().resume_handed(conn)
         while conn.is_served is None:
             self.advance(conn)
         return conn.is_served
