@@ -5,35 +5,58 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from gunicorn_cluster_ext.runtime.procfs import is_alive
+
+T = TypeVar("T")
 
 _NAME_PATTERN = re.compile(r"gunicorn-cluster-(\d+)-\w+")
 
 
-def make_directory(base: str | None, uid: int, gid: int) -> Path:
-    """Return a new private directory for this server's files, owned by the workers' user.
+def make_directory(base: str | None, uid: int, gid: int, fill: Callable[[Path], T]) -> T:
+    """Make a private directory for this server's files, owned by the workers' user.
+
+    ``fill`` is called with the new directory; what it returns is returned. Where it raises
+    OSError, because the file system is full for instance, the next place is tried.
 
     Without ``base`` this tries memory file systems first, because the kernel writes a board on a
     disk back to the disk. It removes what dead servers of these users have left there. Raise
     OSError if no place can be written.
     """
-    import tempfile  # its import takes longer than a command needs to find a directory
+    # Their imports take longer than a command needs to find a directory.
+    import shutil
+    import tempfile
 
     error: OSError = OSError("no directory to try")
     for candidate in [base] if base else _places():
+        made = None
         try:
             _remove_stale(Path(candidate), {os.geteuid(), uid})
             made = tempfile.mkdtemp(prefix=f"gunicorn-cluster-{os.getpid()}-", dir=candidate)
+            if os.geteuid() == 0:
+                os.chown(made, uid, gid)
+            return fill(Path(made))
         except OSError as failed:
             error = failed
-            continue
-        if os.geteuid() == 0:
-            os.chown(made, uid, gid)
-        return Path(made)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
     raise error
+
+
+def allocate(file: int, size: int) -> None:
+    """Give a new file that will be mapped all of its ``size`` in bytes.
+
+    The first touch of a hole in a full file system is SIGBUS, in the arbiter too. Raise OSError
+    (ENOSPC) instead.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.truncate(file, 0)
+        os.write(file, bytes(size))
 
 
 def bus_socket(directory: Path, seat: int, generation: int) -> Path:

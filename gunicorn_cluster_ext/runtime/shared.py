@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gunicorn_cluster_ext.routing.rule_syntax import learn_rules
 from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.board.layout import SEATS_PER_SLOT
@@ -15,17 +13,16 @@ from gunicorn_cluster_ext.settings import Settings
 class Shared:
     """The board, inboxes, learned sessions and private directory of one server.
 
-    ``capacity`` is the number of slots. ``directory`` is None if none can be made: then the board
-    is anonymous. Raise OSError if the board or an inbox cannot be made.
+    ``directory`` is None where the board is anonymous. Raise OSError if an inbox cannot be made.
     """
 
     #: None until there is a learn rule. A worker keeps what there was when it was forked.
     learned: LearnedSessions | None = None
 
-    def __init__(self, settings: Settings, capacity: int, directory: Path | None) -> None:
-        self.settings, self.capacity, self.directory = settings, capacity, directory
-        self.board = Board.create(capacity, directory / "board" if directory else None)
-        self.inboxes = Inboxes(capacity * SEATS_PER_SLOT)
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self.settings, self.board, self.capacity = settings, board, board.capacity
+        self.directory = None if board.path is None else board.path.parent
+        self.inboxes = Inboxes(board.capacity * SEATS_PER_SLOT)
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gunicorn_cluster_ext.runtime.board.board import Board
 from gunicorn_cluster_ext.runtime.directory import make_directory
 from gunicorn_cluster_ext.runtime.event_log import Journal
 from gunicorn_cluster_ext.runtime.shared import Shared
@@ -32,7 +33,7 @@ class Cluster:
         settings = self._with_store(settings)
         capacity = settings.capacity(cfg.workers)
         self.lifecycle = Lifecycle(capacity, RestartPolicy.of(settings), random.random)
-        self.shared = Shared(settings, capacity, _make_directory(settings, cfg, log))
+        self.shared = Shared(settings, _make_board(settings, capacity, cfg, log))
         self.board, self.directory = self.shared.board, self.shared.directory
         self.board.target = cfg.workers
         self.reporter = Reporter(log, Journal(self.directory, log))
@@ -82,13 +83,16 @@ class Cluster:
             self._log.warning("The embedded store could not be flushed to disk: %s", error)
 
 
-def _make_directory(settings: Settings, cfg: Any, log: Any) -> Path | None:
+def _make_board(settings: Settings, capacity: int, cfg: Any, log: Any) -> Board:
+    def make(directory: Path) -> Board:
+        return Board.create(capacity, directory / "board")
+
     try:
-        return make_directory(settings.dir, cfg.uid, cfg.gid)
+        return make_directory(settings.dir, cfg.uid, cfg.gid, make)
     except OSError as error:
         log.warning(
             "No directory for the board: gunicorn-cluster cannot find this server, and its "
             "workers cannot send each other messages. Set cluster_dir to a writable one. (%s)",
             error,
         )
-        return None
+        return Board.create(capacity)

@@ -38,15 +38,17 @@ class View:
     `master` is the server's pid where that is not the process that was started (USR2).
     """
 
-    def __init__(self, server: Gunicorn, master: int | None = None) -> None:
+    def __init__(
+        self, server: Gunicorn, master: int | None = None, cluster_dir: str | None = None
+    ) -> None:
         self._server = server
+        self._base = cluster_dir or str(server.directory)
         self._master = master or server.master_pid
         server.wait_for(self._directories, PATIENCE_S, "a directory with a board")
         self._board = wait_until(self._attach, PATIENCE_S, "a board")
 
     def _directories(self) -> list[Path]:
-        base = str(self._server.directory)
-        return [path for pid, path in directories(base) if pid == self._master]
+        return [path for pid, path in directories(self._base) if pid == self._master]
 
     def _attach(self) -> Board | None:
         for path in self._directories():

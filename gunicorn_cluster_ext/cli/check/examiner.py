@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -118,7 +119,7 @@ def _configuration_facts(app: Any) -> tuple[ConfigFacts, Settings | None]:
         startup_timeout=settings.startup_timeout,
         foreign_user=str(cfg.uid) if os.geteuid() not in (0, cfg.uid) else "",
         unwritable=_error(
-            OSError, lambda: shutil.rmtree(make_directory(settings.dir, cfg.uid, cfg.gid))
+            OSError, lambda: shutil.rmtree(make_directory(settings.dir, cfg.uid, cfg.gid, Path))
         ),
         cookie_error=_error(SettingError, lambda: SessionCookie.of(settings)),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],

@@ -39,7 +39,7 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     State,
     Word,
 )
-from gunicorn_cluster_ext.runtime.directory import give_away
+from gunicorn_cluster_ext.runtime.directory import allocate, give_away
 
 T = TypeVar("T")
 
@@ -335,7 +335,7 @@ def _size(capacity: int) -> int:
 def _map_new_file(path: Path, size: int) -> mmap.mmap:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(file, size)
+        allocate(file, size)
         give_away(file, path.parent)
         return mmap.mmap(file, size)
     finally:

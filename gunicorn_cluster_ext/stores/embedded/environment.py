@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import lmdb
 
 from gunicorn_cluster_ext.logs import log
+from gunicorn_cluster_ext.runtime.directory import allocate
 from gunicorn_cluster_ext.stores.contract import StoreAway, StoreError
 from gunicorn_cluster_ext.stores.embedded.shared_state import Cell, SharedState
 
@@ -37,6 +38,8 @@ _META = struct.Struct("16x2I")
 _VERSIONS = range(1, 4)
 
 _READERS = 1024
+#: The size of LMDB's table of readers: 64 bytes for each, and 128 before them.
+_READERS_BYTES = 64 * _READERS + 128
 _PAUSE_S = 0.001
 
 
@@ -147,11 +150,11 @@ class Environment:
             return self._open_lmdb(state)
         except _FOREIGN as error:
             self._discard(state, str(error))
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise self.failure(error) from error
         try:
             return self._open_lmdb(state)
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise self.failure(error) from error
 
     def _open_lmdb(self, state: SharedState) -> Any:
@@ -160,6 +163,7 @@ class Environment:
         The size of a file is never reduced: LMDB needs room to remove entries.
         """
         path = state.path
+        _allocate_readers(path)
         opened = lmdb.open(
             path,
             map_size=max(self.size, state.cells[Cell.LENGTH]),
@@ -209,8 +213,8 @@ class Environment:
         state.cells[Cell.GENERATION] += 1
         state.cells[Cell.USED] = state.cells[Cell.LENGTH] = 0
 
-    def failure(self, error: lmdb.Error) -> StoreError:
-        """Return the StoreError for an error of LMDB."""
+    def failure(self, error: OSError | lmdb.Error) -> StoreError:
+        """Return the StoreError for an error of LMDB or of the file system."""
         hint = ""
         if isinstance(error, lmdb.MapFullError):
             hint = " (a process that was stopped while it read may hold old pages)"
@@ -263,6 +267,19 @@ class Environment:
 
 _environments: dict[str, Environment] = {}
 _lock = threading.Lock()
+
+
+def _allocate_readers(path: str) -> None:
+    """Make LMDB's table of readers without holes. It is mapped: a hole on a full disk is SIGBUS.
+
+    LMDB takes a table that is there already as it is. One that is in use must not grow.
+    """
+    file = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not os.fstat(file).st_size:
+            allocate(file, _READERS_BYTES)
+    finally:
+        os.close(file)
 
 
 def environment(directory: str, size: int, timeout: float) -> Environment:

@@ -25,8 +25,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
+
+from gunicorn_cluster_ext.runtime.directory import allocate
 
 MAGIC = int.from_bytes(b"gce-st01", "little")
 _PAUSE_S = 0.01
@@ -53,18 +56,25 @@ class Cell:
 
 
 class SharedState:
-    """The two files in ``directory``, opened. It must not be used across a fork."""
+    """The two files in ``directory``, opened. It must not be used across a fork.
+
+    Raises OSError when the directory cannot be used, or its file system is full.
+    """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.clock = since_boot
         self._thread = threading.Lock()
         self._joined = False
-        self._file = self._open("state")
-        self._users = self._open("users")
-        if os.fstat(self._file).st_size < mmap.PAGESIZE:
-            os.ftruncate(self._file, mmap.PAGESIZE)
-        self._map = mmap.mmap(self._file, mmap.PAGESIZE)
+        with ExitStack() as undo:
+            self._file = self._open("state")
+            undo.callback(os.close, self._file)
+            self._users = self._open("users")
+            undo.callback(os.close, self._users)
+            if os.fstat(self._file).st_size < mmap.PAGESIZE:
+                allocate(self._file, mmap.PAGESIZE)
+            self._map = mmap.mmap(self._file, mmap.PAGESIZE)
+            undo.pop_all()
         self.cells = memoryview(self._map).cast("Q")
         self.reals = memoryview(self._map).cast("d")
 

@@ -54,7 +54,7 @@ class Site:
         self.server = programs.gunicorn(
             app, directory=self.directory, config=self._text(), bind=bind, wait=False
         )
-        self.view = View(self.server)
+        self.view = View(self.server, cluster_dir=self.settings.get("cluster_dir"))
         self.pids = self.view.wait_slots(self.settings["workers"])
         self._log_begin = 0
 

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_directory_is_private(tmp_path: Path) -> None:
-    made = make_directory(str(tmp_path), USER, GROUP)
+    made = make_directory(str(tmp_path), USER, GROUP, Path)
     assert made.parent == tmp_path
     assert made.name.startswith(f"gunicorn-cluster-{os.getpid()}-")
     assert made.stat().st_mode & 0o777 == 0o700
@@ -39,27 +40,37 @@ def test_a_directory_is_private(tmp_path: Path) -> None:
 
 
 def test_two_servers_of_one_process_have_two_directories(tmp_path: Path) -> None:
-    first, second = (make_directory(str(tmp_path), USER, GROUP) for _ in range(2))
+    first, second = (make_directory(str(tmp_path), USER, GROUP, Path) for _ in range(2))
     assert first != second
     assert set(directories(str(tmp_path))) == {(os.getpid(), first), (os.getpid(), second)}
 
 
 def test_the_first_place_that_can_be_written_is_taken(places: Path) -> None:
-    assert make_directory(None, USER, GROUP).parent == places / "runtime"
+    assert make_directory(None, USER, GROUP, Path).parent == places / "runtime"
     for path in (places / "runtime").iterdir():
         path.rmdir()
     (places / "runtime").rmdir()
-    assert make_directory(None, USER, GROUP).parent == places / "memory"
+    assert make_directory(None, USER, GROUP, Path).parent == places / "memory"
+
+
+def test_a_place_that_is_full_is_left_as_it_was(places: Path) -> None:
+    def fill(directory: Path) -> Path:
+        if directory.parent.name == "runtime":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return directory
+
+    assert make_directory(None, USER, GROUP, fill).parent == places / "memory"
+    assert list((places / "runtime").iterdir()) == []
 
 
 def test_no_writable_place_is_an_os_error(places: Path) -> None:
     with pytest.raises(OSError):
-        make_directory(str(places / "absent"), USER, GROUP)
+        make_directory(str(places / "absent"), USER, GROUP, Path)
 
 
 def test_servers_are_found_in_all_places(places: Path) -> None:
-    runtime = make_directory(str(places / "runtime"), USER, GROUP)
-    memory = make_directory(str(places / "memory"), USER, GROUP)
+    runtime = make_directory(str(places / "runtime"), USER, GROUP, Path)
+    memory = make_directory(str(places / "memory"), USER, GROUP, Path)
     assert list(directories()) == [(os.getpid(), runtime), (os.getpid(), memory)]
     assert list(directories(str(places / "memory"))) == [(os.getpid(), memory)]
     assert list(directories(str(places / "absent"))) == []
@@ -69,7 +80,7 @@ def test_the_files_of_a_dead_server_are_removed(tmp_path: Path, dead_pid: int) -
     left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
     left.mkdir()
     (left / "board").write_bytes(b"")
-    made = make_directory(str(tmp_path), USER, GROUP)
+    made = make_directory(str(tmp_path), USER, GROUP, Path)
     assert list(tmp_path.iterdir()) == [made]
 
 
@@ -80,7 +91,7 @@ def test_the_files_of_a_dead_server_of_another_user_are_removed(
     left = tmp_path / f"gunicorn-cluster-{dead_pid}-abc"
     left.mkdir()
     os.chown(left, USER, GROUP)
-    make_directory(str(tmp_path), USER, GROUP)
+    make_directory(str(tmp_path), USER, GROUP, Path)
     assert not left.exists()
 
 
@@ -99,5 +110,5 @@ def test_nothing_else_is_removed(tmp_path: Path, dead_pid: int) -> None:
     link.symlink_to(target)
     file = tmp_path / f"gunicorn-cluster-{dead_pid}-file"
     file.write_text("")
-    make_directory(str(tmp_path), USER, GROUP)
+    make_directory(str(tmp_path), USER, GROUP, Path)
     assert all(path.exists() for path in [*kept, link, file, target / "inner"])

@@ -490,3 +490,10 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         Board.attach(tmp_path / "board")
     with pytest.raises(OSError):
         Board.attach(tmp_path)
+
+
+def test_a_board_has_all_of_its_memory(tmp_path: Path) -> None:
+    """A hole in a file system that is full later would be SIGBUS at the first touch."""
+    board = Board.create(100, tmp_path / "board")
+    assert board.path is not None
+    assert board.path.stat().st_blocks * 512 >= board.path.stat().st_size > 100 * 3 * 512
