@@ -162,9 +162,7 @@ def test_a_wish_of_a_server_that_hangs_is_withdrawn(site: StartSite) -> None:
     os.kill(steered.server.pid, signal.SIGSTOP)
     try:
         said = refusal(run(steered, "scale", "+1"))
-        assert (
-            said == f"gunicorn-cluster: server {steered.server.pid}: the server does not reply\n"
-        )
+        assert said == f"gunicorn-cluster: server {steered.server.pid}: the server does not reply\n"
     finally:
         os.kill(steered.server.pid, signal.SIGCONT)
     assert run(steered, "scale", "3").stdout.startswith("3 workers instead of 3")
