@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIND   ?= 127.0.0.1:8000
-# Integration tests wait for other processes about a third of their time, so more runners than
+# Integration tests wait for other processes for part of their time, so more runners than
 # cores pay.
 JOBS   ?= $(shell expr 3 \* $$(nproc))
 ARGS   ?=
