@@ -40,8 +40,9 @@ Tested with the newest releases of gunicorn 25 (25.3.0), 26 (26.2.0) and 27 (27.
 * ``http.parser.Parser``: ``finish_body``, ``unreader`` (with ``buf`` and ``unread``),
   ``req_count``, ``mesg``; that ``next`` on an iterable source raises ``NoMoreData`` exactly when
   the bytes so far decide nothing. ``http.body.LengthReader.length``: the unread part of a body.
-* ``config.Config``: that ``default_proc_name`` is the application's name; ``env_orig``,
-  ``worker_class_str``, ``forwarded_allow_networks``, ``get_cmd_args_from_env``.
+* ``config.Config``: that ``set(name, value)`` sets a setting, and that ``default_proc_name`` is the
+  application's name; ``env_orig``, ``worker_class_str``, ``forwarded_allow_networks``,
+  ``get_cmd_args_from_env``.
 * ``glogging.Logger``: ``error_log``, ``error_fmt``. ``util._setproctitle``, ``util.get_arity``.
 """
 
@@ -64,6 +65,18 @@ _MAX_STEP_BYTES: Final = 2048
 def command_line(cfg: Any) -> list[str]:
     """Return the words of gunicorn's command line, and those of GUNICORN_CMD_ARGS."""
     return [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
+
+
+def setting_of(error: BaseException) -> str | None:
+    """Return the gunicorn setting whose value raised ``error``, as far as its traceback tells."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "set" and frame.f_globals.get("__name__") == "gunicorn.config":
+            if isinstance(name := frame.f_locals.get("name"), str):
+                return name
+        traceback = traceback.tb_next
+    return None
 
 
 def offer_parser(make: Callable[[Any, Any, Any], Any]) -> None:

@@ -26,6 +26,7 @@ from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.control import ControlRequests
 from gunicorn_cluster_ext.supervisor.executor import Executor
 from gunicorn_cluster_ext.supervisor.exits import BOOT_ERROR, Exit
+from gunicorn_cluster_ext.supervisor.faults import Faults
 from gunicorn_cluster_ext.supervisor.monitor import Monitor
 from gunicorn_cluster_ext.supervisor.reload import Reload, ReloadRefused
 from gunicorn_cluster_ext.supervisor.reporter import RepeatedLines
@@ -55,10 +56,11 @@ class ClusterArbiter(Arbiter):
         self._cluster, self._install = cluster, install
         self._lifecycle, self._board = cluster.lifecycle, cluster.board
         self._seats = Seats(cluster)
-        self._executor = Executor(self, cluster, self._seats, self._roll_ended)
+        self._faults = Faults(cluster, self.log)
+        self._executor = Executor(self, cluster, self._seats, self._faults, self._roll_ended)
         self._monitor = Monitor(cluster, self.log)
         self._control = ControlRequests(self, cluster)
-        self._reload = Reload(self)
+        self._reload = Reload(self, self._faults)
         self._status = Status(self, cluster)
         self._stopped_at = 0.0
         self.log.error_log.addFilter(RepeatedLines())
@@ -114,7 +116,12 @@ class ClusterArbiter(Arbiter):
             text = f"{value} are wanted instead of {self.num_workers}"
             self._cluster.reporter.event("workers", text)
         self._board.target = value
-        self._set_num_workers(value)
+        try:
+            self._set_num_workers(value)
+        except Exception as error:  # of the hook nworkers_changed; the number itself is set
+            if self._reload.is_applying:
+                raise
+            self._faults.note("The hook nworkers_changed", error)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -129,18 +136,25 @@ class ClusterArbiter(Arbiter):
 
     def manage_workers(self) -> None:
         """Do one turn: see how the workers are, and do what follows from it."""
-        now = time.monotonic()
-        self._seats.observe(now)
-        self._executor.drop_vanished(now)
-        self._control.turn()
-        pids = {worker.age: pid for pid, worker in self.WORKERS.items()}
-        address = self.LISTENERS[0].getsockname() if self.LISTENERS else ""
-        probing = self._policy().probing
-        self._executor.execute(self._monitor.turn(pids, address, probing=probing, now=now))
-        # The actions above may have ended a roll, after which another policy is in force.
-        self._executor.execute(self._lifecycle.plan(self._policy(), now))
-        self._executor.send_late_signals(now)
-        self._status.update(now)
+        now, contained = time.monotonic(), self._faults.contained
+        with contained("Reading the board"):
+            self._seats.observe(now)
+        with contained("Looking for lost processes"):
+            self._executor.drop_vanished(now)
+        with contained("A control request"):
+            self._control.turn()
+        with contained("Monitoring the workers"):
+            pids = {worker.age: pid for pid, worker in self.WORKERS.items()}
+            address = self.LISTENERS[0].getsockname() if self.LISTENERS else ""
+            probing = self._policy().probing
+            self._executor.execute(self._monitor.turn(pids, address, probing=probing, now=now))
+        with contained("Starting and retiring workers"):
+            # The actions above may have ended a roll, after which another policy is in force.
+            self._executor.execute(self._lifecycle.plan(self._policy(), now))
+        with contained("Signalling the workers"):
+            self._executor.send_late_signals(now)
+        with contained("Publishing the status"):
+            self._status.update(now)
         if reason := self._lifecycle.halt_reason(self.num_workers, now):
             raise HaltServer(f"{reason} (cluster_restart_limit, cluster_restart_policy)", 1)
 
@@ -166,8 +180,33 @@ class ClusterArbiter(Arbiter):
 
     def handle_usr1(self) -> None:
         """Open log files again. Workers that have no handler yet do so when they are ready."""
-        super().handle_usr1()
+        with self._faults.contained("Reopening the log files"):
+            super().handle_usr1()
         self._executor.reopen_when_ready()
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        with self._faults.contained("Signalling the workers"):
+            super().kill_worker(pid, sig)
+
+    def manage_dirty_arbiter(self) -> None:
+        with self._faults.contained("Managing the dirty arbiter"):
+            super().manage_dirty_arbiter()
+
+    # --- a second master ----------------------------------------------------------------------
+
+    def reexec(self) -> None:
+        """Start a second master, on SIGUSR2. If that fails, this one continues."""
+        master = os.getpid()
+        try:
+            super().reexec()
+        except Exception as error:
+            self._faults.note("Starting a second master", error)
+            if os.getpid() != master:
+                os._exit(1)  # the fork, in which the hook pre_exec or the exec itself failed
+
+    def maybe_promote_master(self) -> None:
+        with self._faults.contained("Taking the place of the first master"):
+            super().maybe_promote_master()
 
     # --- forks and exits --------------------------------------------------------------------
 
@@ -190,8 +229,10 @@ class ClusterArbiter(Arbiter):
                 break
             worker = self.WORKERS.pop(pid, None)
             if worker is not None:
-                self._reaped(pid, worker, Exit.of_code(os.waitstatus_to_exitcode(status)))
+                with self._faults.contained("Handling the exit of a worker"):
+                    self._reaped(pid, worker, Exit.of_code(os.waitstatus_to_exitcode(status)))
             elif pid == self.reexec_pid:
+                self.log.warning("The second master (pid:%s) has exited; this one continues", pid)
                 self.reexec_pid = 0
             elif pid == self.dirty_arbiter_pid:
                 self.log.info("Dirty arbiter (pid:%s) ended with status %s", pid, status)
@@ -206,7 +247,8 @@ class ClusterArbiter(Arbiter):
         self._seats.observe(now)
         outcome = self._seats.exited(worker.age, pid, exit, now)
         worker.tmp.close()
-        self.cfg.child_exit(self, worker)
+        with self._faults.contained("The hook child_exit"):
+            self.cfg.child_exit(self, worker)
         if outcome is not None:
             self._executor.execute(outcome.actions)
             if outcome.halt:
@@ -215,14 +257,15 @@ class ClusterArbiter(Arbiter):
                 raise HaltServer(reason, outcome.halt)
 
     def stop(self, graceful: bool = True) -> None:
-        if not self._board.stopping:
-            self._cluster.reporter.event("stop", "")
-        self._stopped_at = time.monotonic()
-        self._board.stopping = True
-        self._seats.observe(self._stopped_at)
-        self._monitor.close()
-        self._lifecycle.server_stops(self._stopped_at)
-        self._reload.roll_ended(undone=False)
+        with self._faults.contained("Preparing the stop of the server"):
+            if not self._board.stopping:
+                self._cluster.reporter.event("stop", "")
+            self._stopped_at = time.monotonic()
+            self._board.stopping = True
+            self._seats.observe(self._stopped_at)
+            self._monitor.close()
+            self._lifecycle.server_stops(self._stopped_at)
+            self._reload.roll_ended(undone=False)
         super().stop(graceful)
 
     # --- reloads and rolls ------------------------------------------------------------------

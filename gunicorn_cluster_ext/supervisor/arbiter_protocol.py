@@ -14,11 +14,15 @@ class SupervisedArbiter(Protocol):
     app: Any
     cfg: Any
     log: Any
+    master_pid: int
     num_workers: int
     pid: int
     pidfile: Any
     proc_name: str
     systemd: bool
+    timeout: float
+    worker_age: int
+    worker_class: Any
 
     def handle_hup(self) -> None: ...
 

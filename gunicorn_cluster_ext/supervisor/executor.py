@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gunicorn_cluster_ext.logs import one_line
 from gunicorn_cluster_ext.runtime.board.layout import Order, State, Word
 from gunicorn_cluster_ext.supervisor.actions import (
     Abort,
@@ -20,6 +22,8 @@ from gunicorn_cluster_ext.supervisor.actions import (
 )
 from gunicorn_cluster_ext.supervisor.arbiter_protocol import SupervisedArbiter
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
+from gunicorn_cluster_ext.supervisor.exits import BOOT_ERROR
+from gunicorn_cluster_ext.supervisor.faults import Faults
 from gunicorn_cluster_ext.supervisor.seats import Seats
 from gunicorn_cluster_ext.supervisor.slots import Process
 
@@ -41,11 +45,12 @@ class Executor:
         arbiter: SupervisedArbiter,
         cluster: Cluster,
         seats: Seats,
+        faults: Faults,
         roll_ended: Callable[[RollEnded], None],
     ) -> None:
         self._arbiter, self._log = arbiter, arbiter.log
         self._lifecycle, self._board, self._seats = cluster.lifecycle, cluster.board, seats
-        self._roll_ended = roll_ended
+        self._faults, self._roll_ended = faults, roll_ended
         self.fork_time = 0.0
         self._to_reopen: set[int] = set()
         self._retired_again_at = 0.0
@@ -53,10 +58,13 @@ class Executor:
         self._strangers = set(arbiter.WORKERS)
 
     def execute(self, actions: Iterable[Action]) -> None:
+        may_spawn = True
         for action in actions:
             match action:
                 case Spawn(slot):
-                    self._spawn(slot)
+                    # A failed start may have ended the roll that the other starts were for. What
+                    # is still wanted is planned again in the next turn.
+                    may_spawn = may_spawn and self._spawn(slot)
                 case Retire(process):
                     self._signal(process, signal.SIGTERM)
                 case Park(process):
@@ -73,16 +81,25 @@ class Executor:
                 case RollEnded():
                     self._roll_ended(action)
 
-    def _spawn(self, slot: int) -> None:
-        began = time.monotonic()
+    def _spawn(self, slot: int) -> bool:
+        """Start a process for ``slot``. Return False if that failed."""
+        began, started = time.monotonic(), True
         self._seats.reserved_slot = slot
         try:
             self._arbiter.spawn_worker()
-        except OSError as error:  # no memory, or no process left
-            self._log.error("Worker %d cannot be started: %s", slot, error)
-            self.drop_vanished(time.monotonic())
+        except Exception as error:
+            if os.getpid() != self._arbiter.pid:
+                os._exit(BOOT_ERROR)  # a child that failed before gunicorn catches exceptions
+            if not (isinstance(error, OSError) or self._lifecycle.has_served):
+                raise  # a hook or a worker class that has never worked ends the server
+            started = False
+            self._faults.note(f"Starting worker {slot}", error)
+            now, reason = time.monotonic(), f"could not be started: {one_line(error)}"
+            failed = self._seats.start_failed(self._arbiter.worker_age, slot, reason, now)
+            self.execute(failed)
         self._seats.reserved_slot = None
         self.fork_time += time.monotonic() - began
+        return started
 
     def drop_vanished(self, now: float) -> None:
         """Forget processes that gunicorn does not know."""

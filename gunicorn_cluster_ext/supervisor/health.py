@@ -90,7 +90,11 @@ class Prober:
         self, check: _Check, process: Process, settings: Settings, server: Address, now: float
     ) -> None:
         check.deadline, check.answer = now + settings.health_timeout, b""
-        check.sock, theirs = socket.socketpair()
+        try:
+            check.sock, theirs = socket.socketpair()
+        except OSError:  # too many open files, here: that says nothing about the process
+            check.next_at = now + FIRST_INTERVAL_S
+            raise
         check.sock.setblocking(False)
         request = _REQUEST.format(path=settings.health_path).encode()
         # One request was "served" before: the PROXY protocol is looked for on the first only.

@@ -75,6 +75,15 @@ class Lifecycle:
         replaced = self._table.current(slot) is None
         return ExitOutcome(text, False, delay if replaced else None, halt, actions)
 
+    def start_failed(self, key: int, slot: int, reason: str, now: float) -> list[Action]:
+        """Record that the process ``key`` for ``slot`` could not be started.
+
+        It may not even have had a seat. A roll fails on it, as on a process that exits.
+        """
+        self._table.remove(key)
+        self._limits.note_failure(slot, None, now)
+        return self._replacer.fail_roll(f"worker {slot} {reason}", now)
+
     def vanished(self, process: Process, now: float) -> None:
         """Record that ``process`` was never forked, or was reaped by somebody else."""
         self._table.remove(process.key)
@@ -158,6 +167,11 @@ class Lifecycle:
         """Return the lowest of ``target`` slots that has no process and a free seat."""
         empty = (slot for slot in range(target) if self._table.current(slot) is None)
         return next((slot for slot in empty if self._table.has_free_seat(slot)), None)
+
+    @property
+    def has_served(self) -> bool:
+        """Return whether any process has been ready since the start of the server."""
+        return self._has_served
 
     @property
     def roll(self) -> RollProgress | None:

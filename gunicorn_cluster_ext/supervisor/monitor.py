@@ -19,6 +19,9 @@ MEMORY_INTERVAL_S = 2.0
 RATE_INTERVAL_S = 5.0
 
 
+_MAX_RATE = 1 << 63
+
+
 class Monitor:
     """Looks at each worker and reports to the life cycle. A turn yields what is to be done."""
 
@@ -77,7 +80,8 @@ class Monitor:
         seats = {each.key: each.place.seat for each in self._lifecycle}
         requests = {key: self._board.get(seat, Word.REQUESTS) for key, seat in seats.items()}
         for key, rate in self._rates.count(requests, now).items():
-            self._board.set(seats[key], Word.RATE, int(rate * 1000))
+            # A broken process may have counted anything.
+            self._board.set(seats[key], Word.RATE, min(max(int(rate * 1000), 0), _MAX_RATE))
 
 
 class Rates:

@@ -9,6 +9,7 @@ from gunicorn_cluster_ext.runtime import prometheus_files
 from gunicorn_cluster_ext.runtime.board import exits, ledger
 from gunicorn_cluster_ext.runtime.board.layout import Place, State, Word
 from gunicorn_cluster_ext.runtime.directory import bus_socket
+from gunicorn_cluster_ext.supervisor.actions import Action
 from gunicorn_cluster_ext.supervisor.cluster import Cluster
 from gunicorn_cluster_ext.supervisor.exits import Exit
 from gunicorn_cluster_ext.supervisor.lifecycle import ExitOutcome
@@ -39,7 +40,7 @@ class Seats:
         """Report to the life cycle what the processes have published."""
         for process in self._lifecycle:
             state = self._board.state(process.place.seat)
-            if state is not process.state:
+            if state is not None and state is not process.state:
                 was_ready = process.ready_at is not None
                 self._lifecycle.note_state(process, state, now)
                 if process.ready_at is not None and not was_ready:
@@ -52,6 +53,14 @@ class Seats:
             if process.key not in present:
                 self._lifecycle.vanished(process, now)
                 self._vacate(process.place)
+
+    def start_failed(self, key: int, slot: int, reason: str, now: float) -> list[Action]:
+        """Record that the process ``key`` for ``slot`` could not be started."""
+        process = self._lifecycle.get(key)
+        actions = self._lifecycle.start_failed(key, slot, reason, now)
+        if process is not None:
+            self._vacate(process.place)
+        return actions
 
     def exited(self, key: int, pid: int, exit: Exit, now: float) -> ExitOutcome | None:
         """Record that the process ``key`` was reaped. Return None if it had no seat."""

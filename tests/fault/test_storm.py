@@ -4,16 +4,14 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from tests.harness.clients.connection import request_bytes
 from tests.harness.clients.load import Failure, Load
-from tests.harness.programs import StartGunicorn
 from tests.harness.servers.site import Site, StartSite
-from tests.harness.view import PATIENCE_S, STICKY
+from tests.harness.view import PATIENCE_S
 from tests.harness.waiting import wait_until
 
 STORM_S = 30
@@ -77,24 +75,24 @@ def begun(directory: Path) -> dict[int, list[int]]:
     return found
 
 
-def test_a_storm(gunicorn: StartGunicorn, new_directory: Callable[[], Path]) -> None:
-    site = StartSite(gunicorn, new_directory, STICKY)(
+def test_a_storm(site: StartSite) -> None:
+    served = site(
         "request_log:app", workers=WORKERS, cluster_restart_delay=0, cluster_restart_limit=""
     )
     storm = Storm()
-    with Load(site.server.address, 16, 0.03, request, PATIENT_S) as load:
-        storm.rage(site, STORM_S)
-        pids = site.view.wait_slots(WORKERS)
+    with Load(served.server.address, 16, 0.03, request, PATIENT_S) as load:
+        storm.rage(served, STORM_S)
+        pids = served.view.wait_slots(WORKERS)
     report = load.report
     assert len(storm.kills) > STORM_S / INTERVAL_S / 2
     assert report.answers > 50 * STORM_S and set(report.statuses) == {200}
     assert report.slowest < PATIENT_S
-    check_only_victims(report.failures, storm, begun(site.directory))
+    check_only_victims(report.failures, storm, begun(served.directory))
     # All is well again.
-    with Load(site.server.address) as after:
+    with Load(served.server.address) as after:
         wait_until(lambda: after.report.answers > 200, PATIENCE_S, "answers")
     assert after.report.complaints() == []
-    assert site.view.pids() == pids
+    assert served.view.pids() == pids
 
 
 def check_only_victims(

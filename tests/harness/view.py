@@ -83,6 +83,11 @@ class View:
         return self._board.roll
 
     @property
+    def faults(self) -> int:
+        """How many failures in the arbiter were contained."""
+        return self._board.faults
+
+    @property
     def slowest_turn(self) -> float:
         """The longest turn of the arbiter's loop so far, in seconds, without its forks."""
         return self._board.slowest_turn / 1e9

@@ -43,6 +43,7 @@ from gunicorn_cluster_ext.runtime.directory import allocate, give_away
 
 T = TypeVar("T")
 
+_STATES: Final = {int(state): state for state in State}
 _ALIVE: Final = (int(State.READY), int(State.DRAINING), int(State.PARKED))
 #: A reader waits this often, and this long, for a writer that was preempted while it wrote.
 _READ_TRIES: Final = 1_000
@@ -86,6 +87,8 @@ class Board:
     target = _ServerAttribute(ServerWord.TARGET)
     #: The longest turn of the arbiter's loop so far, in ns, not counting its forks.
     slowest_turn = _ServerAttribute(ServerWord.SLOWEST_TURN)
+    #: Failures inside the arbiter that have cost one piece of its work.
+    faults = _ServerAttribute(ServerWord.FAULTS)
     #: Unexpected exits that count towards cluster_restart_limit.
     recent_exits = _ServerAttribute(ServerWord.RECENT_EXITS)
 
@@ -222,14 +225,18 @@ class Board:
         self.set(seat, Word.STARTED, now)
         self.set(seat, Word.STATE, State.BOOTING)
 
-    def state(self, seat: int) -> State:
-        return State(self.get(seat, Word.STATE) & ~NO_INBOX)
+    def state(self, seat: int) -> State | None:
+        """Return the state of the process in ``seat``; None for a word that is no state.
+
+        The processes write the words, and a process may be broken.
+        """
+        return _STATES.get(self.get(seat, Word.STATE) & ~NO_INBOX)
 
     def rows(self) -> Iterator[Row]:
         """Yield the row of every seat that a process holds, in slot order."""
         for seat in range(self.capacity * SEATS_PER_SLOT):
             state = self.state(seat)
-            if state is not State.GONE:
+            if state not in (None, State.GONE):
                 words = {name: self.get(seat, word) for word, name in WORD_NAMES.items()}
                 yield Row(seat // SEATS_PER_SLOT, seat, state, words)
 

@@ -45,6 +45,7 @@ class ServerWord:
     ROLL_TOTAL: Final = 11
     ROLL_SEQUENCE: Final = 12
     RECENT_EXITS: Final = 13  # unexpected exits that count towards cluster_restart_limit
+    FAULTS: Final = 14  # failures in the arbiter that were contained
     ROLL_REASON: Final = slice(16, 48)  # text
     # The control request. A command writes its number, kind and argument.
     REQUEST_NUMBER: Final = 48  # never used twice

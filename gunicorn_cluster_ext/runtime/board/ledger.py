@@ -14,13 +14,17 @@ from gunicorn_cluster_ext.runtime.board.layout import (
     ServerWord,
 )
 
+_WORD_VALUES = 1 << 64
+
 
 def settle(board: Board, seat: int) -> None:
     """Move the counts of the exited process in ``seat`` to the ledger. The arbiter calls this."""
     entry = seat // SEATS_PER_SLOT * ROW_WORDS
     with board.writing(ServerWord.LEDGER_SEQUENCE):
         for word in COUNTERS:
-            board.ledger[entry + word] += board.get(seat, word)
+            # A broken process may have written anything.
+            total = board.ledger[entry + word] + board.get(seat, word)
+            board.ledger[entry + word] = total % _WORD_VALUES
             board.set(seat, word, 0)
 
 
