@@ -94,7 +94,8 @@ def _about_to_fork(server: Any, worker: Any) -> None:
     """Assign the worker's identity to the next fork. Runs in the arbiter, after the user's
     ``pre_fork``, which may itself fork."""
     identity.assign(worker.place.slot, worker.place.generation)
-    identity.mark_log(server.log.error_log, server.log.error_fmt)
+    if hasattr(server.log, "error_log"):  # a user's own logger class may have none
+        identity.mark_log(server.log.error_log, server.log.error_fmt)
 
 
 def post_fork(server: Any, worker: Any) -> None:

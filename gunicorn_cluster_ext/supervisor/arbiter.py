@@ -29,7 +29,6 @@ from gunicorn_cluster_ext.supervisor.exits import BOOT_ERROR, Exit
 from gunicorn_cluster_ext.supervisor.faults import Faults
 from gunicorn_cluster_ext.supervisor.monitor import Monitor
 from gunicorn_cluster_ext.supervisor.reload import Reload, ReloadRefused
-from gunicorn_cluster_ext.supervisor.reporter import RepeatedLines
 from gunicorn_cluster_ext.supervisor.seats import Seats
 from gunicorn_cluster_ext.supervisor.status import Status
 
@@ -63,7 +62,6 @@ class ClusterArbiter(Arbiter):
         self._reload = Reload(self, self._faults)
         self._status = Status(self, cluster)
         self._stopped_at = 0.0
-        self.log.error_log.addFilter(RepeatedLines())
         cluster.reporter.event("start", f"{self.num_workers} workers are wanted")
         self._warn_of_settings()
 

@@ -23,6 +23,9 @@ class Reporter:
 
     def __init__(self, log: Any, journal: Journal) -> None:
         self._log, self._journal = log, journal
+        # A user's own logger class need not have the attributes of gunicorn's.
+        if (error_log := getattr(log, "error_log", None)) is not None:
+            error_log.addFilter(RepeatedLines())
 
     def event(self, event: str, text: str) -> None:
         """Write an event that needs no line in the log; gunicorn logs most of these itself."""

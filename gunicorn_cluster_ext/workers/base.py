@@ -12,15 +12,15 @@ from gunicorn_cluster_ext.routing.tags import ProcessTag
 from gunicorn_cluster_ext.runtime.board.layout import Word, decision_word
 from gunicorn_cluster_ext.workers import engineio
 from gunicorn_cluster_ext.workers.handoff import C
-from gunicorn_cluster_ext.workers.lifecycle import Lifecycle
+from gunicorn_cluster_ext.workers.lifecycle import WorkerLifecycle
 
 
-class StickyWorker(Lifecycle[C]):
+class StickyWorker(WorkerLifecycle[C]):
     """Mixed into a gunicorn worker class, before it in the order of bases.
 
     The class alone brings the whole pack: its constructor, which runs in the arbiter before each
     fork, chains our hooks into the configuration if nothing else has. What a worker class adds are
-    the hooks of ``Dispatcher``, for its connections, and of ``Lifecycle``, for its main loop.
+    the hooks of ``Dispatcher``, for its connections, and of ``WorkerLifecycle``, for its main loop.
     """
 
     #: So it can be handed connections, and parked.

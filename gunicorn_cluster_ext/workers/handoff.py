@@ -1,4 +1,15 @@
-"""Connections between workers: how a worker sends, receives and leaves them."""
+"""Connections between workers: how a worker sends, receives and leaves them.
+
+The receiver trusts the sender's decision and does not scan the head again. What gunicorn needs of
+the connection travels in the message: addresses, the bytes, and the number of requests served (the
+PROXY protocol is read on the first one only).
+
+A sender may read the board, lose the processor, and send to a process that has exited meanwhile.
+So it reads the board again after sending, and an exiting process empties its inbox after it has
+published that it is gone: one of the two finds the connection. What killed processes leave is
+taken by the process that serves in the lowest slot, which looks into the inboxes of empty seats
+once a second; a replacement has one second to come first.
+"""
 
 from __future__ import annotations
 

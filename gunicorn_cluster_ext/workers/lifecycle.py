@@ -30,7 +30,7 @@ DRAIN_INTERVAL_S: Final = 0.02
 ACCEPT_PAUSE_S: Final = 0.5
 
 
-class Lifecycle(Dispatcher[C]):
+class WorkerLifecycle(Dispatcher[C]):
     """A worker from the moment its application is loaded. A worker class adds the hooks."""
 
     #: How long the main loop may wait when there is nothing to do.

@@ -1,6 +1,17 @@
 """A worker's part in its cluster: its state, its orders, and the process that follows it.
 
 It knows the board and no connections. All methods run in the worker.
+
+A retiring worker hands each connection on when it carries no request: to its successor in the
+slot, else to the least loaded sibling, else to its own inbox, for the next process in that seat.
+One that has started Engine.IO sessions stays until none has asked for five seconds (a polling
+client asks again at once). One whose values were learned stays until all of them are forgotten,
+because a client may be silent for long and no protocol says reliably when it is finished.
+``cluster_drain_timeout`` bounds both.
+
+``alive`` stays true as long as there is an heir, so gunicorn adds no ``Connection: close``.
+Without an heir (the whole server stops, TLS, or a worker class that reads no inbox follows) it is
+right, and is left to gunicorn.
 """
 
 from __future__ import annotations

@@ -7,6 +7,11 @@
 Everything runs in the event loop. The worker accepts by itself, because asyncio's servers cannot
 stop accepting for a while (a worker that is parked) without closing the listening socket, and
 take all connections that wait at once, so that the first worker to wake up would have them all.
+
+Bytes that are there when a connection is accepted are read at once: a connection that is handed on
+then needs no transport, and making one costs more than everything else here. SIGTERM drains as in
+every worker; one second before the drain timeout WebSockets are closed with 1012 (service
+restart), then the application shuts down and remaining tasks are cancelled.
 """
 
 from __future__ import annotations

@@ -10,6 +10,14 @@ of it is left in this process: no task of gunicorn's, no byte that was not sent.
 Closing our copy of a connection must not end it. asyncio and uvloop close the descriptor when a
 transport is aborted, and call shutdown(2) only for ``write_eof``; gunicorn, which does call that,
 leaves alone what it takes for closed.
+
+**The end of a request.** gunicorn clears an event when it wants the next head; ours tells the
+connection so. What the client sends between the end of its request and that moment is held, since
+gunicorn would serve it here, and before gunicorn 27 lose it.
+
+**How much is read.** asyncio reads up to 256 kB at once, more than a message carries, and the head
+of an upload would be stuck with its body. So the loop sees a ``BufferedProtocol`` that offers 16
+kB while a head is awaited, and 256 kB otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,17 @@
-"""A connection of a worker whose connections are greenlets, and gunicorn's parser of it."""
+"""A connection of a worker whose connections are greenlets, and gunicorn's parser of it.
+
+**Leaving.** libev does not remove a closed descriptor from its epoll set, because the kernel does;
+but the kernel does not while another process has the connection. Its input then woke the former
+owner, which found a number that it did not know and rebuilt its whole epoll set, once for each
+hand-off. So a connection is removed from the set before it leaves.
+
+**Waiting** for a request is waiting in ``recv()``. The main greenlet hands an idle connection over
+and closes it here, which wakes its greenlet with an error that the greenlet knows.
+
+**The end of a response.** gunicorn's async workers just close. A client that has sent a byte more
+than was read would lose the part of the response that it has not received; ours waits for the
+client, two seconds at most.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,12 @@ parser afterwards. (Peeking would leave them in the kernel for a second read, wo
 ``SO_RCVLOWAT`` against spinning on half a head, and that does nothing on Unix sockets.)
 
 All methods run in the worker's main thread.
+
+gthread's own main loop may block (it waits for clients to close) and spends most of its time on
+system calls and on waiting for the interpreter's lock. A thread wakes this loop only while it
+sleeps. Waking it even less was tried and dropped: with threads that close finished connections
+themselves, and kept-alive connections that are registered before they are served, new connections
+fell from 1.33 to 1.24 times gthread's rate and the worst case from 0.74 to 0.70 (same run).
 """
 
 from __future__ import annotations

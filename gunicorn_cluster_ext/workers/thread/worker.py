@@ -1,4 +1,5 @@
-"""Sticky: gunicorn's threaded worker, whose main loop decides for every request where it is served.
+"""Sticky: gunicorn's threaded worker, whose main loop decides for every request where it is
+served.
 
     accept -> read -> head -> owner?  me       a thread runs gunicorn's own handle()
                         |             another  hand the connection over
