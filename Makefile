@@ -10,7 +10,7 @@ ARGS   ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint typing settings clean
+.PHONY: demo test package lint typing settings clean
 
 demo: $(VENV)/.demo
 	@echo
@@ -21,6 +21,10 @@ demo: $(VENV)/.demo
 
 test: system-packages $(VENV)/.test tests/js/node_modules/.package-lock.json
 	PATH="$(abspath $(BIN)):$$PATH" pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Each extra by itself, from the wheel, in an environment of its own.
+package: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" pytest -n $(JOBS) tests/packaging
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

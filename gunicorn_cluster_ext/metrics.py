@@ -136,6 +136,8 @@ def _counters(board: Board) -> Iterator[Metric]:
     yield _by_label(family, {rule: totals[word] for rule, word in DECISION_WORDS.items()})
     family = CounterMetricFamily(_PREFIX + "rolls", "Rolls that have ended.", labels=["outcome"])
     yield _by_label(family, dict(zip(("committed", "failed"), board.rolls, strict=True)))
+    about = "Failures inside the master that have cost one piece of its work."
+    yield CounterMetricFamily(_PREFIX + "arbiter_faults", about, board.faults)
     about = "Processes that have ended, by the reason."
     family = CounterMetricFamily(_PREFIX + "worker_exits", about, labels=["worker", "reason"])
     for slot in slots:

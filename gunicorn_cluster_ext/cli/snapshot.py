@@ -47,6 +47,7 @@ class Snapshot(NamedTuple):
     target: int
     capacity: int
     recent_exits: int
+    faults: int
     stopping: bool
     workers: list[Worker]
 
@@ -85,6 +86,7 @@ def take(server: Server) -> Snapshot:
         board.target,
         board.capacity,
         board.recent_exits,
+        board.faults,
         board.stopping,
         sorted(workers, key=lambda each: (each.slot, each.uptime)),
     )
@@ -102,6 +104,7 @@ def as_json(server: Server, info: ServerInfo | None, snapshot: Snapshot) -> dict
         "serving": snapshot.serving,
         "stopping": snapshot.stopping,
         "recent_exits": snapshot.recent_exits,
+        "faults": snapshot.faults,
         "roll": roll,
         "workers": [_worker_as_json(each, snapshot.at) for each in snapshot.workers],
     }

@@ -78,6 +78,7 @@ def test_what_stands_on_the_board(site: StartSite) -> None:
     assert seen.get("gunicorn_cluster_cache_misses_total") == 3
     assert seen.get("gunicorn_cluster_cache_hits_total") == 0
     assert seen.by("gunicorn_cluster_rolls_total", "outcome") == {"committed": 0, "failed": 0}
+    assert seen.get("gunicorn_cluster_arbiter_faults_total") == 0
     assert seen.get("gunicorn_cluster_roll_in_progress") == 0
     assert 0 < seen.get(slowest) < 5
     assert all(family.documentation for family in seen.families)

@@ -42,7 +42,7 @@ def worker(slot: int, generation: int = 1, cpu_time: float = 0.0, **words: int) 
 
 def snapshot(at: float, *workers: Worker, **fields: Any) -> Snapshot:
     roll = Roll(RollState.NONE, 0, 0, 0, "")
-    return Snapshot(at, roll, 2, 16, 0, False, list(workers))._replace(**fields)
+    return Snapshot(at, roll, 2, 16, 0, 0, False, list(workers))._replace(**fields)
 
 
 def test_status_imports_little() -> None:
