@@ -8,7 +8,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from cachelib import BaseCache
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from cachelib import BaseCache
+except ImportError as error:
+    raise missing("cachelib", error) from None
 
 from gunicorn_cluster_ext.cache import Cache, http_responses
 from gunicorn_cluster_ext.stores import handles

@@ -14,8 +14,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from flask import Flask, Request, Response
-from flask.sessions import SessionInterface, SessionMixin
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from flask import Flask, Request, Response
+    from flask.sessions import SessionInterface, SessionMixin
+except ImportError as error:
+    raise missing("flask", error) from None
 
 from gunicorn_cluster_ext.routing.responses import is_public
 from gunicorn_cluster_ext.runtime import context

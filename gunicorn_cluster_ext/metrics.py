@@ -17,14 +17,19 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, make_asgi_app, make_wsgi_app
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-)
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from prometheus_client import CollectorRegistry, Metric, make_asgi_app, make_wsgi_app
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        InfoMetricFamily,
+    )
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise missing("metrics", error) from None
 
 from gunicorn_cluster_ext import __version__
 from gunicorn_cluster_ext.runtime import context, prometheus_files

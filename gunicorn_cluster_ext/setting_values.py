@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from gunicorn_cluster_ext.routing import rule_syntax
@@ -176,6 +177,8 @@ def _store(value: Any) -> str:
         raise ValueError("it is neither `embedded` nor the URL of a Redis")
     if scheme.endswith("+sentinel") and not re.search(r"/[^/?]+", rest):
         raise ValueError("a Sentinel needs the name of the service, after the addresses")
+    if find_spec("redis") is None:
+        raise ValueError("redis-py is not installed: pip install 'gunicorn-cluster-ext[redis]'")
     return value
 
 

@@ -7,7 +7,13 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+except ImportError as error:
+    raise missing("django", error) from None
 
 from gunicorn_cluster_ext.cache import Cache, http_responses
 from gunicorn_cluster_ext.runtime import context

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.sessions import middleware
-from django.http import HttpResponse
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from django.contrib.sessions import middleware
+    from django.http import HttpResponse
+except ImportError as error:
+    raise missing("django", error) from None
 
 from gunicorn_cluster_ext.session.middleware import UNAVAILABLE, UNAVAILABLE_HEADERS
 from gunicorn_cluster_ext.session.session import SessionAway

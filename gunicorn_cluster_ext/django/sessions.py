@@ -10,8 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.contrib.sessions.backends.base import SessionBase, UpdateError
-from django.contrib.sessions.exceptions import SessionInterrupted
+
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from django.contrib.sessions.backends.base import SessionBase, UpdateError
+    from django.contrib.sessions.exceptions import SessionInterrupted
+except ImportError as error:
+    raise missing("django", error) from None
 
 from gunicorn_cluster_ext.session.cookie import is_id
 from gunicorn_cluster_ext.session.session import Session, SessionLifetime, store_key

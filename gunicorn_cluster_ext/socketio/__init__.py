@@ -19,8 +19,13 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from socketio.async_pubsub_manager import AsyncPubSubManager
-from socketio.pubsub_manager import PubSubManager
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    from socketio.async_pubsub_manager import AsyncPubSubManager
+    from socketio.pubsub_manager import PubSubManager
+except ImportError as error:
+    raise missing("socketio", error) from None
 
 from gunicorn_cluster_ext.runtime import context, forks
 

@@ -92,6 +92,40 @@ def test_importing_it_imports_neither_gunicorn_nor_gevent() -> None:
     assert in_fresh_interpreter(code) == "[]"
 
 
+EXTRAS = {
+    "flask": ("flask", "flask"),
+    "cachelib": ("cachelib", "cachelib"),
+    "metrics": ("prometheus_client", "metrics"),
+    "socketio": ("socketio", "socketio"),
+    "django.cache": ("django", "django"),
+    "django.sessions": ("django", "django"),
+    "django.middleware": ("django", "django"),
+    "workers.gevent.worker": ("gevent", "gevent"),
+}
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_a_module_says_which_extra_it_needs(module: str) -> None:
+    library, extra = EXTRAS[module]
+    code = (
+        f"import sys\nsys.modules[{library!r}] = None\n"
+        f"try:\n    import gunicorn_cluster_ext.{module}\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    said = in_fresh_interpreter(code)
+    assert said.endswith(f"is not installed: pip install 'gunicorn-cluster-ext[{extra}]'"), said
+
+
+def test_a_redis_needs_its_library() -> None:
+    code = (
+        "import sys\nsys.modules['redis'] = None\n"
+        "from gunicorn_cluster_ext.settings import SettingError, Settings\n"
+        "try:\n    Settings(store='redis://127.0.0.1')\n"
+        "except SettingError as error:\n    print(error)"
+    )
+    assert "pip install 'gunicorn-cluster-ext[redis]'" in in_fresh_interpreter(code)
+
+
 def test_benchmarks_import_what_there_is() -> None:
     for path in ROOT.glob("benchmarks/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -18,13 +18,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-import gevent
-from gevent.event import Event
-from gevent.hub import get_hub
-from gevent.pool import Group
-from gunicorn.sock import ssl_context
-from gunicorn.workers.base import Worker
-from gunicorn.workers.ggevent import GeventWorker
+from gunicorn_cluster_ext.extras import missing
+
+try:
+    import gevent
+    from gevent.event import Event
+    from gevent.hub import get_hub
+    from gevent.pool import Group
+    from gunicorn.sock import ssl_context
+    from gunicorn.workers.base import Worker
+    from gunicorn.workers.ggevent import GeventWorker
+except ImportError as error:
+    raise missing("gevent", error) from None
 
 from gunicorn_cluster_ext import compat
 from gunicorn_cluster_ext.routing.head import Head, Partial
