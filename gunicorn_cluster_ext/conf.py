@@ -7,10 +7,9 @@
 followed by your values and hooks, which take precedence. The pack's hooks run beside yours.
 """
 
-# Each of the two brings the pack, so a hook of one name in your own file does not lose it.
-from gunicorn_cluster_ext.hooks import on_starting, pre_fork
+from gunicorn_cluster_ext.hooks import on_starting
 
-__all__ = ["keepalive", "on_starting", "pre_fork", "worker_class"]
+__all__ = ["keepalive", "on_starting", "worker_class"]
 
 worker_class = "gunicorn_cluster_ext.Sticky"
 # Reverse proxies and browsers usually reuse a connection within this time, and an idle one costs

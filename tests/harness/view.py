@@ -8,7 +8,7 @@ import pytest
 from gunicorn_cluster_ext.routing.balance import Load
 from gunicorn_cluster_ext.runtime.board import ledger
 from gunicorn_cluster_ext.runtime.board.board import Board, Row
-from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, State
+from gunicorn_cluster_ext.runtime.board.layout import Roll, RollState, ServerWord, State
 from gunicorn_cluster_ext.runtime.directory import directories
 from tests.harness.processes import children
 from tests.harness.servers.gunicorn import Gunicorn
@@ -81,6 +81,11 @@ class View:
     @property
     def roll(self) -> Roll:
         return self._board.roll
+
+    @property
+    def replies(self) -> int:
+        """The number of the last control request that was answered."""
+        return self._board.words[ServerWord.REPLY_NUMBER]
 
     @property
     def faults(self) -> int:

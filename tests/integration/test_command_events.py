@@ -76,7 +76,7 @@ def test_rolls_reloads_and_wishes(site: StartSite) -> None:
     assert re.fullmatch(r"replaced 3 workers in \d+\.\d s", seen["roll committed"])
     assert "could not load the application" in seen["roll failed"]
     assert "the previous workers keep serving" in seen["roll failed"]
-    assert seen["reload refused"] == "RuntimeError: not today"
+    assert seen["reload refused"].endswith("/gunicorn.conf.py: RuntimeError: not today")
     assert seen["workers"] == "4 are wanted instead of 3"
     assert seen["control"] == "4 workers instead of 3"
     causes = Counter(each.get("cause") for each in events(told) if each["event"] == "exit")

@@ -75,7 +75,7 @@ def test_a_hook_that_refuses_at_length(site: StartSite) -> None:
     hook = "def on_reload(server):\n    raise RuntimeError('not today\\nnor tomorrow')\n"
     refused = site(hooks=hook)
     why = reason(refused.command("roll"))
-    assert why == "no roll: the reload was refused: RuntimeError: not today"
+    assert why == "no roll: the reload was refused: on_reload: RuntimeError: not today"
     assert refused.view.wait_slots(3, generation=1) == refused.pids
 
 
@@ -175,7 +175,8 @@ def test_the_server_ends_meanwhile(site: StartSite, number: int) -> None:
     rolled = site()
     rolled.deploy(slow(60))
     with rolled.running_command("roll") as command:
-        rolled.view.wait_roll(1, RollState.ROLLING)
+        # The command has its reply, and follows the roll.
+        wait_until(lambda: rolled.view.replies == 1, PATIENCE_S, "a reply")
         os.kill(rolled.server.pid, number)
         _, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1

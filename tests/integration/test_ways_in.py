@@ -162,9 +162,6 @@ WAYS = {
         args=("-c", "python:gunicorn_cluster_ext.conf", "-k", "gthread", "--threads", "4"),
         kind="gthread",
     ),
-    "sync, on_starting": Way(
-        config=CONF + hooks(("on_starting", "post_fork")) + "worker_class = 'sync'\n", kind="sync"
-    ),
     "sync in the file": Way(
         config=CONF + hooks(("pre_fork", "post_fork", "child_exit")) + "worker_class = 'sync'\n",
         kind="sync",
