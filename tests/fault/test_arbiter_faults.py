@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-from pathlib import Path
 
 from gunicorn_cluster_ext.runtime.board.layout import (
     HEADER_WORDS,
@@ -19,13 +18,10 @@ from tests.harness.waiting import wait_until
 HEALTH = {"cluster_health_path": "/", "cluster_health_interval": 0.2}
 
 
-def limit_files(pid: int, limit: int | None = None) -> None:
-    """Leave the process `pid` no file descriptor, or as many as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit is None:
-        used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
-        limit = min(set(range(len(used) + 1)) - used)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(limit, soft), hard))
+def limit_files(pid: int, limit: int) -> None:
+    """Let new file descriptors of the process `pid` have numbers below `limit` only."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def serves(served: Site) -> bool:
@@ -53,13 +49,13 @@ def test_a_master_without_file_descriptors(site: StartSite) -> None:
     served = site(cluster_restart_delay=0.2, **HEALTH)
     wait_until(lambda: served.lines("Control socket listening"), PATIENCE_S, "the whole start")
     wait_until(lambda: served.lines("All 3 workers serve"), PATIENCE_S, "the whole start")
-    limit_files(served.server.pid)
+    limit, _ = resource.prlimit(served.server.pid, resource.RLIMIT_NOFILE)
+    limit_files(served.server.pid, 3)
     wait_until(lambda: served.lines("Monitoring the workers failed"), PATIENCE_S, "a fault")
-    limit_files(served.server.pid)  # the check that was under way has ended
     served.server.signal(signal.SIGTTIN)
     wait_until(lambda: served.lines("Starting worker 3 failed"), PATIENCE_S, "a failed start")
     assert serves(served)
-    limit_files(served.server.pid, 1 << 16)
+    limit_files(served.server.pid, limit)
     served.view.wait_slots(4)
     assert len(served.lines("Monitoring the workers failed")) == 1, "logged once a minute"
     served.roll()
