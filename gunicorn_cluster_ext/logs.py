@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Final
 
@@ -30,6 +31,12 @@ class ThrottledLog:
 
 
 warn_throttled = ThrottledLog()
+
+
+def hide_credentials(text: str) -> str:
+    """Return ``text``, which may be a URL with typing errors, without its user and password."""
+    users = r"(?<=//).*@" if "//" in text else r"[^\s'\"]*@"
+    return re.sub(r"(?i)(password=)[^&\s'\"]*", r"\1***", re.sub(users, "***@", text))
 
 
 def one_line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from gunicorn_cluster_ext import setting_values as values
+from gunicorn_cluster_ext.logs import hide_credentials
 
 PREFIX = "cluster_"
 ENVIRONMENT = "GUNICORN_CLUSTER_"
@@ -337,8 +338,9 @@ class Settings:
             try:
                 object.__setattr__(self, field.name, field.metadata["parse"](value))
             except (ValueError, OverflowError) as error:
+                shown = hide_credentials(repr(value)) if field.name == "store" else repr(value)
                 raise SettingError(
-                    f"{PREFIX}{field.name} = {value!r}: {error}. Allowed: "
+                    f"{PREFIX}{field.name} = {shown}: {error}. Allowed: "
                     f"{field.metadata['allowed']}."
                 ) from None
         if self.roll_surge == 0 and self.roll_unavailable == 0:

@@ -455,3 +455,21 @@ def test_the_table_names_units_and_defaults() -> None:
     assert "| 10.0 seconds | 0.1 to 3600 |" in table()
     for field in dataclasses.fields(Settings):
         assert repr(field.default) in table()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://:hunter2@10.0.0.5:26379",
+        "redi://user:hunter2@host/0",
+        "redis//:hunter2@host",
+        "redis:hunter2@host",
+        "rediss://user:p@hunter2@host:port?x=y",
+        "mysql://host/0?password=hunter2&ssl=1",
+    ],
+)
+def test_a_password_with_a_mistake_around_it_is_not_shown(url: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        Settings(store=url)
+        Settings(store=f"x{url}")
+    assert "cluster_store" in str(raised.value) and "hunter2" not in str(raised.value)
