@@ -55,7 +55,9 @@ class EdgePoller:
         """Let no more calls come for the busy connection ``fd`` before ``resume``."""
         if fd not in self._paused:
             self._paused.add(fd)
-            self._epoll.modify(fd, 0)
+            # The end of a connection is reported whatever the mask. Without EPOLLET it would be
+            # reported in each call, and the main loop would spin until the thread is done.
+            self._epoll.modify(fd, select.EPOLLET)
 
     def resume(self, fd: int) -> None:
         """Call again for ``fd`` when it is or becomes readable."""

@@ -1,5 +1,6 @@
 import os
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -237,3 +238,19 @@ def test_a_number_whose_connection_stays_open_elsewhere_can_be_used_again(
     assert calls[-1] == "new"
     os.close(copy)
     really_close(new)
+
+
+def test_a_busy_connection_that_is_reset_is_reported_once(poller: AnyPoller, calls: Calls) -> None:
+    """A client that gives up must not keep the main loop spinning until its request is done."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        ours = Stream(fileno=listener.accept()[0].detach())
+    poller.watch(ours.fileno(), calls.named("connection"))
+    if poller.busy(ours.fileno()):
+        poller.pause(ours.fileno())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()  # sends a RST
+    for _ in range(20):
+        poller.call(poller.wait(0.01))
+    assert len(calls) <= 1
+    socket.socket.close(ours)
