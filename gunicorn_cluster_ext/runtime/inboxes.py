@@ -73,8 +73,16 @@ class HandoffMessage(msgspec.Struct, array_like=True, frozen=True):
 
 
 def plain_address(address: str | bytes | tuple[str | int, ...]) -> Address:
-    """Return an address as a message can carry it: abstract Unix names are bytes in Python."""
-    return address.decode("latin-1") if isinstance(address, bytes) else address
+    """Return an address as a message can carry it.
+
+    Abstract Unix names are bytes in Python, and a client may bind its socket to a name that is no
+    UTF-8, which Python spells with surrogates.
+    """
+    if isinstance(address, bytes):
+        return address.decode("latin-1")
+    if isinstance(address, str) and not address.isascii():
+        return address.encode(errors="replace").decode()
+    return address
 
 
 class LostDescriptor(OSError):

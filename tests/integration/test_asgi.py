@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import aiohttp
 import gunicorn
 import psutil
 import pytest
+import websocket
 
 from gunicorn_cluster_ext.routing.rules import rendezvous
 from tests.harness.clients.connection import Connection, request_bytes
@@ -311,6 +313,17 @@ def test_tls(gunicorn: StartGunicorn, certificate: Certificate, loop: str) -> No
         assert (who["worker"], who["sha1"]) == (rendezvous(b"127.0.0.1", range(2)), sha1(body))
     wait_until(lambda: view.total("handed_in") > 0, PATIENCE_S, "hand-offs before the handshake")
     assert "cannot work with TLS" in server.log_text()
+    kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=10, context=trusting)
+    for _ in range(3):
+        kept.request("POST", "/echo", body)
+        assert json.loads(kept.getresponse().read())["sha1"] == sha1(body)
+    kept.close()
+    url, trusted = f"wss://127.0.0.1:{server.port}/websocket", {"ca_certs": str(certificate.path)}
+    talk = websocket.create_connection(url, sslopt=trusted, timeout=10)
+    assert "worker" in talk.recv()
+    talk.send("hello")
+    assert talk.recv() == "hello"
+    talk.close()
     # A client that speaks plainly harms nobody.
     with server.connect() as connection:
         connection.send(request_bytes("GET", "/"))

@@ -56,8 +56,10 @@ class ASGIConnection(AsyncioConnection, ASGIProtocol):
     worker: StickyASGI
 
     begun = False
-    #: True when the request has been read to its end.
+    #: True when the request has been read to its end, unless heads cannot be read here.
     is_read = False
+    #: True where heads cannot be read (TLS, HTTP/2): then all bytes are gunicorn's.
+    is_opaque = False
 
     _is_opening = False
     _timer: asyncio.TimerHandle | None = None
@@ -157,7 +159,7 @@ class ASGIConnection(AsyncioConnection, ASGIProtocol):
             return
         super().connection_made(transport)
         if not self.worker.head_reader.are_readable:
-            self.begun = True
+            self.begun = self.is_opaque = True
             return
         self._request_ready = Flag(self._answered)
         if self.served:
@@ -219,7 +221,7 @@ class ASGIConnection(AsyncioConnection, ASGIProtocol):
 
     def _on_message_complete(self) -> None:
         super()._on_message_complete()
-        self.is_read = True
+        self.is_read = not self.is_opaque
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         """Called by gunicorn: its version 27 reads ahead, and comes here with what it has read."""

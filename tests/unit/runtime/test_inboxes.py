@@ -18,6 +18,7 @@ from gunicorn_cluster_ext.runtime.inboxes import (
     HandoffMessage,
     Inboxes,
     LostDescriptor,
+    plain_address,
 )
 from tests.harness.forks import in_child, spawn, status_of
 
@@ -312,3 +313,14 @@ def test_a_message_of_another_shape_is_refused(inboxes: Inboxes) -> None:
         msgspec.msgpack.decode(
             msgspec.msgpack.encode([b"", 5, "", 0, 0, True]), type=HandoffMessage
         )
+
+
+def test_an_address_that_is_no_utf8_can_travel(inboxes: Inboxes) -> None:
+    """A client chooses the name that its Unix socket is bound to."""
+    client = plain_address("/tmp/\udcff\udcfe")
+    with socket.socket() as sock:
+        assert inboxes.send(0, HandoffMessage(b"", client, "", 0, 0, False), sock.fileno())
+    arrived = inboxes.receive(0)
+    assert arrived is not None
+    os.close(arrived[1])
+    assert arrived[0].client == "/tmp/??"
