@@ -136,7 +136,7 @@ class Deploys:
 def test_no_configuration_ends_the_server(site: StartSite, kind: str) -> None:
     served = site(worker_class=kind, **BASE)
     deploys = Deploys(served)
-    with served.load(request=for_each(2)) as load:
+    with served.load(connections=4, request=for_each(2)) as load:
         for count, (name, broken) in enumerate(REFUSED.items(), 1):
             number = served.view.roll.number + 1
             deploys.put(broken)

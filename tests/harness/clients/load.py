@@ -110,7 +110,7 @@ class Load(Closing):
         self,
         address: Address,
         connections: int = 16,
-        pause: float = 0.02,
+        pause: float = 0.03,
         request: Request | Sequence[bytes] = _ANYTHING,
         patience: float = 20,
     ) -> None:
