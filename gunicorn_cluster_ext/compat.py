@@ -53,7 +53,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from gunicorn import http
+from gunicorn import http, version_info
 from gunicorn.http import get_parser
 from gunicorn.http.errors import NoMoreData
 
@@ -77,6 +77,14 @@ def setting_of(error: BaseException) -> str | None:
                 return name
         traceback = traceback.tb_next
     return None
+
+
+def has_kept_logging(log: Any, cfg: Any) -> bool:
+    """Return whether ``Arbiter.setup`` kept the previous logging, because that of ``cfg`` failed.
+
+    Gunicorn 27 does so, and only logs why. Before that a reload left logging as it was.
+    """
+    return version_info >= (27,) and getattr(log, "cfg", cfg) is not cfg
 
 
 def offer_parser(make: Callable[[Any, Any, Any], Any]) -> None:

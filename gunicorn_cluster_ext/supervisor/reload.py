@@ -132,8 +132,7 @@ class Reload:
             step = ""
             arbiter.setup(arbiter.app)
             step = "logging: "
-            # gunicorn 27 goes back to the previous logging by itself, and only logs why.
-            if getattr(arbiter.log, "cfg", arbiter.cfg) is not arbiter.cfg:
+            if compat.has_kept_logging(arbiter.log, arbiter.cfg):
                 raise ValueError("the log configuration cannot be used")
             arbiter.log.reopen_files()
             step = f"{arbiter.cfg.worker_class_str}: "
