@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -52,11 +53,16 @@ def allocate(file: int, size: int) -> None:
     The first touch of a hole in a full file system is SIGBUS, in the arbiter too. Raise OSError
     (ENOSPC) instead.
     """
-    if hasattr(os, "posix_fallocate"):
+    try:
         os.posix_fallocate(file, 0, size)
-    else:  # macOS
-        os.truncate(file, 0)
-        os.write(file, bytes(size))
+        return
+    except AttributeError:  # macOS
+        pass
+    except OSError as error:  # some C libraries do not imitate it where a file system lacks it
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    if os.pwrite(file, bytes(size), 0) < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def bus_socket(directory: Path, seat: int, generation: int) -> Path:

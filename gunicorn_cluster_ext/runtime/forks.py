@@ -1,4 +1,4 @@
-"""What a forked child must make anew: the locks, connections and counts of its parent."""
+"""What a forked child must not share with its parent: locks, connections and counts."""
 
 from __future__ import annotations
 

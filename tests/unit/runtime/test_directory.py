@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_cluster_ext.runtime.directory import directories, make_directory
+from gunicorn_cluster_ext.runtime.directory import allocate, directories, make_directory
 from tests.harness.forks import spawn, status_of
 
 #: A user for the workers of a server that root has started.
@@ -61,6 +61,34 @@ def test_a_place_that_is_full_is_left_as_it_was(places: Path) -> None:
 
     assert make_directory(None, USER, GROUP, fill).parent == places / "memory"
     assert list((places / "runtime").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [None, errno.EINVAL, errno.EOPNOTSUPP])
+def test_memory_is_allocated_where_the_system_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(number, "posix_fallocate")
+
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+    with (tmp_path / "mapped").open("w+b") as file:
+        allocate(file.fileno(), 1 << 16)
+        assert os.fstat(file.fileno()).st_size == 1 << 16
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 16
+
+
+def test_a_file_system_without_room_is_an_os_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "posix_fallocate")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with (tmp_path / "mapped").open("w+b") as file, pytest.raises(OSError, match="fallocate"):
+        allocate(file.fileno(), 1 << 16)
 
 
 def test_no_writable_place_is_an_os_error(places: Path) -> None:
